@@ -1,0 +1,5 @@
+"""`python -m styletransfer`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,280 @@
+"""The command line: parses, prints, exits. Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
+
+import contextlib
+import dataclasses
+import inspect
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_origin, get_type_hints
+
+import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
+
+from . import __version__
+from .errors import StyleTransferError, UsageError
+from .options import Options
+
+if TYPE_CHECKING:  # torch takes seconds to import: `--help` must not
+    from .optimize import Step
+    from .pipeline import Result
+
+DEFAULT_COMMAND = "stylize"
+INTERRUPTED = 130
+
+
+class _DefaultCommandGroup(TyperGroup):
+    """A group whose first argument may be left out: it is then `stylize`, and so is its help."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        first = args[0] if args else "--help"
+        own_options = {name for parameter in self.params for name in parameter.opts}
+        if first in self.commands or first.partition("=")[0] in own_options:
+            return super().parse_args(ctx, args)
+        if not first.startswith("-") and not Path(first).exists() and not ctx.resilient_parsing:
+            near = get_close_matches(first, self.commands, n=1, cutoff=0.5) or sorted(self.commands)
+            raise UsageError(
+                f"{first!r} is neither a file nor a command (nearest command: {' or '.join(map(repr, near))})"
+            )
+        return super().parse_args(ctx, [DEFAULT_COMMAND, *(args or [first])])
+
+
+app = typer.Typer(
+    cls=_DefaultCommandGroup, no_args_is_help=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
+)
+weights_app = typer.Typer(help="The networks' weights: list, fetch, verify, path.", no_args_is_help=True)
+app.add_typer(weights_app, name="weights")
+
+
+def main() -> None:
+    """Runs the command. A user's mistake is one line on stderr, never a traceback."""
+    try:
+        code = typer.main.get_command(app).main(prog_name="styletransfer", standalone_mode=False)
+    except TyperException as error:
+        code = _complain(error.format_message(), error.exit_code)
+    except StyleTransferError as error:
+        code = _complain(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        code = _complain("interrupted; nothing was written", INTERRUPTED)
+    except BrokenPipeError:  # whoever read stdout has gone
+        sys.stderr.close()
+        code = 1
+    sys.exit(code)
+
+
+def _complain(message: str, code: int) -> int:
+    line = " ".join(message.split())
+    print(f"styletransfer: {line}", file=sys.stderr)
+    return code
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        print(f"styletransfer {__version__}")
+        raise typer.Exit
+
+
+# --- stylize -------------------------------------------------------------------------------------------------------
+
+
+def _from_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Replaces the function's ``**settings`` by a parameter for every field of `Options`."""
+    hints = get_type_hints(Options)
+    own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    generated = []
+    for field in dataclasses.fields(Options):
+        many = get_origin(hints[field.name]) is tuple
+        flag = field.metadata["flag"] or "--" + field.name.replace("_", "-")
+        option = typer.Option(flag, help=field.metadata["help"], rich_help_panel=field.metadata["panel"])
+        hint = list[str] if many else hints[field.name]
+        default: Any = field.default
+        generated.append(
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=list(default) if many else default,
+                annotation=Annotated[hint, option],
+            )
+        )
+    keyword_only = [p.replace(kind=p.KEYWORD_ONLY) for p in own]
+    function.__signature__ = inspect.Signature(keyword_only + generated)  # type: ignore[attr-defined]
+    return function
+
+
+@app.command(
+    DEFAULT_COMMAND,
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted. Other commands: styletransfer weights --help",
+)
+@_from_options
+def stylize_command(
+    content: Annotated[Path, typer.Argument(metavar="CONTENT", help="The photograph.")],
+    style: Annotated[Path, typer.Argument(metavar="STYLE", help="The painting.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="PNG, JPEG, WebP or TIFF by its ending.", show_default="CONTENT_STYLE.png"),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no notices.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+    **settings: Any,
+) -> None:
+    """Paint CONTENT in the style of STYLE.
+
+    Prints the path of the picture; progress and notices go to stderr.
+    """
+    given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}
+    options = Options(**given)
+    target = output or Path(f"{content.stem}_{style.stem}.png")
+    _notices(quiet)
+    from . import images
+    from .pipeline import stylize
+
+    images.check_output(target, options.bit_depth, (content, style, Path(options.init), Path(options.weights or "")))
+    with _interruptible() as interrupted, _bar(options, quiet) as show:
+        result = stylize(content, style, options, callback=lambda step: show(step) or interrupted())
+        result.save(target)
+    print(json.dumps(_summary(result, target)) if as_json else target)
+    code = _verdict(result, target, bool(interrupted()))
+    if code:
+        raise typer.Exit(code)
+
+
+def _verdict(result: "Result", target: Path, interrupted: bool) -> int:
+    """The exit code, and a line for what didn't go as meant."""
+    done = f"after {result.iterations} of {result.options.iterations} iterations"
+    if interrupted:
+        return _complain(f"interrupted {done}; the picture so far is {target}", INTERRUPTED)
+    if result.stopped == "diverged":
+        return _complain(f"the loss was no longer finite {done}; {target} is the best picture before that", 1)
+    if result.best_iteration < result.iterations:
+        log = logging.getLogger(__name__)
+        log.info("the loss rose again at the end; the picture is that of iteration %d", result.best_iteration)
+    return 0
+
+
+def _summary(result: "Result", target: Path) -> dict[str, Any]:
+    loss = {"total": result.best.total, "content": result.best.content, "style": result.best.style}
+    return {
+        "output": str(target),
+        "size": list(result.size),
+        "model": result.model,
+        "device": result.device,
+        "iterations": result.iterations,
+        "seconds": round(result.seconds, 3),
+        "loss": loss,
+        "stopped": result.stopped,
+        "peak_memory_bytes": result.peak_memory_bytes,
+    }
+
+
+def _notices(quiet: bool) -> None:
+    """The package's log as lines on stderr: notices, or with quiet only warnings."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("styletransfer: %(message)s"))
+    log = logging.getLogger(__package__)
+    log.addHandler(handler)
+    log.setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+@contextlib.contextmanager
+def _bar(options: Options, quiet: bool) -> "Iterator[Callable[[Step], None]]":
+    """A progress bar with iteration, loss and time left; none when quiet or when stderr is no terminal."""
+    from tqdm import tqdm
+
+    with tqdm(total=options.iterations, unit="it", disable=quiet or None, dynamic_ncols=True) as bar:
+
+        def show(step: "Step") -> None:
+            bar.set_postfix_str(f"loss {step.losses.total:.4g}", refresh=False)
+            bar.update(step.iteration - bar.n)
+
+        yield show
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C lets the iteration finish and keeps its picture; a second one ends at once.
+
+    Before the first iteration there is no picture to keep, and Ctrl-C ends at once too.
+    """
+    asked = running = False
+
+    def interrupted() -> bool:
+        nonlocal running
+        running = True
+        return asked
+
+    def ask(_signal: int, _frame: object) -> None:
+        nonlocal asked
+        if asked or not running:
+            raise KeyboardInterrupt
+        asked = True
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# --- weights -------------------------------------------------------------------------------------------------------
+
+_Name = Annotated[str, typer.Argument(help="vgg19 or vgg19-lite.")]
+
+
+def _known(name: str) -> str:
+    from .weights import NETWORKS
+
+    if name not in NETWORKS:
+        raise UsageError(f"there is no network {name!r}; there are {', '.join(NETWORKS)}")
+    return name
+
+
+@weights_app.command("list")
+def list_command() -> None:
+    """Which networks there are, and where their files lie."""
+    from . import weights
+
+    for network in weights.NETWORKS.values():
+        path = weights.find(network.name)
+        print(f"{network.name:12}{network.size:8}{network.about:42}{path or 'not here: styletransfer weights fetch'}")
+
+
+@weights_app.command("fetch")
+def fetch_command(
+    name: _Name = "vgg19", quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False
+) -> None:
+    """Download a network unless it is here; print its path."""
+    from . import weights
+
+    print(weights.fetch(_known(name), quiet=quiet))
+
+
+@weights_app.command("path")
+def path_command(name: _Name = "vgg19") -> None:
+    """Print the path of a network that is here."""
+    from . import weights
+
+    path = weights.find(_known(name))
+    if path is None:
+        raise StyleTransferError(f"{name} is not here; to download it: styletransfer weights fetch {name}")
+    print(path)
+
+
+@weights_app.command("verify")
+def verify_command(
+    file: Annotated[str, typer.Argument(help="vgg19, vgg19-lite, or a file.")] = "vgg19-lite",
+) -> None:
+    """Check a file's hash and contents; print its SHA-256."""
+    from . import weights
+
+    known = weights.find(file) if file in weights.NETWORKS else Path(file)
+    if known is None or not known.is_file():
+        raise UsageError(f"{file}: no such weights file here")
+    print(f"{weights.verify(known)}  {known}")

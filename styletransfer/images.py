@@ -1,0 +1,312 @@
+"""Pictures in and out: files, Pillow images and tensors.
+
+An image tensor is float32, 1×3×H×W, RGB, sRGB-encoded, in [0, 1]. Reading turns whatever a file holds (EXIF
+orientation, ICC profile, grey, palette, CMYK, 16 bits, transparency) into that; resizing is Pillow's Lanczos filter,
+antialiased.
+"""
+
+import contextlib
+import io
+import json
+import logging
+import os
+import struct
+import tempfile
+import warnings
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
+from torch import Tensor
+
+from .errors import StyleTransferError, UsageError
+
+log = logging.getLogger(__name__)
+
+#: Output endings and Pillow's names of their formats.
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
+#: Formats that keep transparency, and those written with 16 bits a channel on request.
+_WITH_ALPHA, _WITH_16_BITS = {"PNG", "WEBP", "TIFF"}, {"PNG", "TIFF"}
+_QUALITY: dict[str, dict[str, Any]] = {
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "WEBP": {"quality": 95},
+    "TIFF": {"compression": "tiff_lzw"},
+}
+_SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+_KEY = "styletransfer"  # of the settings in a PNG
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as the program uses it.
+
+    Attributes:
+        rgb: Pillow image in mode RGB, sRGB. Where the file is wholly transparent: white.
+        alpha: Pillow image in mode L, or None when the picture is opaque.
+        name: file name without folders, or "image" when it wasn't read from a file.
+    """
+
+    rgb: Image.Image
+    alpha: Image.Image | None = None
+    name: str = "image"
+
+    def resized(self, size: tuple[int, int]) -> "Picture":
+        """The same at another (width, height)."""
+        if size == self.rgb.size:
+            return self
+        rgb, alpha = self.rgb, self.alpha
+        if alpha is None:
+            return Picture(rgb.resize(size, Image.Resampling.LANCZOS), None, self.name)
+        # Lanczos on colours weighted by opacity: what shows through nowhere must not bleed into what does.
+        weighted = Image.merge("RGBA", (*rgb.split(), alpha)).convert("RGBa").resize(size, Image.Resampling.LANCZOS)
+        return _split_alpha(weighted.convert("RGBA"), self.name)
+
+    def tensor(self) -> Tensor:
+        """The colours as an image tensor."""
+        return to_tensor(self.rgb)
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """Pillow image in mode RGB -> image tensor 1×3×H×W in [0, 1]."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].contiguous() / 255
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """Image tensor 1×3×H×W -> Pillow image in mode RGB, clamped and rounded to 8 bits."""
+    return Image.fromarray(_integers(image, 8))
+
+
+def _integers(image: Tensor, bits: int) -> np.ndarray[Any, Any]:
+    """H×W×3 unsigned integers of 8 or 16 bits."""
+    limit = 2**bits - 1
+    pixels: np.ndarray[Any, Any] = (image[0].detach().cpu().clamp(0, 1) * limit).round().permute(1, 2, 0).numpy()
+    return pixels.astype(np.uint8 if bits == 8 else np.uint16)
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+def read(source: "str | os.PathLike[str] | Image.Image | Tensor | Picture") -> Picture:
+    """Reads a picture from a path, a Pillow image or an image tensor.
+
+    Raises:
+        UsageError: the path names no file.
+        StyleTransferError: not a picture, damaged, or larger than Pillow's limit against decompression bombs.
+    """
+    if isinstance(source, Picture):
+        return source
+    if isinstance(source, Tensor):
+        return Picture(to_pil(_checked(source)))
+    if isinstance(source, Image.Image):
+        return _upright(source, "image")
+    path = Path(source)
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder, not a picture")
+    if not path.exists():
+        raise UsageError(f"{path}: no such file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit itself is an error, below
+            with Image.open(path) as image:
+                image.load()
+                return _upright(image, path.name)
+    except Image.DecompressionBombError as error:
+        raise StyleTransferError(f"{path}: too large a picture: {str(error).split(',')[0]}") from error
+    except UnidentifiedImageError as error:
+        raise StyleTransferError(f"{path}: not a picture that can be read (or an empty file)") from error
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, zlib.error, MemoryError) as error:
+        raise StyleTransferError(f"{path}: can't be read: {error}") from error
+
+
+def _checked(image: Tensor) -> Tensor:
+    if image.ndim != 4 or image.shape[:2] != (1, 3) or not image.is_floating_point():
+        raise UsageError(f"an image tensor is float 1×3×H×W in [0, 1]; this is {image.dtype} {tuple(image.shape)}")
+    if not image.isfinite().all() or image.min() < 0 or image.max() > 1:
+        raise UsageError("an image tensor is float 1×3×H×W in [0, 1]; this one has values outside")
+    return image
+
+
+def _upright(image: Image.Image, name: str) -> Picture:
+    profile = image.info.get("icc_profile")
+    with contextlib.suppress(Exception):  # an unreadable orientation is no orientation
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "P" or (image.mode in ("L", "RGB") and "transparency" in image.info):
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    alpha = image.getchannel("A") if image.mode in ("RGBA", "LA", "PA") else None
+    rgb = _to_srgb(_to_8_bits(image), profile, name)
+    if alpha is None or alpha.getextrema()[0] == 255:
+        return Picture(rgb, None, name)
+    return _split_alpha(Image.merge("RGBA", (*rgb.split(), alpha)), name)
+
+
+def _split_alpha(image: Image.Image, name: str) -> Picture:
+    """Colours and opacity apart. What is wholly transparent has no colour of its own: white, like paper."""
+    alpha = image.getchannel("A")
+    rgb = image.convert("RGB")
+    rgb.paste((255, 255, 255), mask=alpha.point(lambda a: 255 * (a == 0)))
+    return Picture(rgb, alpha, name)
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Grey pictures of 16 bits or of floats to mode L; others as they are. (Pillow reads RGB with 8 bits a channel.)"""
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        limit = 65535.0 if image.mode.startswith("I") else max(1.0, float(values.max(initial=1)))
+        return Image.fromarray((values / limit * 255).clip(0, 255).round().astype(np.uint8))
+    return image
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None, name: str) -> Image.Image:
+    """Mode RGB in sRGB, by the embedded profile if there is one that can be used."""
+    if image.mode in ("RGBA", "LA", "1"):
+        image = image.convert({"RGBA": "RGB", "LA": "L", "1": "L"}[image.mode])
+    if image.mode == "LAB":
+        return _converted(image, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")))
+    if profile and image.mode in ("L", "RGB", "CMYK"):
+        try:
+            return _converted(image, ImageCms.ImageCmsProfile(io.BytesIO(profile)))
+        except (ImageCms.PyCMSError, OSError, ValueError) as error:
+            log.warning("%s: its colour profile can't be used (%s); taken as sRGB", name, error)
+    return image.convert("RGB")
+
+
+def _converted(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
+    converted = ImageCms.profileToProfile(image, profile, _SRGB, outputMode="RGB")
+    if converted is None:
+        raise ValueError("no conversion")
+    return converted
+
+
+# --- writing -------------------------------------------------------------------------------------------------------
+
+
+def check_output(path: Path, bit_depth: int, inputs: tuple[Path, ...] = ()) -> None:
+    """Raises `UsageError` when a picture can't be written there: format, folder, rights, or one of the inputs."""
+    kind = FORMATS.get(path.suffix.lower())
+    if kind is None:
+        raise UsageError(f"{path}: unknown kind of picture; the name must end in {', '.join(FORMATS)}")
+    if bit_depth == 16 and kind not in _WITH_16_BITS:
+        raise UsageError(f"{path}: {kind} has 8 bits a channel; for 16 use .png or .tif")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; name a picture in it")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: the folder {path.parent} does not exist")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"{path}: the folder {path.parent.absolute()} can't be written to")
+    for given in inputs:
+        if path.exists() and given.exists() and path.samefile(given):
+            raise UsageError(f"{path} is an input of this run and would be lost; name another output with -o")
+
+
+def write(image: Tensor, path: Path, *, alpha: Image.Image | None, bit_depth: int, settings: Mapping[str, Any]) -> None:
+    """Writes an image tensor with an sRGB profile, its opacity where the format keeps one, and the run's settings.
+
+    The settings stand as JSON in a PNG's text under "styletransfer", elsewhere in EXIF's ImageDescription. The file
+    appears under its name only when it is whole.
+
+    Raises:
+        StyleTransferError: it can't be written.
+    """
+    kind, text = FORMATS[path.suffix.lower()], json.dumps(settings)
+    if bit_depth == 16:
+        channels = _integers(image, 16)
+        if alpha is not None:
+            channels = np.dstack([channels, np.asarray(alpha, dtype=np.uint16) * 257])
+        writer = _write_png16 if kind == "PNG" else _write_tiff16
+        _by_rename(path, lambda target: writer(target, channels, text))
+        return
+    picture = to_pil(image)
+    if alpha is not None and kind in _WITH_ALPHA:
+        picture.putalpha(alpha)
+    elif alpha is not None:
+        picture = Image.composite(picture, Image.new("RGB", picture.size, "white"), alpha)
+    extra = {**_QUALITY.get(kind, {}), "icc_profile": _SRGB.tobytes()}
+    if kind == "PNG":
+        info = PngImagePlugin.PngInfo()
+        info.add_text(_KEY, text)
+        extra["pnginfo"] = info
+    else:
+        exif = Image.Exif()
+        exif[ExifTags.Base.ImageDescription], exif[ExifTags.Base.Software] = text, _software(settings)
+        extra["exif"] = exif
+    _by_rename(path, lambda target: picture.save(target, format=kind, **extra))
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings that `write` embedded in a picture; empty when there are none."""
+    with Image.open(path) as image:
+        text = image.info.get(_KEY) or image.getexif().get(ExifTags.Base.ImageDescription, "")
+    try:
+        settings = json.loads(text)
+    except ValueError:
+        return {}
+    return settings if isinstance(settings, dict) else {}
+
+
+def _software(settings: Mapping[str, Any]) -> str:
+    return f"styletransfer {settings.get('version', '')}".strip()
+
+
+def _by_rename(path: Path, save: Callable[[Path], object]) -> None:
+    temporary: Path | None = None
+    try:
+        # Made by mkstemp and not by name: two runs with the same output must not write into one file.
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
+        save(temporary)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:
+        raise StyleTransferError(f"{path}: can't be written: {error.strerror or error}") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _write_png16(path: Path, channels: np.ndarray[Any, Any], text: str) -> None:
+    """PNG with 16 bits a channel, which Pillow can't write (PNG specification, sections 5 and 9)."""
+    height, width, depth = channels.shape
+    rows = channels.astype(">u2").view(np.uint8).reshape(height, -1)
+    # Filter 2, "up": each byte less the one above it; smooth pictures pack much better.
+    filtered = np.full((height, rows.shape[1] + 1), 2, np.uint8)
+    filtered[:, 1:] = np.diff(rows, axis=0, prepend=np.zeros((1, rows.shape[1]), np.uint8))
+    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[depth], 0, 0, 0)
+    with open(path, "wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+        for kind, data in (
+            (b"IHDR", header),
+            (b"iCCP", b"sRGB\0\0" + zlib.compress(_SRGB.tobytes())),
+            (b"tEXt", _KEY.encode() + b"\0" + text.encode("ascii")),
+            (b"IDAT", zlib.compress(filtered.tobytes(), 6)),
+            (b"IEND", b""),
+        ):
+            file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))
+
+
+def _write_tiff16(path: Path, channels: np.ndarray[Any, Any], text: str) -> None:
+    """TIFF with 16 bits a channel, which Pillow can't write."""
+    import tifffile
+
+    tifffile.imwrite(
+        path,
+        channels,
+        photometric="rgb",
+        extrasamples=["unassalpha"] if channels.shape[2] == 4 else None,
+        compression="zlib",
+        description=text,
+        software=_software(json.loads(text)),
+        iccprofile=_SRGB.tobytes(),
+        metadata=None,
+    )

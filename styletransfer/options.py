@@ -1,0 +1,123 @@
+"""Every option and its default, said once: library and command line both take them from here."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from functools import partial
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from .errors import UsageError
+
+#: The sixteen convolutions of VGG-19 under the paper's names, in order. A name means the output after its ReLU.
+LAYERS = tuple(f"conv{block}_{i}" for block, n in enumerate((2, 2, 4, 4, 4), 1) for i in range(1, n + 1))
+
+
+def _option(panel: str, default: Any, help: str, *, flag: str | None = None, minimum: float | None = None) -> Any:
+    """A field whose metadata holds what the command line shows: help text, panel, another flag, a least value."""
+    return field(default=default, metadata={"help": help, "panel": panel, "flag": flag, "minimum": minimum})
+
+
+_picture = partial(_option, "Picture")
+_style = partial(_option, "Style")
+_optimisation = partial(_option, "Optimisation")
+_network = partial(_option, "Network")
+
+_PAPERS_STYLE_LAYERS = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of one run. Raises `UsageError` when a value can't be meant.
+
+    Only the ratio alpha / beta matters for the picture (Gatys et al. 2016, eq. 7 and fig. 4).
+    """
+
+    size: int = _picture(512, "Longer side in pixels; a smaller content picture keeps its own size.", minimum=16)
+    enlarge: bool = _picture(False, "Enlarge a content picture smaller than --size.")
+    bit_depth: int = _picture(8, "Bits per channel of the output: 8, or 16 for PNG and TIFF.")
+
+    alpha: float = _style(1.0, "Content weight.", minimum=0)
+    beta: float = _style(1e3, "Style weight. Only alpha/beta counts: 1e-4 all style, 1e-1 nearly the photo.", minimum=0)
+    content_layers: tuple[str, ...] = _style(
+        ("conv4_2",), "Content layer, NAME or NAME=WEIGHT; repeatable.", flag="--content-layer"
+    )
+    style_layers: tuple[str, ...] = _style(
+        _PAPERS_STYLE_LAYERS, "Style layer, NAME or NAME=WEIGHT; repeatable.", flag="--style-layer"
+    )
+    pooling: Literal["avg", "max", "l2"] = _style("avg", "Pooling of the network; the paper's choice is avg.")
+    tv: float = _style(0.0, "Weight of the total variation, which smooths; try 1 to 100.", minimum=0)
+
+    optimizer: Literal["lbfgs", "adam"] = _optimisation("lbfgs", "L-BFGS with a strong Wolfe line search, or Adam.")
+    iterations: int = _optimisation(300, "Iterations at most.", minimum=0)
+    learning_rate: float | None = _optimisation(None, "Step of Adam, in values 0…1; 0.02 if not given.", minimum=0)
+    init: str = _optimisation("content", "Where to start: content, style, noise, or the path of a picture.")
+    seed: int = _optimisation(0, "Seed of the noise of --init noise.", minimum=0)
+
+    model: Literal["auto", "vgg19", "vgg19-lite"] = _network(
+        "auto", "vgg19, the bundled vgg19-lite, or auto: vgg19 if its weights are here, else vgg19-lite."
+    )
+    weights: str | None = _network(None, "A file with VGG-19's weights, instead of --model.")
+    preprocessing: Literal["auto", "torchvision", "caffe", "rgb"] = _network(
+        "auto", "What --weights expect: torchvision, caffe (BGR 0…255), rgb (0…1), or auto: told by keys and name."
+    )
+    device: str = _network("auto", "auto, cpu, cuda, cuda:N or mps.")
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            self._check(f.name, f.metadata["minimum"])
+        if self.alpha == 0 and self.beta == 0:
+            raise UsageError("alpha and beta are both 0: nothing to optimise")
+        if self.bit_depth not in (8, 16):
+            raise UsageError(f"bit_depth is {self.bit_depth}; it can be 8 or 16")
+        if self.learning_rate is not None and self.optimizer != "adam":
+            raise UsageError("learning_rate is Adam's; L-BFGS finds its steps by line search (use --optimizer adam)")
+        layer_weights(self.content_layers)
+        layer_weights(self.style_layers)
+
+    def _check(self, name: str, minimum: float | None) -> None:
+        value, hint = getattr(self, name), _HINTS[name]
+        if get_origin(hint) is Literal and value not in get_args(hint):
+            raise UsageError(f"{name} is {value!r}; it can be {', '.join(get_args(hint))}")
+        if minimum is None or value is None:
+            return
+        if not isinstance(value, int | float) or not math.isfinite(value) or value < minimum:
+            raise UsageError(f"{name} is {value}; it must be a number of at least {minimum:g}")
+
+    @property
+    def content_weights(self) -> dict[str, float]:
+        """Content layers with their shares of the content loss (sum 1)."""
+        return layer_weights(self.content_layers)
+
+    @property
+    def style_weights(self) -> dict[str, float]:
+        """Style layers with their shares w_l of the style loss (sum 1)."""
+        return layer_weights(self.style_layers)
+
+
+_HINTS = get_type_hints(Options)
+
+
+def layer_weights(specs: Sequence[str]) -> dict[str, float]:
+    """Reads ``["conv1_1", "relu2_1=2"]`` as ``{"conv1_1": 1/3, "conv2_1": 2/3}``: weights relative, sum 1.
+
+    Raises `UsageError` for an unknown layer, a repeated one, or weights that aren't positive numbers.
+    """
+    weights: dict[str, float] = {}
+    for spec in (specs,) if isinstance(specs, str) else specs:
+        name, _, number = spec.partition("=")
+        layer = name.replace("relu", "conv", 1)
+        if layer not in LAYERS:
+            raise UsageError(f"there is no layer {name!r}; the layers are {', '.join(LAYERS)}")
+        try:
+            weight = float(number or 1)
+        except ValueError:
+            weight = math.nan
+        if not (0 < weight < math.inf):
+            raise UsageError(f"the weight in {spec!r} must be a positive number")
+        if layer in weights:
+            raise UsageError(f"layer {layer} is given twice")
+        weights[layer] = weight
+    if not weights:
+        raise UsageError("no layer is given")
+    total = sum(weights.values())
+    return {layer: weight / total for layer, weight in weights.items()}

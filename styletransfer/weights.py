@@ -1,0 +1,377 @@
+"""Which weights there are; find, fetch, verify, convert and load them.
+
+Whatever a file's convention, what is loaded takes RGB in [0, 1]: the preprocessing that goes with the weights is folded
+into conv1_1, which is exact because the encoder pads by replication.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import math
+import os
+import pickle
+import re
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .errors import StyleTransferError, UsageError
+from .options import LAYERS
+
+log = logging.getLogger(__name__)
+
+Convolutions = dict[str, tuple[Tensor, Tensor]]
+
+_PACKAGE = Path(__file__).resolve().parent
+#: Files larger than this hold a classifier too; their convolutions are kept apart so that the next start is quick.
+_CONVERT_ABOVE = 100 << 20
+_TIMEOUT = 15  # seconds without an answer
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Network:
+    """One known set of weights. `sha256` is its beginning; `url` is called when the file must be fetched."""
+
+    name: str
+    files: tuple[str, ...]
+    sha256: str
+    size: str
+    about: str
+    url: Callable[[], str] | None = None
+
+
+def _torchvision_url() -> str:
+    from torchvision.models import VGG19_Weights  # slow to import, needed once in a lifetime
+
+    return str(VGG19_Weights.IMAGENET1K_V1.url)
+
+
+#: The bundled encoder's hash is replaced whenever it is trained anew (weights/README.md).
+NETWORKS = {
+    "vgg19": Network(
+        "vgg19",
+        ("vgg19-dcbb9e9d.pth", "vgg19-d01eb7cb.pth", "vgg_conv.pth"),
+        "dcbb9e9d",
+        "548 MB",
+        "VGG-19 trained on ImageNet (torchvision)",
+        _torchvision_url,
+    ),
+    "vgg19-lite": Network("vgg19-lite", ("vgg19-lite.safetensors",), "", "4 MB", "distilled, bundled with the package"),
+}
+
+# --- finding -------------------------------------------------------------------------------------------------------
+
+
+def hub_directory() -> Path:
+    """Where torch hub keeps checkpoints, shared with other PyTorch programs; fetched files go there."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def cache_directory() -> Path:
+    """Where converted files are kept: ``$XDG_CACHE_HOME/styletransfer`` or ``~/.cache/styletransfer``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "styletransfer"
+
+
+def find(name: str) -> Path | None:
+    """The file of a known network: in ``$STYLETRANSFER_WEIGHTS`` (a folder, or VGG-19's file itself), the package, the
+    repository's ``weights/``, torch hub's cache. None when it is in none of them."""
+    told = os.environ.get("STYLETRANSFER_WEIGHTS")
+    if told and name == "vgg19" and Path(told).is_file():
+        return Path(told)
+    folders = [Path(told)] if told else []
+    folders += [_PACKAGE, _PACKAGE.parent / "weights", hub_directory()]
+    candidates = (folder / file for folder in folders for file in NETWORKS[name].files)
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def resolve(model: str, weights: str | None = None, preprocessing: str = "auto") -> tuple[str, Convolutions]:
+    """The network of a run: its name (or its file's, if given) and its convolutions.
+
+    Only ``model="vgg19"`` downloads. Raises `StyleTransferError` when the weights can't be had or read.
+    """
+    if weights is not None:
+        return Path(weights).name, load(Path(weights), preprocessing)
+    name = model
+    if model == "auto":
+        name = "vgg19" if find("vgg19") else "vgg19-lite"
+        if name == "vgg19-lite":
+            log.info(
+                "using the bundled vgg19-lite; for VGG-19 itself (%s once): styletransfer weights fetch",
+                NETWORKS["vgg19"].size,
+            )
+        else:
+            log.info("using %s", find("vgg19"))
+    return name, load(find(name) or fetch(name), preprocessing)
+
+
+# --- fetching ------------------------------------------------------------------------------------------------------
+
+
+def fetch(name: str = "vgg19", *, quiet: bool = True) -> Path:
+    """Downloads a network unless it is at hand; returns its path.
+
+    A partial file is resumed, the hash is checked before the file gets its name, and of several processes at once one
+    downloads while the others wait. Raises `StyleTransferError` without a network, or on a wrong hash.
+    """
+    found = find(name)
+    if found:
+        return found
+    network = NETWORKS[name]
+    if network.url is None:
+        raise StyleTransferError(f"{network.files[0]} is missing from the installation: reinstall styletransfer")
+    return download(network.url(), hub_directory() / network.files[0], network.sha256, quiet=quiet)
+
+
+def download(url: str, path: Path, sha256: str, *, quiet: bool = True) -> Path:
+    """Downloads url to path, whose hash must begin with `sha256`, as `fetch` promises."""
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(path.name + ".lock")):
+            if path.exists():
+                return path
+            _receive(url, part, quiet)
+            _check_hash(part, sha256, url)
+            part.replace(path)
+    except urllib.error.HTTPError as error:
+        raise StyleTransferError(f"{url}: the server says {error.code} {error.reason}") from error
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        raise StyleTransferError(
+            f"can't download {url}: {reason}; try again later (what has arrived is kept), "
+            f"or bring the file from elsewhere and put it into {path.parent}"
+        ) from error
+    return path
+
+
+def _receive(url: str, part: Path, quiet: bool) -> None:
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        answer = urllib.request.urlopen(request, timeout=_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if have and error.code == 416:  # nothing left to send: the partial file is complete, or wrong
+            return
+        raise
+    with answer, open(part, "ab" if answer.status == 206 else "wb") as file:
+        rest = answer.headers.get("Content-Length")
+        total = None if rest is None else int(rest) + file.tell()
+        for chunk in _with_bar(answer, file.tell(), total, part.stem, quiet):
+            file.write(chunk)
+        if total is not None and file.tell() < total:
+            raise ConnectionError(f"the connection ended after {file.tell()} of {total} bytes")
+
+
+def _with_bar(answer: IO[bytes], have: int, total: int | None, name: str, quiet: bool) -> Iterator[bytes]:
+    from tqdm import tqdm
+
+    with tqdm(desc=name, initial=have, total=total, unit="B", unit_scale=True, disable=quiet or None) as bar:
+        while chunk := answer.read(_CHUNK):
+            yield chunk
+            bar.update(len(chunk))
+
+
+def sha256_of(path: Path) -> str:
+    """The file's SHA-256 in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+
+
+def _sha256(file: IO[bytes]) -> str:  # Python 3.10
+    digest = hashlib.sha256()
+    while chunk := file.read(_CHUNK):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _check_hash(path: Path, expected: str, source: str) -> None:
+    actual = sha256_of(path)
+    if not actual.startswith(expected):
+        path.unlink()
+        raise StyleTransferError(
+            f"{source}: damaged on its way: its SHA-256 begins with {actual[: len(expected)]}, not {expected}; "
+            "it was removed, try again"
+        )
+
+
+def verify(path: Path) -> str:
+    """Checks a weights file: the hash that its name or `NETWORKS` promises, and that it can be loaded.
+
+    Returns its SHA-256; raises `StyleTransferError` when something is wrong.
+    """
+    digest = sha256_of(path)
+    promised = _promised_hash(path)
+    if not digest.startswith(promised):
+        raise StyleTransferError(
+            f"{path}: not the file that its name promises: its SHA-256 begins with {digest[: len(promised)]}, "
+            f"not {promised}; remove it and run: styletransfer weights fetch"
+        )
+    _convolutions(path, "auto")
+    return digest
+
+
+def _promised_hash(path: Path) -> str:
+    """The beginning of the hash that a name promises: torch hub's ``name-0123abcd.pth``, or a bundled file."""
+    bundled = [n.sha256 for n in NETWORKS.values() if n.url is None and path.name in n.files]
+    in_name = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
+    return bundled[0] if bundled else in_name[1] if in_name else ""
+
+
+# --- loading -------------------------------------------------------------------------------------------------------
+
+
+def load(path: Path, preprocessing: str = "auto") -> Convolutions:
+    """Loads a weights file as ``{"conv1_1": (weight Cout×Cin×3×3, bias Cout), …}``, float32, for RGB in [0, 1].
+
+    Reads safetensors and PyTorch state dicts (tensors only: no other pickled object is ever built) with torchvision's
+    keys (``features.0.weight``), caffe's layer names (``conv1_1.weight``), or the same without the underscore.
+
+    Args:
+        path: the file.
+        preprocessing: what the weights expect: "torchvision", "caffe", "rgb", or "auto", which tells by keys and name.
+
+    Raises:
+        StyleTransferError: no such file, not weights, not VGG-19's shape, not finite, or the hash in its name is wrong.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path}: no such weights file")
+    kept = _kept_conversion(path, preprocessing)
+    if kept is not None and kept.is_file():
+        with contextlib.suppress(StyleTransferError):  # a spoilt conversion is made again
+            return _convolutions(kept, "auto")
+    promised = _promised_hash(path)
+    if promised and not sha256_of(path).startswith(promised):
+        verify(path)
+    convolutions = _convolutions(path, preprocessing)
+    if kept is not None:
+        with contextlib.suppress(OSError, SafetensorError):  # a read-only home only costs time
+            save(convolutions, kept)
+    return convolutions
+
+
+def save(convolutions: Convolutions, path: Path) -> None:
+    """Writes convolutions as safetensors, half written never seen under its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {}
+    for name, (weight, bias) in convolutions.items():
+        tensors[f"{name}.weight"], tensors[f"{name}.bias"] = weight.contiguous(), bias.contiguous()
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.stem, suffix=".tmp", delete=False) as temporary:
+        pass
+    try:
+        save_file(tensors, temporary.name, metadata={"preprocessing": "rgb"})
+        os.replace(temporary.name, path)
+    except BaseException:
+        os.unlink(temporary.name)
+        raise
+
+
+def _kept_conversion(path: Path, preprocessing: str) -> Path | None:
+    """Where the convolutions of a large file are kept; a file that changes gets another place."""
+    status = path.stat()
+    if status.st_size < _CONVERT_ABOVE:
+        return None
+    identity = json.dumps([str(path.resolve()), status.st_size, status.st_mtime_ns, preprocessing])
+    return cache_directory() / f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}.safetensors"
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors of a weights file under its own keys, and its metadata (safetensors only)."""
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        for key in ("state_dict", "model"):
+            if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+                content = content[key]
+        return {str(k): v for k, v in content.items() if isinstance(v, Tensor)}, {}
+    except pickle.UnpicklingError as error:
+        raise StyleTransferError(f"{path}: holds more than tensors, or isn't a weights file; it was not run") from error
+    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
+        raise StyleTransferError(f"{path}: not a weights file, or damaged") from error
+
+
+def _convolutions(path: Path, preprocessing: str) -> Convolutions:
+    tensors, metadata = read_tensors(path)
+    found: Convolutions = {}
+    for key, weight in tensors.items():
+        layer, bias = _layer_of(key), tensors.get(key.removesuffix("weight") + "bias")
+        if layer and bias is not None:
+            found[layer] = (weight.float(), bias.float())
+    convolutions = {layer: found[layer] for layer in LAYERS if layer in found}
+    _check_shapes(path, convolutions)
+    matrix, offset = _input_transform(path, tensors, metadata, preprocessing)
+    weight, bias = convolutions["conv1_1"]
+    bias = bias.double() + torch.einsum("oikl,i->o", weight.double(), offset)
+    weight = torch.einsum("oikl,ij->ojkl", weight.double(), matrix)
+    convolutions["conv1_1"] = (weight.float(), bias.float())
+    return convolutions
+
+
+def _layer_of(key: str) -> str | None:
+    """The paper's name of the layer whose weight stands under this key."""
+    named = re.fullmatch(r"(?:module\.)?conv(\d)_?(\d)\.weight", key)
+    if named:
+        return f"conv{named[1]}_{named[2]}"
+    indexed = re.fullmatch(r"(?:module\.)?features\.(\d+)\.weight", key)
+    return _torchvision_indices().get(int(indexed[1])) if indexed else None
+
+
+def _torchvision_indices() -> dict[int, str]:
+    """Index in torchvision's ``features`` of each convolution: each has a ReLU after it, each block a pooling."""
+    return {2 * n + int(layer[4]) - 1: layer for n, layer in enumerate(LAYERS)}
+
+
+def _check_shapes(path: Path, convolutions: Convolutions) -> None:
+    if not convolutions or list(convolutions) != list(LAYERS[: len(convolutions)]):
+        raise StyleTransferError(f"{path}: has no VGG-19 convolutions (features.0.weight … or conv1_1.weight …)")
+    channels = 3
+    for layer, (weight, bias) in convolutions.items():
+        if weight.shape[1:] != (channels, 3, 3) or bias.shape != weight.shape[:1]:
+            raise StyleTransferError(f"{path}: {layer} has shape {tuple(weight.shape)}, not N×{channels}×3×3")
+        if not (weight.isfinite().all() and bias.isfinite().all()):
+            raise StyleTransferError(f"{path}: {layer} holds values that are not finite")
+        channels = weight.shape[0]
+
+
+def _input_transform(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], preprocessing: str
+) -> tuple[Tensor, Tensor]:
+    """The matrix 3×3 and offset 3 (float64) that take RGB in [0, 1] to what the weights expect."""
+    if preprocessing == "auto":
+        preprocessing = metadata.get("preprocessing") or _preprocessing_by_names(path, tensors)
+    if preprocessing == "file":  # a 1×1 convolution of its own
+        return tensors["conv0.weight"][:, :, 0, 0].double(), tensors["conv0.bias"].double()
+    if preprocessing == "torchvision":
+        mean, deviation = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], dtype=torch.float64)
+        return torch.diag(1 / deviation), -mean / deviation
+    if preprocessing == "caffe":  # BGR, 0…255, mean of ImageNet removed
+        bgr = torch.eye(3, dtype=torch.float64).flip(0) * 255
+        return bgr, -torch.tensor([103.939, 116.779, 123.68], dtype=torch.float64)
+    if preprocessing == "rgb":
+        return torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    raise StyleTransferError(f"{path}: unknown preprocessing {preprocessing!r}")
+
+
+def _preprocessing_by_names(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    if "conv0.weight" in tensors:
+        return "file"
+    keys_of_caffe = any(key.startswith("conv") for key in tensors)
+    return "caffe" if keys_of_caffe or re.search("caffe|d01eb7cb", path.name) else "torchvision"
+
+
+def megabytes(path: Path) -> int:
+    """A file's size in MB, rounded up."""
+    return math.ceil(path.stat().st_size / 1e6)
