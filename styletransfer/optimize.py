@@ -181,7 +181,7 @@ def _adam(evaluate: Evaluate, image: Tensor, learning_rate: float) -> Iterator[_
     x = image.detach().clone().requires_grad_()
     optimizer = torch.optim.Adam([x], lr=learning_rate, eps=1e-20)
     while True:
-        losses, gradient = evaluate(x)
+        losses, gradient = evaluate(x.detach())
         if not math.isfinite(losses.total) or not gradient.isfinite().all():
             raise DivergenceError
         yield _Point(0.0, x.detach().clone(), losses, gradient)

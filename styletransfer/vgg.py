@@ -19,7 +19,7 @@ ACTIVATION_FLOOR = 0.05
 
 def _l2_pool(x: Tensor) -> Tensor:
     # The gradient of a square root is infinite at 0, and ReLU features are often exactly 0 in a whole window.
-    return (F.avg_pool2d(x.square(), 2) * 4 + 1e-12).sqrt()
+    return (F.avg_pool2d(x.square(), 2) * 4).clamp(min=1e-30).sqrt()
 
 
 POOLINGS = {"avg": lambda x: F.avg_pool2d(x, 2), "max": lambda x: F.max_pool2d(x, 2), "l2": _l2_pool}

@@ -1,0 +1,56 @@
+# `make demo` and `make test` need nothing but Python 3.10+ and make; everything else goes into .venv.
+#
+# Your own pictures: put photographs (.jpg) into photos/ and say
+#     make out/cat.png STYLE=examples/mosaic.jpg       one picture, from photos/cat.jpg
+#     make gallery STYLE=examples/mosaic.jpg           every photograph
+# with any options in ARGS, as in ARGS='--size 1024 --beta 1e4'.
+
+PYTHON ?= python3
+STYLE ?= examples/swirls.jpg
+ARGS ?=
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test test-slow test-gpu lint weights bench gallery clean
+.DELETE_ON_ERROR:
+
+demo: $(READY)
+	@mkdir -p out
+	$(BIN)/styletransfer examples/astronaut.jpg examples/swirls.jpg -o out/demo.png $(ARGS)
+	@echo "The picture is $(CURDIR)/out/demo.png"
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(READY)
+	$(BIN)/python -m pytest -m gpu
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# VGG-19 itself, 548 MB, into torch hub's cache.
+weights: $(READY)
+	$(BIN)/styletransfer weights fetch
+
+bench: $(READY)
+	$(BIN)/python benchmarks/bench.py
+
+gallery: $(patsubst photos/%.jpg,out/%.png,$(wildcard photos/*.jpg))
+
+out/%.png: photos/%.jpg $(STYLE) | $(READY)
+	@mkdir -p out
+	$(BIN)/styletransfer $< $(STYLE) -o $@ $(ARGS)
+
+$(READY): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

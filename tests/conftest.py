@@ -1,0 +1,57 @@
+"""Pictures and weights that the tests share; everything is made here or ships with the project."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from styletransfer.options import LAYERS
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test sees the user's weights or leaves anything in their caches; the log is as it was."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.delenv("STYLETRANSFER_WEIGHTS", raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(home / "torch"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+    log = logging.getLogger("styletransfer")
+    handlers, level = log.handlers[:], log.level
+    yield
+    log.handlers[:], log.level = handlers, level
+
+
+@pytest.fixture(scope="session")
+def content_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small photograph, 80×64."""
+    path = tmp_path_factory.mktemp("pictures") / "cat.png"
+    Image.open(EXAMPLES / "chelsea.jpg").resize((80, 64)).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def style_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small painting, 64×64."""
+    path = tmp_path_factory.mktemp("pictures") / "paint.png"
+    Image.open(EXAMPLES / "swirls.jpg").crop((200, 200, 456, 456)).resize((64, 64)).save(path)
+    return path
+
+
+def random_convolutions(widths: dict[str, int], seed: int = 0) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Convolutions of the whole trunk with He-scaled random values, by the paper's layer names."""
+    rng, channels, result = np.random.default_rng(seed), 3, {}
+    for layer in LAYERS:
+        width = widths[layer[4]]
+        weight = rng.normal(0, (2 / (9 * channels)) ** 0.5, (width, channels, 3, 3))
+        result[layer] = (torch.tensor(weight).float(), torch.tensor(rng.normal(0, 0.1, width)).float())
+        channels = width
+    return result
+
+
+SMALL = {"1": 4, "2": 6, "3": 8, "4": 10, "5": 12}

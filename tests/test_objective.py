@@ -1,0 +1,84 @@
+"""The gradient that the optimiser gets, against finite differences of the loss in float64."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL, random_convolutions
+
+from styletransfer.losses import gram_matrix
+from styletransfer.objective import GAMUT_WEIGHT, Objective
+from styletransfer.vgg import Encoder
+
+CONTENT = {"conv4_2": 0.75, "conv2_2": 0.25}
+STYLE = {"conv1_1": 0.1, "conv2_1": 0.2, "conv3_1": 0.3, "conv4_1": 0.2, "conv5_1": 0.2}
+
+
+def make(pooling: str = "avg", alpha: float = 1.0, beta: float = 10.0, tv: float = 0.5) -> tuple[Objective, torch.Tensor]:
+    rng = torch.Generator().manual_seed(3)
+    content = torch.rand(1, 3, 33, 48, generator=rng, dtype=torch.float64)
+    style = torch.rand(1, 3, 40, 32, generator=rng, dtype=torch.float64)
+    encoder = Encoder(random_convolutions(SMALL), {**CONTENT, **STYLE}, pooling).double()
+    encoder.normalize([content, style])
+    image = torch.rand(1, 3, 33, 48, generator=rng, dtype=torch.float64) * 1.2 - 0.1  # some values outside [0, 1]
+    return Objective(encoder, content, style, CONTENT, STYLE, alpha, beta, tv), image
+
+
+@pytest.mark.parametrize("pooling", ["avg", "max", "l2"])
+def test_gradient_against_finite_differences(pooling: str) -> None:
+    objective, image = make(pooling)
+    _, gradient = objective.evaluate(image)
+    rng = torch.Generator().manual_seed(5)
+    for _ in range(5):
+        direction = torch.randn(image.shape, generator=rng, dtype=torch.float64)
+        h = 1e-6
+        ahead, behind = (objective.terms(image + s * h * direction)[0].item() for s in (1, -1))
+        slope = (gradient * direction).sum().item()
+        np.testing.assert_allclose((ahead - behind) / (2 * h), slope, rtol=1e-5)
+
+
+def test_gradient_of_single_pixels_corners_included() -> None:
+    objective, image = make()
+    _, gradient = objective.evaluate(image)
+    for pixel in [(0, 0, 0, 0), (0, 2, 32, 47), (0, 1, 0, 20), (0, 1, 16, 24)]:
+        bump = torch.zeros_like(image)
+        bump[pixel] = 1e-5
+        ahead, behind = (objective.terms(image + s * bump)[0].item() for s in (1, -1))
+        np.testing.assert_allclose((ahead - behind) / 2e-5, gradient[pixel].item(), rtol=1e-4)
+
+
+def test_total_is_the_weighted_sum_of_the_terms_in_numpy() -> None:
+    objective, image = make(alpha=2.0, beta=30.0, tv=4.0)
+    losses, _ = objective.evaluate(image)
+    features = {layer: f.numpy()[0] for layer, f in objective.encoder(image).items()}
+    content = style = 0.0
+    for layer, w in CONTENT.items():
+        content += w * ((features[layer] - objective.content_targets[layer].numpy()[0]) ** 2).mean()
+    for layer, w in STYLE.items():
+        flat = features[layer].reshape(len(features[layer]), -1)
+        gram = flat @ flat.T / flat.shape[1]
+        style += w * ((gram - objective.style_targets[layer].numpy()) ** 2).mean()
+    x = image.numpy()
+    tv = (np.diff(x, axis=2) ** 2).mean() + (np.diff(x, axis=3) ** 2).mean()
+    outside = (np.maximum(-x, 0) ** 2 + np.maximum(x - 1, 0) ** 2).mean()
+    np.testing.assert_allclose([losses.content, losses.style, losses.tv], [content, style, tv], rtol=1e-6)
+    expected = 2 * content + 30 * style + 4 * tv + GAMUT_WEIGHT * 32 * outside
+    np.testing.assert_allclose(losses.total, expected, rtol=1e-6)
+
+
+def test_the_content_picture_has_no_content_loss_and_the_style_picture_no_style_loss() -> None:
+    objective, _ = make()
+    rng = torch.Generator().manual_seed(3)
+    content = torch.rand(1, 3, 33, 48, generator=rng, dtype=torch.float64)
+    assert objective.evaluate(content)[0].content == 0
+    style = torch.rand(1, 3, 40, 32, generator=rng, dtype=torch.float64)
+    features = objective.encoder(style)
+    for layer, target in objective.style_targets.items():
+        np.testing.assert_allclose(gram_matrix(features[layer]).numpy(), target.numpy())
+
+
+def test_a_picture_tiled_twice_has_the_same_style_up_to_its_borders() -> None:
+    """Everything is a mean: the size of a picture doesn't change its Gram matrices."""
+    encoder = Encoder(random_convolutions(SMALL), ["conv1_1"]).double()
+    once = torch.rand(1, 3, 64, 64, dtype=torch.float64)
+    grams = [gram_matrix(encoder(x)["conv1_1"]) for x in (once, once.repeat(1, 1, 2, 2))]
+    assert (grams[0] - grams[1]).norm() < 0.02 * grams[0].norm()

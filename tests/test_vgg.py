@@ -1,0 +1,94 @@
+"""The encoder against torchvision's VGG-19 and plain numpy."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL, random_convolutions
+from torch import nn
+from torchvision.models import vgg19
+
+from styletransfer import UsageError
+from styletransfer.options import LAYERS
+from styletransfer.vgg import ACTIVATION_FLOOR, Encoder
+
+STYLE = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 48), (33, 50)])
+@pytest.mark.parametrize("pooling", ["avg", "max", "l2"])
+def test_features_are_those_of_torchvisions_vgg19(pooling: str, height: int, width: int) -> None:
+    torch.manual_seed(0)
+    reference = vgg19().features.double().eval()
+    convolutions = [m for m in reference if isinstance(m, nn.Conv2d)]
+    for m in convolutions:
+        m.padding_mode, m._reversed_padding_repeated_twice = "replicate", [1, 1, 1, 1]
+    weights = {layer: (m.weight, m.bias) for layer, m in zip(LAYERS, convolutions, strict=True)}
+    pool = {"avg": nn.AvgPool2d(2), "max": nn.MaxPool2d(2), "l2": nn.LPPool2d(2, 2)}[pooling]
+    image = torch.rand(1, 3, height, width, dtype=torch.float64)
+
+    features, expected = Encoder(weights, LAYERS, pooling)(image), []
+    with torch.no_grad():
+        x = image
+        for module in reference:
+            x = pool(x) if isinstance(module, nn.MaxPool2d) else module(x).clone()
+            if isinstance(module, nn.ReLU):
+                expected.append(x.clone())
+    assert list(features) == list(LAYERS)
+    for layer, value in zip(LAYERS, expected, strict=True):
+        np.testing.assert_allclose(features[layer].numpy(), value.numpy(), rtol=1e-6, atol=1e-9, err_msg=layer)
+
+
+def test_it_ends_after_the_deepest_layer_used() -> None:
+    encoder = Encoder(random_convolutions(SMALL), ["conv3_1", "conv1_1"])
+    assert list(encoder(torch.rand(1, 3, 16, 16))) == ["conv1_1", "conv3_1"]
+    assert len(list(encoder.buffers())) == 2 * 5
+    assert encoder.minimum_size == 4
+
+
+def test_minimum_size_is_what_the_deepest_layer_needs() -> None:
+    encoder = Encoder(random_convolutions(SMALL), ["conv5_4"])
+    assert encoder(torch.rand(1, 3, encoder.minimum_size, 40))["conv5_4"].shape[2:] == (1, 2)
+    with pytest.raises(RuntimeError):
+        encoder(torch.rand(1, 3, encoder.minimum_size - 1, 40))
+
+
+def test_a_layer_beyond_the_weights_is_refused() -> None:
+    short = {layer: c for layer, c in random_convolutions(SMALL).items() if layer < "conv5_2"}
+    with pytest.raises(UsageError, match="conv5_3"):
+        Encoder(short, ["conv5_3"])
+
+
+@pytest.mark.parametrize("pooling", ["avg", "max", "l2"])
+def test_normalisation_divides_each_filter_by_its_mean_activation(pooling: str) -> None:
+    weights = {name: (w.double(), b.double()) for name, (w, b) in random_convolutions(SMALL).items()}
+    images = [torch.rand(1, 3, 40, 32, dtype=torch.float64), torch.rand(1, 3, 32, 56, dtype=torch.float64)]
+    encoder = Encoder(weights, STYLE, pooling)
+    plain = [{layer: f.numpy() for layer, f in encoder(image).items()} for image in images]
+    encoder.normalize(images)
+    for image, before in zip(images, plain, strict=True):
+        for layer, after in encoder(image).items():
+            means = np.mean([features[layer].mean((0, 2, 3)) for features in plain], axis=0)
+            firing = means > 0
+            means = np.maximum(means, ACTIVATION_FLOOR * means[firing].mean())
+            expected = before[layer] / means[:, None, None] / np.sqrt(firing.mean())
+            np.testing.assert_allclose(after.numpy(), expected, rtol=1e-5, err_msg=layer)
+
+
+def test_filters_that_never_fire_dont_dilute_the_losses() -> None:
+    """The same network padded with dead filters, as narrow encoders are when they are put into VGG-19's shape."""
+    from styletransfer.losses import content_loss, gram_matrix, style_loss
+
+    narrow, wide, channels = random_convolutions(SMALL), {}, 3
+    for layer, (weight, bias) in narrow.items():
+        n = len(weight)
+        w, b = torch.zeros(3 * n, channels, 3, 3), torch.zeros(3 * n)
+        w[:n, : weight.shape[1]], b[:n] = weight, bias
+        wide[layer], channels = (w, b), 3 * n
+    x, y = torch.rand(2, 1, 3, 32, 32)
+    losses = []
+    for weights in (narrow, wide):
+        encoder = Encoder(weights, ["conv4_2"])
+        encoder.normalize([x, y])
+        f, g = encoder(x)["conv4_2"], encoder(y)["conv4_2"]
+        losses.append([content_loss(f, g).item(), style_loss(gram_matrix(f), gram_matrix(g)).item()])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
