@@ -7,10 +7,10 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_origin, get_type_hints
 
 import typer
 from typer.core import TyperGroup
@@ -34,9 +34,10 @@ class _DefaultCommandGroup(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         first = args[0] if args else "--help"
         own_options = {name for parameter in self.params for name in parameter.opts}
-        if first in self.commands or first.partition("=")[0] in own_options:
+        completing = ctx.resilient_parsing
+        if first in self.commands or first.partition("=")[0] in own_options or (completing and not args):
             return super().parse_args(ctx, args)
-        if not first.startswith("-") and not Path(first).exists() and not ctx.resilient_parsing:
+        if not first.startswith("-") and not Path(first).exists() and not completing:
             near = get_close_matches(first, self.commands, n=1, cutoff=0.5) or sorted(self.commands)
             raise UsageError(
                 f"{first!r} is neither a file nor a command (nearest command: {' or '.join(map(repr, near))})"
@@ -51,10 +52,10 @@ weights_app = typer.Typer(help="The networks' weights: list, fetch, verify, path
 app.add_typer(weights_app, name="weights")
 
 
-def main() -> None:
-    """Runs the command. A user's mistake is one line on stderr, never a traceback."""
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command and exits. A user's mistake is one line on stderr, never a traceback."""
     try:
-        code = typer.main.get_command(app).main(prog_name="styletransfer", standalone_mode=False)
+        code = typer.main.get_command(app).main(arguments, prog_name="styletransfer", standalone_mode=False)
     except TyperException as error:
         code = _complain(error.format_message(), error.exit_code)
     except StyleTransferError as error:

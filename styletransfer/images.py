@@ -14,7 +14,7 @@ import struct
 import tempfile
 import warnings
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,10 +105,9 @@ def read(source: "str | os.PathLike[str] | Image.Image | Tensor | Picture") -> P
     if isinstance(source, Image.Image):
         return _upright(source, "image")
     path = Path(source)
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder, not a picture")
-    if not path.exists():
-        raise UsageError(f"{path}: no such file")
+    if not os.path.isfile(path):  # os.path and not Path, whose methods raise for names too long
+        other = "a folder" if os.path.isdir(path) else "a pipe or a device" if os.path.exists(path) else None
+        raise UsageError(f"{path} is {other}, not a picture" if other else f"{path}: no such file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit itself is an error, below
@@ -124,7 +123,7 @@ def read(source: "str | os.PathLike[str] | Image.Image | Tensor | Picture") -> P
 
 
 def _checked(image: Tensor) -> Tensor:
-    if image.ndim != 4 or image.shape[:2] != (1, 3) or not image.is_floating_point():
+    if image.ndim != 4 or image.shape[:2] != (1, 3) or not image.numel() or not image.is_floating_point():
         raise UsageError(f"an image tensor is float 1×3×H×W in [0, 1]; this is {image.dtype} {tuple(image.shape)}")
     if not image.isfinite().all() or image.min() < 0 or image.max() > 1:
         raise UsageError("an image tensor is float 1×3×H×W in [0, 1]; this one has values outside")
@@ -135,7 +134,7 @@ def _upright(image: Image.Image, name: str) -> Picture:
     profile = image.info.get("icc_profile")
     with contextlib.suppress(Exception):  # an unreadable orientation is no orientation
         image = ImageOps.exif_transpose(image)
-    if image.mode == "P" or (image.mode in ("L", "RGB") and "transparency" in image.info):
+    if image.mode == "P" or (image.mode in ("1", "L", "RGB") and "transparency" in image.info):
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     alpha = image.getchannel("A") if image.mode in ("RGBA", "LA", "PA") else None
     rgb = _to_srgb(_to_8_bits(image), profile, name)
@@ -155,9 +154,9 @@ def _split_alpha(image: Image.Image, name: str) -> Picture:
 def _to_8_bits(image: Image.Image) -> Image.Image:
     """Grey pictures of 16 bits or of floats to mode L; others as they are. (Pillow reads RGB with 8 bits a channel.)"""
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        limit = 65535.0 if image.mode.startswith("I") else max(1.0, float(values.max(initial=1)))
-        return Image.fromarray((values / limit * 255).clip(0, 255).round().astype(np.uint8))
+        values = np.asarray(image, dtype=np.float64)
+        limit = 65535.0 if image.mode.startswith("I") else values[np.isfinite(values)].max(initial=1)
+        return Image.fromarray(np.nan_to_num((values / limit * 255).clip(0, 255)).round().astype(np.uint8))
     return image
 
 
@@ -192,14 +191,19 @@ def check_output(path: Path, bit_depth: int, inputs: tuple[Path, ...] = ()) -> N
         raise UsageError(f"{path}: unknown kind of picture; the name must end in {', '.join(FORMATS)}")
     if bit_depth == 16 and kind not in _WITH_16_BITS:
         raise UsageError(f"{path}: {kind} has 8 bits a channel; for 16 use .png or .tif")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UsageError(f"{path} is a folder; name a picture in it")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise UsageError(f"{path}: the folder {path.parent} does not exist")
     if not os.access(path.parent, os.W_OK):
         raise UsageError(f"{path}: the folder {path.parent.absolute()} can't be written to")
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            path.stat()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: not a name that a file can have: {error}") from error
     for given in inputs:
-        if path.exists() and given.exists() and path.samefile(given):
+        if path.exists() and os.path.exists(given) and path.samefile(given):
             raise UsageError(f"{path} is an input of this run and would be lost; name another output with -o")
 
 
@@ -212,15 +216,18 @@ def write(image: Tensor, path: Path, *, alpha: Image.Image | None, bit_depth: in
     Raises:
         StyleTransferError: it can't be written.
     """
-    kind, text = FORMATS[path.suffix.lower()], json.dumps(settings)
-    if bit_depth == 16:
-        channels = _integers(image, 16)
-        if alpha is not None:
-            channels = np.dstack([channels, np.asarray(alpha, dtype=np.uint16) * 257])
-        writer = _write_png16 if kind == "PNG" else _write_tiff16
-        _by_rename(path, lambda target: writer(target, channels, text))
-        return
-    picture = to_pil(image)
+    kind = FORMATS[path.suffix.lower()]
+    encode = _encoded_16 if bit_depth == 16 else _encoded_8
+    try:
+        data = encode(image, kind, alpha, settings)
+    except (OSError, ValueError) as error:  # what Pillow says to more pixels than the format can hold
+        size = f"{image.shape[3]}×{image.shape[2]}"
+        raise StyleTransferError(f"{path}: {kind} can't hold these {size} pixels: {error}") from error
+    _by_rename(path, data)
+
+
+def _encoded_8(image: Tensor, kind: str, alpha: Image.Image | None, settings: Mapping[str, Any]) -> bytes:
+    picture, text = to_pil(image), json.dumps(settings)
     if alpha is not None and kind in _WITH_ALPHA:
         picture.putalpha(alpha)
     elif alpha is not None:
@@ -234,7 +241,16 @@ def write(image: Tensor, path: Path, *, alpha: Image.Image | None, bit_depth: in
         exif = Image.Exif()
         exif[ExifTags.Base.ImageDescription], exif[ExifTags.Base.Software] = text, _software(settings)
         extra["exif"] = exif
-    _by_rename(path, lambda target: picture.save(target, format=kind, **extra))
+    file = io.BytesIO()  # and not on disk, where Pillow doesn't notice that a JPEG is cut off because the disk is full
+    picture.save(file, format=kind, **extra)
+    return file.getvalue()
+
+
+def _encoded_16(image: Tensor, kind: str, alpha: Image.Image | None, settings: Mapping[str, Any]) -> bytes:
+    channels = _integers(image, 16)
+    if alpha is not None:
+        channels = np.dstack([channels, np.asarray(alpha, dtype=np.uint16) * 257])
+    return _png16(channels, settings) if kind == "PNG" else _tiff16(channels, settings)
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -252,14 +268,14 @@ def _software(settings: Mapping[str, Any]) -> str:
     return f"styletransfer {settings.get('version', '')}".strip()
 
 
-def _by_rename(path: Path, save: Callable[[Path], object]) -> None:
+def _by_rename(path: Path, data: bytes) -> None:
     temporary: Path | None = None
     try:
         # Made by mkstemp and not by name: two runs with the same output must not write into one file.
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-        os.close(handle)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".styletransfer-")
         temporary = Path(name)
-        save(temporary)
+        with open(handle, "wb") as file:
+            file.write(data)
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as error:
@@ -275,38 +291,40 @@ def _umask() -> int:
     return mask
 
 
-def _write_png16(path: Path, channels: np.ndarray[Any, Any], text: str) -> None:
+def _png16(channels: np.ndarray[Any, Any], settings: Mapping[str, Any]) -> bytes:
     """PNG with 16 bits a channel, which Pillow can't write (PNG specification, sections 5 and 9)."""
     height, width, depth = channels.shape
-    rows = channels.astype(">u2").view(np.uint8).reshape(height, -1)
+    rows = np.ascontiguousarray(channels, ">u2").view(np.uint8).reshape(height, -1)
     # Filter 2, "up": each byte less the one above it; smooth pictures pack much better.
     filtered = np.full((height, rows.shape[1] + 1), 2, np.uint8)
     filtered[:, 1:] = np.diff(rows, axis=0, prepend=np.zeros((1, rows.shape[1]), np.uint8))
     header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[depth], 0, 0, 0)
-    with open(path, "wb") as file:
-        file.write(b"\x89PNG\r\n\x1a\n")
-        for kind, data in (
-            (b"IHDR", header),
-            (b"iCCP", b"sRGB\0\0" + zlib.compress(_SRGB.tobytes())),
-            (b"tEXt", _KEY.encode() + b"\0" + text.encode("ascii")),
-            (b"IDAT", zlib.compress(filtered.tobytes(), 6)),
-            (b"IEND", b""),
-        ):
-            file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))
+    chunks = (
+        (b"IHDR", header),
+        (b"iCCP", b"sRGB\0\0" + zlib.compress(_SRGB.tobytes())),
+        (b"tEXt", _KEY.encode() + b"\0" + json.dumps(settings).encode("ascii")),
+        (b"IDAT", zlib.compress(filtered.tobytes(), 6)),
+        (b"IEND", b""),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
 
 
-def _write_tiff16(path: Path, channels: np.ndarray[Any, Any], text: str) -> None:
+def _tiff16(channels: np.ndarray[Any, Any], settings: Mapping[str, Any]) -> bytes:
     """TIFF with 16 bits a channel, which Pillow can't write."""
     import tifffile
 
+    file = io.BytesIO()
     tifffile.imwrite(
-        path,
+        file,
         channels,
         photometric="rgb",
         extrasamples=["unassalpha"] if channels.shape[2] == 4 else None,
         compression="zlib",
-        description=text,
-        software=_software(json.loads(text)),
+        description=json.dumps(settings),
+        software=_software(settings),
         iccprofile=_SRGB.tobytes(),
         metadata=None,
     )
+    return file.getvalue()

@@ -132,7 +132,7 @@ def _line_search(evaluate: Evaluate, origin: _Point, direction: Tensor, slope: f
     """A point along direction that fulfils the strong Wolfe conditions.
 
     Failing that, the lowest of 20 trials if it lies below the origin, else None. A trial whose loss is not finite
-    counts as too long a step."""
+    counts as too long a step; `DivergenceError` when no step is short enough."""
     start = origin.losses.total
 
     def at(t: float) -> _Point:
@@ -156,6 +156,8 @@ def _line_search(evaluate: Evaluate, origin: _Point, direction: Tensor, slope: f
         step = _next_step(low, high)
         if high is not None and abs(high.step - low.step) * direction.abs().max().item() < 1e-7:
             break
+    if low.step == 0 and not point.finite:
+        raise DivergenceError
     return low if low.step > 0 and low.losses.total < start else None
 
 

@@ -6,6 +6,7 @@ into conv1_1, which is exact because the encoder pads by replication.
 
 import contextlib
 import hashlib
+import http.client
 import json
 import logging
 import math
@@ -147,7 +148,7 @@ def download(url: str, path: Path, sha256: str, *, quiet: bool = True) -> Path:
             part.replace(path)
     except urllib.error.HTTPError as error:
         raise StyleTransferError(f"{url}: the server says {error.code} {error.reason}") from error
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise StyleTransferError(
             f"can't download {url}: {reason}; try again later (what has arrived is kept), "
@@ -245,7 +246,7 @@ def load(path: Path, preprocessing: str = "auto") -> Convolutions:
     Raises:
         StyleTransferError: no such file, not weights, not VGG-19's shape, not finite, or the hash in its name is wrong.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # os.path and not Path, whose method raises for names too long
         raise UsageError(f"{path}: no such weights file")
     kept = _kept_conversion(path, preprocessing)
     if kept is not None and kept.is_file():
@@ -298,8 +299,10 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                 content = content[key]
         return {str(k): v for k, v in content.items() if isinstance(v, Tensor)}, {}
     except pickle.UnpicklingError as error:
-        raise StyleTransferError(f"{path}: holds more than tensors, or isn't a weights file; it was not run") from error
-    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
+        raise StyleTransferError(
+            f"{path}: not a weights file, or one that holds more than tensors; nothing in it was run"
+        ) from error
+    except Exception as error:  # a damaged pickle makes torch.load raise errors of almost any kind
         raise StyleTransferError(f"{path}: not a weights file, or damaged") from error
 
 
@@ -368,7 +371,7 @@ def _input_transform(
 def _preprocessing_by_names(path: Path, tensors: Mapping[str, Tensor]) -> str:
     if "conv0.weight" in tensors:
         return "file"
-    keys_of_caffe = any(key.startswith("conv") for key in tensors)
+    keys_of_caffe = any(key.removeprefix("module.").startswith("conv") for key in tensors)
     return "caffe" if keys_of_caffe or re.search("caffe|d01eb7cb", path.name) else "torchvision"
 
 

@@ -13,7 +13,9 @@ CONTENT = {"conv4_2": 0.75, "conv2_2": 0.25}
 STYLE = {"conv1_1": 0.1, "conv2_1": 0.2, "conv3_1": 0.3, "conv4_1": 0.2, "conv5_1": 0.2}
 
 
-def make(pooling: str = "avg", alpha: float = 1.0, beta: float = 10.0, tv: float = 0.5) -> tuple[Objective, torch.Tensor]:
+def make(
+    pooling: str = "avg", alpha: float = 1.0, beta: float = 10.0, tv: float = 0.5
+) -> tuple[Objective, torch.Tensor]:
     rng = torch.Generator().manual_seed(3)
     content = torch.rand(1, 3, 33, 48, generator=rng, dtype=torch.float64)
     style = torch.rand(1, 3, 40, 32, generator=rng, dtype=torch.float64)

@@ -14,7 +14,11 @@ def test_layers_are_vgg19s_sixteen_convolutions() -> None:
 
 
 def test_layer_weights_are_relative_and_sum_to_one() -> None:
-    assert layer_weights(["conv1_1", "relu2_1=2", "conv5_1=5"]) == {"conv1_1": 1 / 8, "conv2_1": 2 / 8, "conv5_1": 5 / 8}
+    assert layer_weights(["conv1_1", "relu2_1=2", "conv5_1=5"]) == {
+        "conv1_1": 1 / 8,
+        "conv2_1": 2 / 8,
+        "conv5_1": 5 / 8,
+    }
 
 
 @pytest.mark.parametrize(

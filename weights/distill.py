@@ -1,6 +1,6 @@
 """Trains `vgg19-lite.safetensors`, the bundled encoder: VGG-19's trunk at a quarter of its widths, distilled.
 
-    python weights/distill.py --teacher VGG19_WEIGHTS --photos FOLDER --paintings FOLDER [--steps 4500] [-o FILE]
+    python weights/distill.py --teacher VGG19_WEIGHTS --photos FOLDER --paintings FOLDER [--steps 4000] [-o FILE]
 
 Every layer of the student is mapped by a linear 1×1 head to the teacher's normalised feature maps; the loss is the
 share of the teacher's variance left unexplained, plus the relative error of the Gram matrices at the paper's style
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
 from styletransfer import weights
+from styletransfer.losses import gram_matrix
 from styletransfer.options import LAYERS, Options
 from styletransfer.vgg import Encoder
 
@@ -35,6 +36,7 @@ SCALES = (1.0, 1.5, 2.0, 3.0)  # crops are taken from the pictures reduced by th
 GRAM_WEIGHT = 0.5
 BATCH = 16
 LEARNING_RATE, DECAY = 3e-3, 1e-4
+OWN_STATISTICS = 0.3
 
 
 class Student(nn.Module):
@@ -91,7 +93,7 @@ class Teacher:
     def __call__(self, x: Tensor) -> dict[str, Tensor]:
         features = self.encoder(x)
         for layer, (weight, bias) in self.maps.items():
-            features[layer] = F.relu(F.conv2d(features[layer], weight, bias))
+            features[layer] = F.conv2d(features[layer], weight, bias)
         return {layer: f * self.scale[layer] if self.scale else f for layer, f in features.items()}
 
 
@@ -139,37 +141,41 @@ def batches(photos: list[list[Tensor]], paintings: list[list[Tensor]], seed: int
         yield x
 
 
-def compare(head: nn.Parameter, features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """How a linear head on the student's features (B×n×H×W) misses the teacher's (B×N×H×W).
+def moments(features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Second moments per picture of features f (B×n×H×W) with a 1 appended, and of a target t with f.
 
-    Returns the share of the target's variance over batch and positions left unexplained, all filters together, and per
-    picture ‖G − A‖² / ‖A‖² of the Gram matrices. Everything follows from second moments of the features with a 1
-    appended: the prediction, N filters wide, is never made, which saves most of a step's time.
-
-    Args:
-        head: N×(n + 1), the linear map and its offset.
+    Returns f fᵀ / M, B×(n + 1)×(n + 1), and t fᵀ / M, B×N×(n + 1). All that a linear head on f does follows from them:
+    its prediction, N filters wide, is never made, which saves most of a step's time.
     """
     f = F.pad(features.flatten(2), (0, 0, 0, 1), value=1.0)
-    t = target.flatten(2)
-    own, cross, wanted = (x @ y.mT / t.shape[2] for x, y in ((f, f), (t, f), (t, t)))
-    predicted = head @ own @ head.T
-    power = wanted.diagonal(dim1=1, dim2=2)
-    missed = predicted.diagonal(dim1=1, dim2=2).sum() - 2 * (head * cross).sum() + power.sum()
-    variance = power.sum() - t.mean((0, 2)).square().sum() * len(t)
-    gram_errors = (predicted - wanted).square().sum((1, 2)) / wanted.square().sum((1, 2))
-    return missed / variance, gram_errors
+    return f @ f.mT / f.shape[2], target.flatten(2) @ f.mT / f.shape[2]
+
+
+def unexplained(head: Tensor, own: Tensor, cross: Tensor, target: Tensor) -> Tensor:
+    """Share of the target's variance over batch and positions, all filters together, that a head N×(n + 1) misses."""
+    power = target.square().mean((2, 3)).sum()
+    missed = (head @ own * head).sum() - 2 * (head * cross).sum() + power
+    return missed / (power - len(target) * target.mean((0, 2, 3)).square().sum())
+
+
+def gram_errors(head: Tensor, own: Tensor, target: Tensor) -> Tensor:
+    """Per picture ‖G − A‖² / ‖A‖² of the Gram matrices of prediction and target."""
+    wanted = torch.stack([gram_matrix(t[None]) for t in target])
+    return (head @ own @ head.T - wanted).square().sum((1, 2)) / wanted.square().sum((1, 2))
 
 
 def best_head(features: Tensor, target: Tensor) -> nn.Parameter:
     """The head N×(n + 1) that predicts this batch's target with the least squared error, slightly regularised."""
-    f = F.pad(features.flatten(2), (0, 0, 0, 1), value=1.0).movedim(0, 1).flatten(1)
-    own = f @ f.T / f.shape[1] + 1e-3 * torch.eye(len(f))
-    cross = target.movedim(0, 1).flatten(1) @ f.T / f.shape[1]
-    return nn.Parameter(torch.linalg.solve(own, cross, left=False))
+    own, cross = (m.mean(0) for m in moments(features, target))
+    return nn.Parameter(torch.linalg.solve(own + 1e-3 * torch.eye(len(own)), cross, left=False))
 
 
 def train(teacher: Teacher, data: Iterator[Tensor], steps: int) -> tuple[Student, nn.ParameterDict]:
-    """Trains a student and its heads, with a learning rate that falls along a cosine."""
+    """Trains a student and its heads, with a learning rate that falls along a cosine.
+
+    In the first part the batch normalisation uses each batch's own statistics, which makes training quick but blurs
+    what a linear head can tell; then it keeps to the running statistics, as the finished encoder does.
+    """
     student, x = Student(), next(data)
     targets, features = teacher(x), student(x)
     heads = nn.ParameterDict({layer: best_head(features[layer].detach(), targets[layer]) for layer in TRUNK})
@@ -179,18 +185,23 @@ def train(teacher: Teacher, data: Iterator[Tensor], steps: int) -> tuple[Student
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * min(1, step / 50) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        student.train(step < OWN_STATISTICS * steps)
         x = next(data)
         targets, features = teacher(x), student(x)
-        misses = {layer: compare(heads[layer], features[layer], targets[layer]) for layer in TRUNK}
-        loss = sum(left for left, _ in misses.values()) / len(TRUNK)
-        loss = loss + GRAM_WEIGHT * sum(misses[layer][1].mean() for layer in STYLE_LAYERS) / len(STYLE_LAYERS)
+        left, grams = {}, []
+        for layer in TRUNK:
+            own, cross = moments(features[layer], targets[layer])
+            left[layer] = unexplained(heads[layer], own, cross, targets[layer])
+            if layer in STYLE_LAYERS:
+                grams.append(gram_errors(heads[layer], own, targets[layer]).mean())
+        loss = sum(left.values()) / len(TRUNK) + GRAM_WEIGHT * sum(grams) / len(grams)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         if step % 100 == 0:
-            left = "  ".join(f"{layer} {misses[layer][0].item():.3f}" for layer in STYLE_LAYERS)
+            parts = "  ".join(f"{layer} {left[layer].item():.3f}" for layer in STYLE_LAYERS)
             print(
-                f"{time.monotonic() - start:6.0f} s  step {step:5d}  loss {loss.item():.4f}  left: {left}", flush=True
+                f"{time.monotonic() - start:6.0f} s  step {step:5d}  loss {loss.item():.4f}  left: {parts}", flush=True
             )
     return student.eval(), heads
 
@@ -205,8 +216,9 @@ def report(encoder: Encoder, heads: nn.ParameterDict, teacher: Teacher, held_out
             x = scales[min(1, len(scales) - 1)][None] / 255
             targets, features = teacher(x), encoder(x)
             for layer in TRUNK:
-                left, gram_error = compare(heads[layer], features[layer], targets[layer])
-                values = torch.stack([left, gram_error[0].sqrt()])
+                own, cross = moments(features[layer], targets[layer])
+                left = unexplained(heads[layer], own, cross, targets[layer])
+                values = torch.stack([left, gram_errors(heads[layer], own, targets[layer])[0].sqrt()])
                 sums[kind, layer] = sums.get((kind, layer), torch.zeros(2)) + values / len(pictures)
     for layer in TRUNK:
         cells = [sums[kind, layer].tolist() for kind in held_out]
@@ -219,7 +231,7 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path, required=True)
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--paintings", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=4500)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "vgg19-lite.safetensors")
     args = parser.parse_args()
 

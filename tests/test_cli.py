@@ -1,0 +1,342 @@
+"""The command as its users meet it: real processes where the process matters, else main() with its streams."""
+
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+import zlib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from styletransfer import Options, cli, images
+
+COMMAND = [sys.executable, "-m", "styletransfer"]
+QUICK = ("--iterations", "3", "--model", "vgg19-lite")
+
+
+def run(*arguments: object, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of the command in this process."""
+    with pytest.raises(SystemExit) as exit_:
+        cli.main([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    code = exit_.value.code
+    assert code is None or isinstance(code, int)
+    return code or 0, out, err
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current directory."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_the_plain_command_in_a_real_process(content_path: Path, style_path: Path, here: Path) -> None:
+    done = subprocess.run([*COMMAND, content_path, style_path, *QUICK], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "cat_paint.png\n", "")
+    assert Image.open(here / "cat_paint.png").size == (80, 64)
+    assert os.listdir(here) == ["cat_paint.png"]
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"])
+def test_the_format_follows_the_ending(
+    content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str], ending: str
+) -> None:
+    target = here / f"out{ending}"
+    assert run(content_path, style_path, "-o", target, *QUICK, capsys=capsys)[:2] == (0, f"{target}\n")
+    with Image.open(target) as picture:
+        assert picture.format == images.FORMATS[ending]
+        assert picture.size == (80, 64)
+
+
+def test_json_is_one_object_with_the_documented_fields(
+    content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(content_path, style_path, "--json", "--device", "cpu", *QUICK, capsys=capsys)
+    result = json.loads(out)
+    assert code == 0 and out.count("\n") == 1
+    assert result.pop("seconds") > 0 and result.pop("peak_memory_bytes") > 50e6
+    loss = result.pop("loss")
+    assert set(loss) == {"total", "content", "style"}
+    assert loss["total"] == pytest.approx(loss["content"] + 1e3 * loss["style"], rel=1e-2)
+    assert result == {
+        "output": "cat_paint.png",
+        "size": [80, 64],
+        "model": "vgg19-lite",
+        "device": "cpu",
+        "iterations": 3,
+        "stopped": "iterations",
+    }
+
+
+def test_every_option_reaches_the_run(
+    content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = (
+        "--size 40 --alpha 2 --beta 50 --iterations 2 --optimizer adam --learning-rate 0.01 --init noise --seed 7"
+    )
+    arguments += " --content-layer conv2_2 --style-layer conv1_1 --style-layer conv2_1=3 --pooling max --tv 5"
+    arguments += " --model vgg19-lite --device cpu --bit-depth 16 -q"
+    code, out, err = run(content_path, style_path, *arguments.split(), capsys=capsys)
+    assert (code, err) == (0, "")
+    settings = images.read_settings(Path(out.strip()))
+    wanted = Options(
+        size=40,
+        alpha=2,
+        beta=50,
+        iterations=2,
+        optimizer="adam",
+        learning_rate=0.01,
+        init="noise",
+        seed=7,
+        content_layers=("conv2_2",),
+        style_layers=("conv1_1", "conv2_1=3"),
+        pooling="max",
+        tv=5,
+        model="vgg19-lite",
+        device="cpu",
+        bit_depth=16,
+    )
+    assert {name: settings[name] for name in vars(wanted)} == json.loads(json.dumps(vars(wanted)))
+
+
+def test_auto_says_which_network_and_how_to_get_vgg19(
+    content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(content_path, style_path, "--iterations", "0", capsys=capsys)
+    assert code == 0 and err.count("\n") == 1
+    assert "vgg19-lite" in err and "styletransfer weights fetch" in err
+    assert run(content_path, style_path, "--iterations", "0", "-q", capsys=capsys)[2] == ""
+
+
+def broken_pictures(folder: Path) -> dict[str, Path]:
+    """Files that are no pictures, each in its own way."""
+    (folder / "text.jpg").write_text("not a picture")
+    (folder / "empty.jpg").touch()
+    Image.effect_noise((200, 200), 50).save(folder / "whole.jpg")
+    (folder / "cut.jpg").write_bytes((folder / "whole.jpg").read_bytes()[:2000])
+    Image.new("L", (8, 8)).save(folder / "small.png")
+    header = bytearray((folder / "small.png").read_bytes())
+    header[16:24] = (30_000).to_bytes(4, "big") * 2
+    header[29:33] = zlib.crc32(header[12:29]).to_bytes(4, "big")
+    (folder / "huge.png").write_bytes(header)
+    Image.new("RGB", (1, 1)).save(folder / "dot.png")
+    Image.new("RGB", (1, 4000)).save(folder / "line.png")
+    (folder / "folder.jpg").mkdir()
+    return {path.name: path for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "said"),
+    [
+        ("missing.jpg", 2, "neither a file nor a command"),
+        ("folder.jpg", 2, "folder"),
+        ("text.jpg", 1, "not a picture"),
+        ("empty.jpg", 1, "not a picture"),
+        ("cut.jpg", 1, "truncated"),
+        ("huge.png", 1, "too large"),
+        ("dot.png", 2, "conv5_1 needs 16"),
+        ("line.png", 2, "conv5_1 needs 16"),
+    ],
+)
+@pytest.mark.parametrize("place", ["content", "style"])
+def test_a_bad_picture_is_one_line_and_leaves_nothing(
+    content_path: Path,
+    here: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    place: str,
+    name: str,
+    code: int,
+    said: str,
+) -> None:
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    bad = broken_pictures(folder).get(name, folder / name)
+    pair = (bad, content_path) if place == "content" else (content_path, bad)
+    got, out, err = run(*pair, *QUICK, capsys=capsys)
+    assert (got, out) == (code, "")
+    assert err.startswith("styletransfer: ") and err.count("\n") == 1
+    assert name in err
+    assert said in err or (name == "missing.jpg" and "no such file" in err)
+    assert os.listdir(here) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--style-layer", "conv9_9"], 2, "conv9_9"),
+        (["--content-layer", "conv5_4"], 2, "conv5_4"),
+        (["--size", "-5"], 2, "size"),
+        (["--size", "many"], 2, "size"),
+        (["--pooling", "median"], 2, "median"),
+        (["--learning-rate", "0.1"], 2, "learning_rate"),
+        (["--nonsense"], 2, "--nonsense"),
+        (["--device", "cuda:99"], 2, "cuda:99"),
+        (["--init", "nowhere.png"], 2, "nowhere.png"),
+        (["-o", "out.bmp"], 2, ".png, .jpg"),
+        (["-o", "no/such/folder/out.png"], 2, "no/such/folder"),
+        (["-o", "."], 2, "."),
+        (["-o", "/proc/out.png"], 1, "/proc/out.png"),
+        (["-o", "out.jpg", "--bit-depth", "16"], 2, "out.jpg"),
+        (["--weights", "nowhere.pth"], 2, "nowhere.pth"),
+        (["--weights", "{content}"], 1, "not a weights file"),
+        (["--weights", "{wrong}"], 1, "00000000"),
+    ],
+)
+def test_wrong_use_is_one_line_and_leaves_nothing(
+    content_path: Path,
+    style_path: Path,
+    here: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    said: str,
+) -> None:
+    wrong = tmp_path / "vgg19-00000000.pth"
+    wrong.write_bytes(b"something else")
+    filled = [a.format(content=content_path, wrong=wrong) for a in arguments]
+    got, out, err = run(content_path, style_path, *QUICK, *filled, capsys=capsys)
+    assert (got, out) == (code, "")
+    assert err.startswith("styletransfer: ") and err.count("\n") == 1
+    assert said in err
+    assert os.listdir(here) == []
+
+
+def test_without_a_network_vgg19_fails_within_seconds_and_says_what_to_do(
+    content_path: Path, style_path: Path, here: Path
+) -> None:
+    nowhere = {**os.environ, "https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}
+    start = time.monotonic()
+    for arguments in ([content_path, style_path, "--model", "vgg19"], ["weights", "fetch"]):
+        done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, env=nowhere)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.count("\n") == 1
+        assert "can't download https://" in done.stderr and "try again" in done.stderr
+    assert time.monotonic() - start < 60
+    assert os.listdir(here) == []
+
+
+def test_an_input_is_never_overwritten(
+    content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "content.png").write_bytes(content_path.read_bytes())
+    (here / "link.png").symlink_to("content.png")
+    for target in ("content.png", "link.png", "../here/content.png"):
+        code, _, err = run("content.png", style_path, "-o", target, *QUICK, capsys=capsys)
+        assert code == 2 and "would be lost" in err
+    assert (here / "content.png").read_bytes() == content_path.read_bytes()
+
+
+def test_a_word_that_is_no_file_and_no_command_gets_the_nearest(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    code, out, err = run("wieghts", "list", capsys=capsys)
+    assert (code, out) == (2, "")
+    assert err == "styletransfer: 'wieghts' is neither a file nor a command (nearest command: 'weights')\n"
+
+
+def test_a_picture_whose_name_begins_with_a_dash_or_is_a_command(
+    content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "weights").write_bytes(content_path.read_bytes())
+    assert run("./weights", style_path, *QUICK, capsys=capsys)[0] == 0
+    (here / "-a b.png").write_bytes(content_path.read_bytes())
+    assert run(*QUICK, "--", "-a b.png", style_path, capsys=capsys)[0] == 0
+    assert {p.name for p in here.iterdir()} == {"weights", "weights_paint.png", "-a b.png", "-a b_paint.png"}
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run("--help", capsys=capsys)
+    assert code == 0
+    for field, value in vars(Options()).items():
+        flag = {"content_layers": "--content-layer", "style_layers": "--style-layer"}.get(
+            field, "--" + field.replace("_", "-")
+        )
+        assert flag in out
+        if isinstance(value, float) and value:
+            assert f"[default: {value}]" in out
+    assert "weights" in out and "130" in out
+    assert run(capsys=capsys)[1] == out
+    assert run("--version", capsys=capsys)[1].startswith("styletransfer 0.")
+
+
+def test_weights_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run("weights", "list", capsys=capsys)
+    assert code == 0 and [line.split()[0] for line in out.splitlines()] == ["vgg19", "vgg19-lite"]
+    path = Path(run("weights", "path", "vgg19-lite", capsys=capsys)[1].strip())
+    assert path.is_file() and path.stat().st_size <= 4_000_000
+    assert run("weights", "fetch", "vgg19-lite", capsys=capsys)[1].strip() == str(path)
+    code, out, _ = run("weights", "verify", "vgg19-lite", capsys=capsys)
+    import hashlib
+
+    assert code == 0 and out.split()[0] == hashlib.sha256(path.read_bytes()).hexdigest()
+    code, _, err = run("weights", "path", capsys=capsys)
+    assert code == 1 and "weights fetch" in err
+    assert run("weights", "path", "vgg16", capsys=capsys)[0] == 2
+
+
+def test_completion_knows_the_commands_and_the_options() -> None:
+    def complete(words: str, n: int) -> str:
+        environment = {
+            **os.environ,
+            "_STYLETRANSFER_COMPLETE": "complete_bash",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(n),
+        }
+        return subprocess.run(COMMAND, capture_output=True, text=True, env=environment).stdout
+
+    assert "weights" in complete("styletransfer w", 1)
+    assert "--style-layer" in complete("styletransfer a.jpg b.jpg --style", 3)
+    assert "verify" in complete("styletransfer weights v", 2)
+
+
+def read_until(terminal: int, pattern: str, seconds: float = 120) -> str:
+    """What a process writes to its terminal, until it matches."""
+    seen, end = "", time.monotonic() + seconds
+    while not re.search(pattern, seen):
+        ready, _, _ = select.select([terminal], [], [], end - time.monotonic())
+        assert ready, f"{pattern!r} not seen in {seen!r}"
+        seen += os.read(terminal, 4096).decode()
+    return seen
+
+
+def test_ctrl_c_keeps_the_picture_so_far(content_path: Path, style_path: Path, here: Path) -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 120, 0, 0))  # rows and columns
+    long = ("--iterations", "1000000", "--model", "vgg19-lite", "-o", "out.png")
+    process = subprocess.Popen([*COMMAND, content_path, style_path, *long], stdout=subprocess.PIPE, stderr=theirs)
+    os.close(theirs)
+    bar = read_until(ours, r"[1-9]\d*/1000000 \[\d+:\d+<.*loss ")  # iteration, elapsed < left, loss
+    process.send_signal(signal.SIGINT)
+    rest = read_until(ours, r"out\.png")
+    out, _ = process.communicate(timeout=60)
+    os.close(ours)
+    assert process.returncode == 130, bar + rest
+    assert "interrupted after" in rest
+    assert out == b"out.png\n"
+    assert Image.open(here / "out.png").size == (80, 64)
+    assert os.listdir(here) == ["out.png"]
+
+
+def test_ctrl_c_during_the_set_up_leaves_nothing(content_path: Path, style_path: Path, here: Path) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, content_path, style_path, "--model", "vgg19-lite"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode in (130, -signal.SIGINT)
+    assert out == b"" and os.listdir(here) == []
+    assert b"Traceback" not in err or b"site-packages" not in err

@@ -1,0 +1,190 @@
+"""stylize() on small pictures with the bundled network."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from styletransfer import Options, StyleTransferError, UsageError, images, stylize
+from styletransfer.objective import Losses, Objective
+
+SMALL = Options(iterations=8, model="vgg19-lite")
+
+
+def test_the_picture_gets_the_style_and_keeps_the_contents_size(content_path: Path, style_path: Path) -> None:
+    result = stylize(content_path, style_path, SMALL)
+    assert result.size == result.image.size == (80, 64)
+    assert result.tensor.shape == (1, 3, 64, 80)
+    assert result.tensor.min() >= 0 and result.tensor.max() <= 1
+    assert result.iterations == 8 and len(result.losses) == 9 and result.stopped == "iterations"
+    assert result.best.total == min(losses.total for losses in result.losses) < 0.2 * result.losses[0].total
+    assert result.best.style < 0.2 * result.losses[0].style
+    assert result.model == "vgg19-lite" and result.device == "cpu"
+    assert result.seconds > 0 and result.peak_memory_bytes > 50e6
+
+
+def test_paths_pillow_images_and_tensors_are_the_same(content_path: Path, style_path: Path) -> None:
+    paths = stylize(str(content_path), style_path, SMALL)
+    opened = stylize(Image.open(content_path), Image.open(style_path), SMALL)
+    tensors = stylize(*(images.read(path).tensor() for path in (content_path, style_path)), SMALL)
+    assert torch.equal(paths.tensor, opened.tensor)
+    assert torch.equal(paths.tensor, tensors.tensor)
+
+
+def test_only_the_ratio_of_alpha_and_beta_matters(content_path: Path, style_path: Path) -> None:
+    one = stylize(content_path, style_path, SMALL, alpha=1, beta=1e3)
+    other = stylize(content_path, style_path, SMALL, alpha=256, beta=256e3)  # a power of two: the same rounding
+    assert torch.equal(one.tensor, other.tensor)
+
+
+def test_more_content_weight_keeps_more_of_the_content(content_path: Path, style_path: Path) -> None:
+    results = [stylize(content_path, style_path, SMALL, iterations=30, beta=beta) for beta in (1e4, 1e3, 1e2, 1e1)]
+    content, style = ([getattr(r.best, name) for r in results] for name in ("content", "style"))
+    assert content == sorted(content, reverse=True)
+    assert style == sorted(style)
+
+
+def test_the_callback_sees_every_step_and_can_stop(content_path: Path, style_path: Path) -> None:
+    seen = []
+    result = stylize(content_path, style_path, SMALL, callback=lambda step: seen.append(step) or len(seen) == 4)
+    assert [step.iteration for step in seen] == [0, 1, 2, 3]
+    assert [step.losses for step in seen] == result.losses
+    assert result.stopped == "callback" and result.iterations == 3
+    assert torch.equal(result.tensor, seen[-1].image.clamp(0, 1))
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+def test_the_same_call_gives_the_same_picture(content_path: Path, style_path: Path, optimizer: str) -> None:
+    runs = [
+        stylize(content_path, style_path, SMALL, init="noise", seed=seed, optimizer=optimizer).tensor
+        for seed in (1, 1, 2)
+    ]
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+
+
+@pytest.mark.parametrize("init", ["content", "style", "noise", "file"])
+def test_where_to_start(content_path: Path, style_path: Path, tmp_path: Path, init: str) -> None:
+    if init == "file":
+        init = str(tmp_path / "start.png")
+        Image.new("RGB", (30, 50), (255, 0, 51)).save(init)
+    start = stylize(content_path, style_path, SMALL, iterations=0, init=init).tensor
+    assert start.shape == (1, 3, 64, 80)
+    if init == "content":
+        assert torch.equal(start, images.read(content_path).tensor())
+    elif init == "style":  # 64×64 -> the middle 64×51, which fills 80×64
+        middle = Image.open(style_path).crop((0, 6, 64, 57)).resize((80, 64), Image.Resampling.LANCZOS)
+        np.testing.assert_allclose(start[0].permute(1, 2, 0).numpy() * 255, np.asarray(middle), atol=0.01)
+    elif init == "noise":
+        assert abs(start.mean().item() - 0.5) < 0.02 and abs(start.std().item() - 12**-0.5) < 0.02
+    else:
+        np.testing.assert_allclose(start.mean((0, 2, 3)).numpy(), [1, 0, 0.2], atol=1e-6)
+
+
+def test_sizes(style_path: Path) -> None:
+    content = Image.new("RGB", (200, 120), "teal")
+    options = dataclasses.replace(SMALL, iterations=0)
+    assert stylize(content, style_path, options, size=100).size == (100, 60)
+    assert stylize(content, style_path, options, size=400).size == (200, 120)
+    assert stylize(content, style_path, options, size=400, enlarge=True).size == (400, 240)
+    assert stylize(content.rotate(90, expand=True), style_path, options, size=101).size == (61, 101)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 4000), (4000, 40)])
+def test_a_picture_too_thin_for_the_network_is_refused(style_path: Path, size: tuple[int, int]) -> None:
+    with pytest.raises(UsageError, match=r"conv5_1 needs 16"):
+        stylize(Image.new("RGB", size), style_path, SMALL)
+
+
+def test_transparency_of_the_content_is_kept(style_path: Path, tmp_path: Path) -> None:
+    content = Image.new("RGBA", (64, 48), (200, 30, 30, 255))
+    content.paste((0, 0, 0, 0), (0, 0, 32, 48))
+    result = stylize(content, style_path, SMALL, iterations=2)
+    expected = np.asarray(content)[..., 3]
+    for name in ("a.png", "a.webp", "a.tif"):
+        saved = Image.open(result.save(tmp_path / name))
+        np.testing.assert_array_equal(np.asarray(saved)[..., 3], expected)
+    assert Image.open(result.save(tmp_path / "a.jpg")).mode == "RGB"
+
+
+def test_what_is_saved_tells_how_it_was_made(content_path: Path, style_path: Path, tmp_path: Path) -> None:
+    from styletransfer import __version__
+
+    result = stylize(content_path, style_path, SMALL, beta=500.0, init=str(style_path))
+    for name in ("a.png", "a.jpg", "a.webp", "a.tiff"):
+        path = result.save(tmp_path / name)
+        settings = images.read_settings(path)
+        assert settings["beta"] == 500.0 and settings["version"] == __version__
+        assert (settings["content"], settings["style"]) == (content_path.name, style_path.name)
+        assert str(content_path.parent) not in path.read_bytes().decode("latin-1")
+        assert str(style_path.parent) not in path.read_bytes().decode("latin-1")
+        # What it tells suffices to make it again.
+        names = {field.name for field in dataclasses.fields(Options)}
+        again = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in names}
+        assert dataclasses.replace(Options(**again), init=str(style_path)) == result.options
+
+
+def break_down(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """From some evaluation on, loss and gradient are not finite, as when weights or hardware overflow."""
+    true, count = Objective.evaluate, 0
+
+    def evaluate(self: Objective, image: torch.Tensor) -> tuple[Losses, torch.Tensor]:
+        nonlocal count
+        count += 1
+        losses, gradient = true(self, image)
+        return (losses, gradient) if count <= after else (Losses(math.nan, 0, 0), gradient * math.nan)
+
+    monkeypatch.setattr(Objective, "evaluate", evaluate)
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+def test_when_the_loss_breaks_down_the_best_picture_is_kept(
+    content_path: Path, style_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    before = stylize(content_path, style_path, SMALL, optimizer=optimizer, iterations=3)
+    break_down(monkeypatch, after=4)
+    result = stylize(content_path, style_path, SMALL, optimizer=optimizer)
+    assert result.stopped == "diverged"
+    assert torch.equal(result.tensor, before.tensor)
+
+
+def test_a_start_without_a_finite_loss_is_an_error(
+    content_path: Path, style_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_down(monkeypatch, after=0)
+    with pytest.raises(StyleTransferError, match="not finite"):
+        stylize(content_path, style_path, SMALL)
+
+
+def test_far_too_long_steps_of_adam_dont_end_in_a_broken_picture(content_path: Path, style_path: Path) -> None:
+    result = stylize(content_path, style_path, SMALL, optimizer="adam", learning_rate=50.0)
+    assert result.best_iteration == 0 and result.best.total == result.losses[0].total < result.losses[-1].total
+    assert torch.equal(result.tensor, images.read(content_path).tensor())
+
+
+def test_an_unknown_setting_or_device_is_named(content_path: Path, style_path: Path) -> None:
+    with pytest.raises(UsageError, match="sise"):
+        stylize(content_path, style_path, sise=100)
+    for device in ("cuda:99", "toaster", "meta"):
+        with pytest.raises(UsageError, match=device):
+            stylize(content_path, style_path, SMALL, device=device)
+
+
+def test_importing_the_package_loads_no_torch() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, styletransfer.cli; assert 'torch' not in sys.modules and 'PIL' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same_picture_as_the_cpu(content_path: Path, style_path: Path) -> None:
+    cpu, gpu = (stylize(content_path, style_path, SMALL, device=device) for device in ("cpu", "cuda"))
+    assert gpu.device == "cuda:0"
+    np.testing.assert_allclose(gpu.best.total, cpu.best.total, rtol=1e-2)
+    assert (gpu.tensor - cpu.tensor).abs().mean() < 1e-2
