@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except StyleTransferError as error:
         code = _complain(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        code = _complain("interrupted; nothing was written", INTERRUPTED)
+        code = INTERRUPTED
     except BrokenPipeError:  # whoever read stdout has gone
         sys.stderr.close()
         code = 1
@@ -249,12 +249,14 @@ def list_command() -> None:
 
 @weights_app.command("fetch")
 def fetch_command(
-    name: _Name = "vgg19", quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False
+    name: _Name = "vgg19",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
     """Download a network unless it is here; print its path."""
     from . import weights
 
-    print(weights.fetch(_known(name), quiet=quiet))
+    _notices(quiet)
+    print(weights.fetch(_known(name)))
 
 
 @weights_app.command("path")

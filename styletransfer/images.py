@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import struct
-import tempfile
 import warnings
 import zlib
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, Unidentifie
 from torch import Tensor
 
 from .errors import StyleTransferError, UsageError
+from .files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +62,9 @@ class Picture:
         rgb, alpha = self.rgb, self.alpha
         if alpha is None:
             return Picture(rgb.resize(size, Image.Resampling.LANCZOS), None, self.name)
-        # Lanczos on colours weighted by opacity: what shows through nowhere must not bleed into what does.
-        weighted = Image.merge("RGBA", (*rgb.split(), alpha)).convert("RGBa").resize(size, Image.Resampling.LANCZOS)
-        return _split_alpha(weighted.convert("RGBA"), self.name)
+        # Pillow weights the colours of RGBA by opacity: what shows nowhere doesn't bleed into what does.
+        merged = Image.merge("RGBA", (*rgb.split(), alpha))
+        return _split_alpha(merged.resize(size, Image.Resampling.LANCZOS), self.name)
 
     def tensor(self) -> Tensor:
         """The colours as an image tensor."""
@@ -92,7 +92,7 @@ def _integers(image: Tensor, bits: int) -> np.ndarray[Any, Any]:
 
 
 def read(source: "str | os.PathLike[str] | Image.Image | Tensor | Picture") -> Picture:
-    """Reads a picture from a path, a Pillow image or an image tensor.
+    """Reads a picture from a path, a Pillow image or an image tensor, with 8 bits a channel.
 
     Raises:
         UsageError: the path names no file.
@@ -223,7 +223,7 @@ def write(image: Tensor, path: Path, *, alpha: Image.Image | None, bit_depth: in
     except (OSError, ValueError) as error:  # what Pillow says to more pixels than the format can hold
         size = f"{image.shape[3]}×{image.shape[2]}"
         raise StyleTransferError(f"{path}: {kind} can't hold these {size} pixels: {error}") from error
-    _by_rename(path, data)
+    write_whole(path, data)
 
 
 def _encoded_8(image: Tensor, kind: str, alpha: Image.Image | None, settings: Mapping[str, Any]) -> bytes:
@@ -266,29 +266,6 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 def _software(settings: Mapping[str, Any]) -> str:
     return f"styletransfer {settings.get('version', '')}".strip()
-
-
-def _by_rename(path: Path, data: bytes) -> None:
-    temporary: Path | None = None
-    try:
-        # Made by mkstemp and not by name: two runs with the same output must not write into one file.
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".styletransfer-")
-        temporary = Path(name)
-        with open(handle, "wb") as file:
-            file.write(data)
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except OSError as error:
-        raise StyleTransferError(f"{path}: can't be written: {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _png16(channels: np.ndarray[Any, Any], settings: Mapping[str, Any]) -> bytes:

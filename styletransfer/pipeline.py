@@ -1,6 +1,7 @@
 """stylize(): inputs -> targets -> optimisation -> Result."""
 
 import dataclasses
+import logging
 import os
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from . import images, weights
@@ -20,6 +21,8 @@ from .objective import Losses, Objective
 from .optimize import DivergenceError, Step, minimize
 from .options import Options
 from .vgg import Encoder
+
+log = logging.getLogger(__name__)
 
 Source = str | os.PathLike[str] | Image.Image | Tensor
 Callback = Callable[[Step], object]
@@ -124,7 +127,13 @@ def stylize(
         raise UsageError(str(error).replace("Options.__init__() got an ", "")) from error
     device = _device(options.device)
     pictures = images.read(content), images.read(style)
-    sizes = _content_size(pictures[0].rgb.size, options), _fitted(pictures[1].rgb.size, options.size)
+    start_picture = images.read(options.init) if options.init not in ("content", "style", "noise") else pictures[1]
+    sizes = (
+        _fitted(pictures[0].rgb.size, options.size, enlarge=options.enlarge),
+        _fitted(pictures[1].rgb.size, options.size),
+    )
+    if max(sizes[0]) < options.size != Options.size:
+        log.info("%s has %d×%d pixels and keeps them (--enlarge makes it larger)", pictures[0].name, *sizes[0])
     try:
         model, encoder = _encoder(pictures, options, device)
         _check_sizes(pictures, sizes, encoder)
@@ -140,7 +149,7 @@ def stylize(
             beta=options.beta,
             tv=options.tv,
         )
-        image = _initial(resized[0], pictures[1], options).to(device)
+        image = _initial(resized[0], start_picture, options).to(device)
         best, losses, stopped = _run(objective, image, options, callback)
     except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error):
@@ -198,19 +207,14 @@ def _encoder(pictures: tuple[Picture, Picture], options: Options, device: torch.
     return model, encoder
 
 
-def _initial(content: Picture, style: Picture, options: Options) -> Tensor:
-    """The starting image 1×3×H×W, of the content's size."""
+def _initial(content: Picture, other: Picture, options: Options) -> Tensor:
+    """The starting image 1×3×H×W, of the content's size: the content, noise, or the middle of another picture."""
     size = content.rgb.size
     if options.init == "content":
         return content.tensor()
     if options.init == "noise":
         return torch.rand(1, 3, size[1], size[0], generator=torch.Generator().manual_seed(options.seed))
-    start = style if options.init == "style" else images.read(options.init)
-    scale = max(size[0] / start.rgb.width, size[1] / start.rgb.height)
-    width, height = (round(side / scale) for side in size)
-    left, top = (start.rgb.width - width) // 2, (start.rgb.height - height) // 2
-    middle = start.rgb.crop((left, top, left + width, top + height))
-    return Picture(middle).resized(size).tensor()
+    return Picture(ImageOps.fit(other.rgb, size, Image.Resampling.LANCZOS)).tensor()
 
 
 def _fitted(size: tuple[int, int], longer: int, shorter: int = 1, *, enlarge: bool = False) -> tuple[int, int]:
@@ -220,10 +224,6 @@ def _fitted(size: tuple[int, int], longer: int, shorter: int = 1, *, enlarge: bo
     if scale > 1 and not enlarge:
         scale = 1
     return max(shorter, round(size[0] * scale)), max(shorter, round(size[1] * scale))
-
-
-def _content_size(size: tuple[int, int], options: Options) -> tuple[int, int]:
-    return _fitted(size, options.size, enlarge=options.enlarge)
 
 
 def _check_sizes(

@@ -13,7 +13,6 @@ import math
 import os
 import pickle
 import re
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -23,11 +22,12 @@ from typing import IO
 
 import torch
 from filelock import FileLock
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from .errors import StyleTransferError, UsageError
+from .files import write_whole
 from .options import LAYERS
 
 log = logging.getLogger(__name__)
@@ -87,8 +87,13 @@ def cache_directory() -> Path:
 
 def find(name: str) -> Path | None:
     """The file of a known network: in ``$STYLETRANSFER_WEIGHTS`` (a folder, or VGG-19's file itself), the package, the
-    repository's ``weights/``, torch hub's cache. None when it is in none of them."""
+    repository's ``weights/``, torch hub's cache. None when it is in none of them.
+
+    Raises `UsageError` when ``$STYLETRANSFER_WEIGHTS`` names nothing.
+    """
     told = os.environ.get("STYLETRANSFER_WEIGHTS")
+    if told and not os.path.exists(told):
+        raise UsageError(f"$STYLETRANSFER_WEIGHTS is {told!r}: no such file or folder")
     if told and name == "vgg19" and Path(told).is_file():
         return Path(told)
     folders = [Path(told)] if told else []
@@ -120,7 +125,7 @@ def resolve(model: str, weights: str | None = None, preprocessing: str = "auto")
 # --- fetching ------------------------------------------------------------------------------------------------------
 
 
-def fetch(name: str = "vgg19", *, quiet: bool = True) -> Path:
+def fetch(name: str = "vgg19") -> Path:
     """Downloads a network unless it is at hand; returns its path.
 
     A partial file is resumed, the hash is checked before the file gets its name, and of several processes at once one
@@ -132,10 +137,10 @@ def fetch(name: str = "vgg19", *, quiet: bool = True) -> Path:
     network = NETWORKS[name]
     if network.url is None:
         raise StyleTransferError(f"{network.files[0]} is missing from the installation: reinstall styletransfer")
-    return download(network.url(), hub_directory() / network.files[0], network.sha256, quiet=quiet)
+    return download(network.url(), hub_directory() / network.files[0], network.sha256)
 
 
-def download(url: str, path: Path, sha256: str, *, quiet: bool = True) -> Path:
+def download(url: str, path: Path, sha256: str) -> Path:
     """Downloads url to path, whose hash must begin with `sha256`, as `fetch` promises."""
     part = path.with_name(path.name + ".part")
     try:
@@ -143,7 +148,7 @@ def download(url: str, path: Path, sha256: str, *, quiet: bool = True) -> Path:
         with FileLock(path.with_name(path.name + ".lock")):
             if path.exists():
                 return path
-            _receive(url, part, quiet)
+            _receive(url, part)
             _check_hash(part, sha256, url)
             part.replace(path)
     except urllib.error.HTTPError as error:
@@ -157,7 +162,7 @@ def download(url: str, path: Path, sha256: str, *, quiet: bool = True) -> Path:
     return path
 
 
-def _receive(url: str, part: Path, quiet: bool) -> None:
+def _receive(url: str, part: Path) -> None:
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
@@ -169,15 +174,16 @@ def _receive(url: str, part: Path, quiet: bool) -> None:
     with answer, open(part, "ab" if answer.status == 206 else "wb") as file:
         rest = answer.headers.get("Content-Length")
         total = None if rest is None else int(rest) + file.tell()
-        for chunk in _with_bar(answer, file.tell(), total, part.stem, quiet):
+        for chunk in _with_bar(answer, file.tell(), total, part.stem):
             file.write(chunk)
         if total is not None and file.tell() < total:
             raise ConnectionError(f"the connection ended after {file.tell()} of {total} bytes")
 
 
-def _with_bar(answer: IO[bytes], have: int, total: int | None, name: str, quiet: bool) -> Iterator[bytes]:
+def _with_bar(answer: IO[bytes], have: int, total: int | None, name: str) -> Iterator[bytes]:
     from tqdm import tqdm
 
+    quiet = not log.isEnabledFor(logging.INFO)
     with tqdm(desc=name, initial=have, total=total, unit="B", unit_scale=True, disable=quiet or None) as bar:
         while chunk := answer.read(_CHUNK):
             yield chunk
@@ -257,25 +263,18 @@ def load(path: Path, preprocessing: str = "auto") -> Convolutions:
         verify(path)
     convolutions = _convolutions(path, preprocessing)
     if kept is not None:
-        with contextlib.suppress(OSError, SafetensorError):  # a read-only home only costs time
+        with contextlib.suppress(OSError, StyleTransferError):  # a read-only home only costs time
+            kept.parent.mkdir(parents=True, exist_ok=True)
             save(convolutions, kept)
     return convolutions
 
 
 def save(convolutions: Convolutions, path: Path) -> None:
-    """Writes convolutions as safetensors, half written never seen under its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes convolutions for RGB in [0, 1] as safetensors. Raises `StyleTransferError` when they can't be written."""
     tensors = {}
     for name, (weight, bias) in convolutions.items():
         tensors[f"{name}.weight"], tensors[f"{name}.bias"] = weight.contiguous(), bias.contiguous()
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.stem, suffix=".tmp", delete=False) as temporary:
-        pass
-    try:
-        save_file(tensors, temporary.name, metadata={"preprocessing": "rgb"})
-        os.replace(temporary.name, path)
-    except BaseException:
-        os.unlink(temporary.name)
-        raise
+    write_whole(path, safetensors_bytes(tensors, metadata={"preprocessing": "rgb"}))
 
 
 def _kept_conversion(path: Path, preprocessing: str) -> Path | None:
@@ -356,6 +355,9 @@ def _input_transform(
     if preprocessing == "auto":
         preprocessing = metadata.get("preprocessing") or _preprocessing_by_names(path, tensors)
     if preprocessing == "file":  # a 1×1 convolution of its own
+        shapes = [tuple(tensors[key].shape) for key in ("conv0.weight", "conv0.bias") if key in tensors]
+        if shapes != [(3, 3, 1, 1), (3,)]:
+            raise StyleTransferError(f"{path}: its conv0 is not a 1×1 convolution of 3 channels to 3, with a bias")
         return tensors["conv0.weight"][:, :, 0, 0].double(), tensors["conv0.bias"].double()
     if preprocessing == "torchvision":
         mean, deviation = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], dtype=torch.float64)

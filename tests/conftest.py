@@ -11,6 +11,9 @@ from PIL import Image
 
 from styletransfer.options import LAYERS
 
+# Tiny convolutions on several threads of a busy machine wait for each other most of the time.
+torch.set_num_threads(1)
+
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 

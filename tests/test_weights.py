@@ -1,0 +1,696 @@
+"""Weights files of every convention, against the trunk computed by hand on the preprocessed image; downloads against
+a real server."""
+
+import dataclasses
+import hashlib
+import logging
+import os
+import pickle
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import SMALL, random_convolutions
+from safetensors.torch import save_file
+from torchvision.models import VGG19_Weights
+
+from styletransfer import StyleTransferError, UsageError, weights
+from styletransfer.options import LAYERS
+from styletransfer.vgg import Encoder
+from styletransfer.weights import NETWORKS, download, fetch, find, load, resolve, save, sha256_of, verify
+
+Trunk = dict[str, tuple[torch.Tensor, torch.Tensor]]
+
+TRUNK = random_convolutions(SMALL)
+IMAGE = torch.tensor(np.random.default_rng(1).random((1, 3, 16, 24))).float()
+#: Where VGG-19's convolutions stand among the layers of torchvision's `features`.
+INDICES = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)
+
+
+def state_dict(pattern: str, trunk: Trunk = TRUNK) -> dict[str, torch.Tensor]:
+    """The trunk under keys like "features.{index}" or "conv{block}_{i}"."""
+    tensors = {}
+    for index, (layer, (weight, bias)) in zip(INDICES, trunk.items(), strict=False):
+        name = pattern.format(index=index, block=layer[4], i=layer[6])
+        tensors[f"{name}.weight"], tensors[f"{name}.bias"] = weight, bias
+    return tensors
+
+
+TORCHVISION, CAFFE = "features.{index}", "conv{block}_{i}"
+
+
+#: A preprocessing that no other test has and no symmetry hides.
+MIXTURE, OFFSET = np.float32([[2, 1, 0], [0, 3, 0.5], [-1, 0, 4]]), np.float32([-0.5, 0.25, 1])
+
+
+def preprocessed(convention: str) -> torch.Tensor:
+    """The image as weights of a convention expect it, by the definition of each."""
+    rgb = IMAGE.numpy().astype(np.float64)
+    result = {
+        "rgb": rgb,
+        "torchvision": (rgb - np.reshape([0.485, 0.456, 0.406], (3, 1, 1)))
+        / np.reshape([0.229, 0.224, 0.225], (3, 1, 1)),
+        "mixed": np.einsum("ij,bjhw->bihw", MIXTURE, rgb) + np.reshape(OFFSET, (3, 1, 1)),
+        "caffe": 255 * rgb[:, ::-1] - np.reshape([103.939, 116.779, 123.68], (3, 1, 1)),
+    }[convention]
+    return torch.tensor(result.copy())
+
+
+def features_by_hand(x: torch.Tensor, trunk: Trunk = TRUNK) -> dict[str, np.ndarray]:
+    """The trunk's plain convolutions in double precision, average pooling between blocks."""
+    features: dict[str, np.ndarray] = {}
+    for layer, (weight, bias) in trunk.items():
+        if layer.endswith("_1") and layer != "conv1_1":
+            x = F.avg_pool2d(x, 2)
+        x = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), weight.double(), bias.double()).clamp(min=0)
+        features[layer] = x.numpy()
+    return features
+
+
+def assert_same_features(loaded: Trunk, convention: str, trunk: Trunk = TRUNK) -> None:
+    expected = features_by_hand(preprocessed(convention), trunk)
+    assert list(loaded) == list(expected)
+    for layer, values in Encoder(loaded, LAYERS)(IMAGE).items():
+        largest = np.abs(expected[layer]).max()
+        assert largest > 0
+        np.testing.assert_allclose(values.numpy(), expected[layer], rtol=0, atol=1e-5 * largest, err_msg=layer)
+
+
+# --- conventions ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", [".pth", ".pt", ".safetensors"])
+@pytest.mark.parametrize(
+    ("pattern", "name", "preprocessing", "convention"),
+    [
+        (TORCHVISION, "vgg", "auto", "torchvision"),
+        (TORCHVISION, "vgg-caffe", "auto", "caffe"),
+        (TORCHVISION, "vgg", "caffe", "caffe"),
+        (TORCHVISION, "vgg-caffe", "torchvision", "torchvision"),
+        (TORCHVISION, "vgg", "rgb", "rgb"),
+        ("module.features.{index}", "vgg", "auto", "torchvision"),
+        (CAFFE, "vgg", "auto", "caffe"),
+        (CAFFE, "vgg", "torchvision", "torchvision"),
+        ("conv{block}{i}", "vgg", "auto", "caffe"),
+        ("module.conv{block}_{i}", "vgg", "auto", "caffe"),
+    ],
+)
+def test_every_convention_gives_the_features_of_its_preprocessing(
+    tmp_path: Path, pattern: str, name: str, preprocessing: str, convention: str, ending: str
+) -> None:
+    path = tmp_path / (name + ending)
+    (save_file if ending == ".safetensors" else torch.save)(state_dict(pattern), path)
+    loaded = load(path, preprocessing)
+    assert {tensor.dtype for pair in loaded.values() for tensor in pair} == {torch.float32}
+    assert_same_features(loaded, convention)
+
+
+def test_a_classifier_and_other_tensors_are_passed_over(tmp_path: Path) -> None:
+    others = {
+        "classifier.0.weight": torch.rand(5, 7),
+        "classifier.0.bias": torch.rand(5),
+        "features.1.weight": torch.rand(3),
+    }
+    torch.save({**others, **state_dict(TORCHVISION), "epoch": 3}, tmp_path / "vgg.pth")
+    assert_same_features(load(tmp_path / "vgg.pth"), "torchvision")
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model"])
+def test_a_checkpoint_is_opened(tmp_path: Path, key: str) -> None:
+    torch.save({key: state_dict(TORCHVISION), "epoch": 3}, tmp_path / "checkpoint.pth")
+    assert_same_features(load(tmp_path / "checkpoint.pth"), "torchvision")
+
+
+def test_the_old_format_of_torch_is_read(tmp_path: Path) -> None:
+    torch.save(state_dict(CAFFE), tmp_path / "vgg_conv.pth", _use_new_zipfile_serialization=False)
+    assert_same_features(load(tmp_path / "vgg_conv.pth"), "caffe")
+
+
+def test_half_precision_is_read(tmp_path: Path) -> None:
+    halves = {layer: (weight.half(), bias.half()) for layer, (weight, bias) in TRUNK.items()}
+    save_file(state_dict(TORCHVISION, halves), tmp_path / "vgg.safetensors")
+    assert_same_features(load(tmp_path / "vgg.safetensors"), "torchvision", halves)
+
+
+def test_what_is_saved_is_loaded_as_it_was(tmp_path: Path) -> None:
+    save(TRUNK, tmp_path / "own.safetensors")
+    assert os.listdir(tmp_path / "new") == ["own.safetensors"]
+    assert_same_features(load(tmp_path / "own.safetensors"), "rgb")
+
+
+def test_a_file_can_say_its_own_preprocessing(tmp_path: Path) -> None:
+    save_file(state_dict(CAFFE), tmp_path / "a.safetensors", metadata={"preprocessing": "torchvision"})
+    assert_same_features(load(tmp_path / "a.safetensors"), "torchvision")
+
+
+def test_a_file_can_bring_its_preprocessing_as_a_convolution(tmp_path: Path) -> None:
+    conv0 = {"conv0.weight": torch.tensor(MIXTURE).reshape(3, 3, 1, 1), "conv0.bias": torch.tensor(OFFSET)}
+    save_file({**conv0, **state_dict(CAFFE)}, tmp_path / "a.safetensors")
+    assert_same_features(load(tmp_path / "a.safetensors"), "mixed")
+
+
+def test_a_trunk_that_ends_early_is_loaded_as_far_as_it_goes(tmp_path: Path) -> None:
+    short = {layer: TRUNK[layer] for layer in LAYERS[:10]}
+    torch.save(state_dict(TORCHVISION, short), tmp_path / "short.pth")
+    assert list(load(tmp_path / "short.pth")) == list(short)
+
+
+# --- what is refused -----------------------------------------------------------------------------------------------
+
+
+def refused(path: Path, saying: str | None = None) -> None:
+    """Loading raises one line that names the file."""
+    with pytest.raises(StyleTransferError, match=saying) as caught:
+        load(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_a_mistake_of_usage(tmp_path: Path) -> None:
+    for path in (tmp_path / "gone.pth", tmp_path, tmp_path / ("x" * 5000)):
+        with pytest.raises(UsageError, match="no such weights file") as caught:
+            load(path)
+        assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", b"<html>404</html>", b"version https://git-lfs.github.com/spec/v1\n"]
+)
+def test_a_file_of_something_else_is_refused(tmp_path: Path, content: bytes, ending: str) -> None:
+    path = tmp_path / f"bad{ending}"
+    path.write_bytes(content)
+    refused(path)
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.999])
+def test_a_truncated_file_is_refused(tmp_path: Path, share: float, ending: str) -> None:
+    path = tmp_path / f"half{ending}"
+    (save_file if ending == ".safetensors" else torch.save)(state_dict(TORCHVISION), path)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    refused(path, "damaged|weights file")
+
+
+def with_changed(key: str, tensor: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    tensors = state_dict(CAFFE)
+    if tensor is None:
+        del tensors[key]
+    else:
+        tensors[key] = tensor
+    return tensors
+
+
+@pytest.mark.parametrize(
+    ("content", "saying"),
+    [
+        (with_changed("conv3_2.weight", torch.zeros(8, 7, 3, 3)), "conv3_2"),
+        (with_changed("conv3_2.weight", torch.zeros(8, 8, 5, 5)), "conv3_2"),
+        (with_changed("conv3_2.weight", torch.zeros(8)), "conv3_2"),
+        (with_changed("conv3_2.weight", torch.tensor(1.0)), "conv3_2"),
+        (with_changed("conv3_2.bias", torch.zeros(9)), "conv3_2"),
+        (with_changed("conv1_1.weight", torch.zeros(4, 1, 3, 3)), "conv1_1"),
+        (with_changed("conv3_2.bias", None), "VGG-19"),
+        (with_changed("conv3_2.weight", None), "VGG-19"),
+        (with_changed("conv1_1.weight", None), "VGG-19"),
+        (with_changed("conv4_4.bias", torch.tensor([float("nan"), *[0.0] * 9])), "conv4_4 .*not finite"),
+        (
+            with_changed("conv4_4.weight", torch.tensor([float("inf"), *[0.0] * 899]).reshape(10, 10, 3, 3)),
+            "conv4_4 .*not finite",
+        ),
+        ({**state_dict(CAFFE), "conv0.weight": torch.zeros(3, 3, 1, 1)}, "conv0"),
+        ({**state_dict(CAFFE), "conv0.weight": torch.zeros(3, 3, 3, 3), "conv0.bias": torch.zeros(3)}, "conv0"),
+        ({"layer1.0.conv1.weight": torch.zeros(64, 64, 3, 3)}, "VGG-19"),
+        ({}, "VGG-19"),
+        ([1, 2, 3], "not a weights file"),
+        (torch.zeros(5), "not a weights file"),
+    ],
+)
+def test_tensors_that_are_not_vgg19s_are_refused(tmp_path: Path, content: Any, saying: str) -> None:
+    torch.save(content, tmp_path / "odd.pth")
+    refused(tmp_path / "odd.pth", saying)
+
+
+class Burglar:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, str]]:
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("form", ["zip", "old", "pickle"])
+def test_code_in_a_file_is_never_run(tmp_path: Path, form: str) -> None:
+    path, trace = tmp_path / "evil.pth", tmp_path / "trace"
+    content = {**state_dict(TORCHVISION), "extra": Burglar(trace)}
+    if form == "pickle":
+        path.write_bytes(pickle.dumps(Burglar(trace), protocol=2))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
+    refused(path, "more than tensors")
+    assert not trace.exists()
+    pickle.loads(pickle.dumps(Burglar(trace)))  # it would have
+    assert trace.exists()
+
+
+def test_a_name_that_promises_another_hash_is_refused(tmp_path: Path) -> None:
+    torch.save(state_dict(TORCHVISION), tmp_path / "x-0123abcd.pth")
+    refused(tmp_path / "x-0123abcd.pth", "0123abcd")
+    digest = hashlib.sha256((tmp_path / "x-0123abcd.pth").read_bytes()).hexdigest()
+    path = (tmp_path / "x-0123abcd.pth").rename(tmp_path / f"x-{digest[:8]}.pth")
+    assert_same_features(load(path), "torchvision")
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's remarks on what it finds
+@pytest.mark.parametrize("form", ["zip", "old", "safetensors"])
+def test_damage_of_any_kind_gives_finite_weights_or_our_error(tmp_path: Path, form: str) -> None:
+    rng, path = np.random.default_rng(0), tmp_path / ("a.safetensors" if form == "safetensors" else "a.pth")
+    tensors = state_dict(TORCHVISION, random_convolutions(dict.fromkeys("12345", 2)))
+    if form == "safetensors":
+        save_file(tensors, path)
+    else:
+        torch.save(tensors, path, _use_new_zipfile_serialization=form == "zip")
+    whole, loaded, errors = path.read_bytes(), [], []
+    for turn in range(60):
+        data = bytearray(whole[: rng.integers(len(whole))] if turn % 4 == 0 else whole)
+        for _ in range(rng.integers(1, 6)):
+            if data:
+                data[rng.integers(min(len(data), 1500))] = rng.integers(256)
+        path.write_bytes(data)
+        try:
+            loaded.append(all(tensor.isfinite().all() for pair in load(path).values() for tensor in pair))
+        except StyleTransferError as error:
+            errors.append(str(error))
+    assert all(loaded)
+    assert errors
+    assert all(path.name in error for error in errors)
+
+
+# --- large files ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that counts as large, in torchvision's convention."""
+    monkeypatch.setattr(weights, "_CONVERT_ABOVE", 1000)
+    torch.save(state_dict(TORCHVISION), tmp_path / "large.pth")
+    return tmp_path / "large.pth"
+
+
+def conversions() -> list[Path]:
+    return sorted(weights.cache_directory().iterdir())
+
+
+def test_a_large_file_is_read_once_and_then_its_conversion(large: Path) -> None:
+    assert_same_features(load(large), "torchvision")
+    status = large.stat()
+    large.write_bytes(b"\0" * status.st_size)
+    os.utime(large, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert_same_features(load(large), "torchvision")
+    assert len(conversions()) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"spoilt", b"\0" * 5000])
+def test_a_spoilt_conversion_is_made_again(large: Path, content: bytes) -> None:
+    load(large)
+    (kept,) = conversions()
+    whole = kept.read_bytes()
+    kept.write_bytes(content)
+    assert_same_features(load(large), "torchvision")
+    assert conversions() == [kept]
+    assert kept.read_bytes() == whole
+
+
+def test_a_large_file_that_changes_is_converted_anew(large: Path) -> None:
+    load(large)
+    other, before = random_convolutions(SMALL, seed=5), large.stat()
+    torch.save(state_dict(TORCHVISION, other), large)
+    os.utime(large, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000_000))
+    assert large.stat().st_size == before.st_size
+    assert_same_features(load(large), "torchvision", other)
+
+
+def test_a_conversion_is_of_one_preprocessing(large: Path) -> None:
+    for _ in range(2):
+        for preprocessing in ("torchvision", "caffe", "rgb"):
+            assert_same_features(load(large, preprocessing), preprocessing)
+    assert len(conversions()) == 3
+
+
+def test_where_nothing_can_be_kept_a_large_file_is_still_loaded(
+    large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert_same_features(load(large), "torchvision")
+
+
+def test_a_large_file_that_is_refused_leaves_no_conversion(large: Path) -> None:
+    large.write_bytes(large.read_bytes()[:2000])
+    refused(large)
+    assert not weights.cache_directory().exists()
+
+
+# --- downloading ---------------------------------------------------------------------------------------------------
+
+CONTENT = np.random.default_rng(0).bytes(300_000)
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Server(ThreadingHTTPServer):
+    """Serves CONTENT at every path, and behaves as it is told; `asked` holds the Range header of every GET."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}/weights.pth"
+        self.content, self.asked = CONTENT, list[str | None]()
+        self.with_ranges, self.cut, self.behaviour = True, None, ""
+        self.may_answer = threading.Event()
+        self.may_answer.set()
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        server, wanted = self.server, self.headers.get("Range")
+        server.asked.append(wanted)
+        server.may_answer.wait()
+        if server.behaviour == "garbage":
+            self.wfile.write(b"no HTTP at all\r\n\r\n")
+            return
+        start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted and server.with_ranges else 0
+        if server.behaviour == "404" or start >= len(server.content):
+            self.send_error(404 if server.behaviour == "404" else 416)
+            return
+        body = server.content[start:]
+        self.send_response(206 if start else 200)
+        if server.behaviour == "chunks":
+            self.send_header("Transfer-Encoding", "chunked")
+        else:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if server.behaviour == "chunks":
+            self.wfile.write(b"%x\r\n" % len(body))
+        self.wfile.write(body[: server.cut])
+        if server.behaviour == "stall":
+            self.wfile.flush()
+            time.sleep(3)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("no_proxy", "*")
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        yield server
+        server.may_answer.set()
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    """Where downloads go: in a folder that isn't there yet."""
+    return tmp_path / "hub" / "weights.pth"
+
+
+def part_of(target: Path) -> Path:
+    return target.with_name(target.name + ".part")
+
+
+def test_a_file_is_downloaded_whole_and_once(server: Server, target: Path) -> None:
+    for _ in range(2):
+        assert download(server.url, target, DIGEST) == target
+        assert target.read_bytes() == CONTENT
+    assert server.asked == [None]
+    assert not part_of(target).exists()
+
+
+@pytest.mark.parametrize("have", [1, 123_456, 299_999])
+def test_a_partial_file_is_resumed(server: Server, target: Path, have: int) -> None:
+    target.parent.mkdir()
+    part_of(target).write_bytes(CONTENT[:have])
+    download(server.url, target, DIGEST)
+    assert server.asked == [f"bytes={have}-"]
+    assert target.read_bytes() == CONTENT
+    assert not part_of(target).exists()
+
+
+def test_a_partial_file_that_is_complete_is_taken(server: Server, target: Path) -> None:
+    target.parent.mkdir()
+    part_of(target).write_bytes(CONTENT)
+    download(server.url, target, DIGEST)
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_server_that_knows_no_ranges_sends_all_again(server: Server, target: Path) -> None:
+    server.with_ranges = False
+    target.parent.mkdir()
+    part_of(target).write_bytes(b"x" * 1000)
+    download(server.url, target, DIGEST)
+    assert server.asked == ["bytes=1000-"]
+    assert target.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("have", [b"", b"x" * 1000, b"x" * 400_000])
+def test_a_wrong_hash_leaves_neither_file_nor_part(server: Server, target: Path, have: bytes) -> None:
+    target.parent.mkdir()
+    if have:
+        part_of(target).write_bytes(have)
+    wrong = DIGEST if have else "0123abcd"
+    with pytest.raises(StyleTransferError, match=f"not {wrong}.*try again"):
+        download(server.url, target, wrong)
+    assert not target.exists()
+    assert not part_of(target).exists()
+    download(server.url, target, DIGEST)
+    assert target.read_bytes() == CONTENT
+
+
+def test_what_the_server_refuses_is_said(server: Server, target: Path) -> None:
+    server.behaviour = "404"
+    with pytest.raises(StyleTransferError, match=f"{server.url}.*404"):
+        download(server.url, target, DIGEST)
+    assert not target.exists()
+
+
+def test_without_a_server_the_error_comes_soon_and_says_what_to_do(target: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/weights.pth"
+    target.parent.mkdir()
+    part_of(target).write_bytes(CONTENT[:1000])
+    start = time.monotonic()
+    with pytest.raises(StyleTransferError, match=r"try again later.*or bring the file from elsewhere") as caught:
+        download(url, target, DIGEST)
+    assert time.monotonic() - start < 5
+    assert url in str(caught.value)
+    assert str(target.parent) in str(caught.value)
+    assert part_of(target).read_bytes() == CONTENT[:1000]
+
+
+@pytest.mark.parametrize("behaviour", ["", "chunks", "stall"])
+def test_a_connection_that_breaks_is_resumed_by_the_next_call(
+    server: Server, target: Path, monkeypatch: pytest.MonkeyPatch, behaviour: str
+) -> None:
+    monkeypatch.setattr(weights, "_TIMEOUT", 0.5)
+    monkeypatch.setattr(weights, "_CHUNK", 1 << 14)
+    server.cut, server.behaviour = 200_000, behaviour
+    start = time.monotonic()
+    with pytest.raises(StyleTransferError, match="what has arrived is kept"):
+        download(server.url, target, DIGEST)
+    assert time.monotonic() - start < 2.5  # a stalled server closes after 3 s
+    assert not target.exists()
+    have = part_of(target).stat().st_size
+    assert 180_000 < have <= 200_000
+    server.cut, server.behaviour = None, ""
+    download(server.url, target, DIGEST)
+    assert server.asked == [None, f"bytes={have}-"]
+    assert target.read_bytes() == CONTENT
+
+
+def test_an_answer_that_is_no_http_is_our_error(server: Server, target: Path) -> None:
+    server.behaviour = "garbage"
+    with pytest.raises(StyleTransferError, match=server.url):
+        download(server.url, target, DIGEST)
+
+
+def test_a_folder_that_cant_be_made_is_our_error(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StyleTransferError, match="can't download"):
+        download(server.url, tmp_path / "file" / "weights.pth", DIGEST)
+
+
+def test_of_two_processes_at_once_one_downloads(server: Server, target: Path) -> None:
+    program = (
+        "import sys, pathlib\nfrom styletransfer.weights import download\n"
+        "print('ready', flush=True)\nprint(download(sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3]))"
+    )
+    server.may_answer.clear()
+    command = [sys.executable, "-c", program, server.url, str(target), DIGEST]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    time.sleep(0.3)
+    server.may_answer.set()
+    for process in processes:
+        assert process.communicate(timeout=30)[0] == f"{target}\n"
+        assert process.returncode == 0
+    assert server.asked == [None]
+    assert target.read_bytes() == CONTENT
+
+
+# --- finding and choosing ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installation without any weights, not even bundled ones."""
+    monkeypatch.setattr(weights, "_PACKAGE", tmp_path / "site" / "styletransfer")
+    (tmp_path / "site" / "styletransfer").mkdir(parents=True)
+    return tmp_path / "site" / "styletransfer"
+
+
+def put(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"")
+    return path
+
+
+def test_what_is_nowhere_is_not_found(package: Path) -> None:
+    assert find("vgg19") is None
+    assert find("vgg19-lite") is None
+    with pytest.raises(StyleTransferError, match=r"vgg19-lite\.safetensors is missing.*reinstall"):
+        fetch("vgg19-lite")
+
+
+def test_vgg19_is_found_in_torch_hubs_cache(package: Path) -> None:
+    path = put(Path(os.environ["TORCH_HOME"]) / "hub" / "checkpoints" / "vgg19-dcbb9e9d.pth")
+    assert find("vgg19") == path
+    assert fetch("vgg19") == path
+
+
+def test_the_bundled_network_is_found_in_the_package_and_in_the_repository(package: Path) -> None:
+    in_repository = put(package.parent / "weights" / "vgg19-lite.safetensors")
+    assert find("vgg19-lite") == in_repository
+    in_package = put(package / "vgg19-lite.safetensors")
+    assert find("vgg19-lite") == in_package
+    assert find("vgg19") is None
+
+
+def test_the_environment_names_vgg19s_file_or_a_folder(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(Path(os.environ["TORCH_HOME"]) / "hub" / "checkpoints" / "vgg19-dcbb9e9d.pth")
+    bundled = put(package / "vgg19-lite.safetensors")
+    mine, in_folder = put(tmp_path / "mine.pth"), put(tmp_path / "folder" / "vgg_conv.pth")
+    monkeypatch.setenv("STYLETRANSFER_WEIGHTS", str(mine))
+    assert (find("vgg19"), find("vgg19-lite")) == (mine, bundled)
+    monkeypatch.setenv("STYLETRANSFER_WEIGHTS", str(in_folder.parent))
+    assert (find("vgg19"), find("vgg19-lite")) == (in_folder, bundled)
+    other_lite = put(in_folder.parent / "vgg19-lite.safetensors")
+    assert find("vgg19-lite") == other_lite
+
+
+def test_auto_is_the_bundled_network_and_says_how_to_get_vgg19(package: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (package / "vgg19-lite.safetensors").symlink_to(
+        Path(weights.__file__).parents[1] / "weights" / "vgg19-lite.safetensors"
+    )
+    with caplog.at_level(logging.INFO, logger="styletransfer"):
+        name, trunk = resolve("auto")
+    assert name == "vgg19-lite"
+    assert "styletransfer weights fetch" in caplog.text
+    assert "548 MB" in caplog.text
+    features = Encoder(trunk, ["conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv4_2", "conv5_1"])(IMAGE)
+    assert all(values.isfinite().all() and values.any() for values in features.values())
+
+
+def test_auto_is_vgg19_where_it_is(package: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = put(weights.hub_directory() / "vgg_conv.pth")
+    torch.save(state_dict(CAFFE), path)
+    with caplog.at_level(logging.INFO, logger="styletransfer"):
+        name, trunk = resolve("auto")
+    assert name == "vgg19"
+    assert str(path) in caplog.text
+    assert_same_features(trunk, "caffe")
+
+
+def test_a_file_of_ones_own_goes_by_its_name(tmp_path: Path) -> None:
+    torch.save(state_dict(TORCHVISION), tmp_path / "mine.pth")
+    name, trunk = resolve("auto", str(tmp_path / "mine.pth"), "rgb")
+    assert name == "mine.pth"
+    assert_same_features(trunk, "rgb")
+
+
+def test_only_asking_for_vgg19_downloads_it(
+    package: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(state_dict(CAFFE), tmp_path / "served")
+    save(TRUNK, package / "vgg19-lite.safetensors")
+    server.content = (tmp_path / "served").read_bytes()
+    digest = hashlib.sha256(server.content).hexdigest()[:8]
+    known = dataclasses.replace(NETWORKS["vgg19"], files=("vgg_conv.pth",), sha256=digest, url=lambda: server.url)
+    monkeypatch.setitem(NETWORKS, "vgg19", known)
+    monkeypatch.setitem(NETWORKS, "vgg19-lite", dataclasses.replace(NETWORKS["vgg19-lite"], sha256=""))
+    assert [resolve("auto")[0], resolve("vgg19-lite")[0], server.asked] == ["vgg19-lite", "vgg19-lite", []]
+    for _ in range(2):
+        name, trunk = resolve("vgg19")
+        assert name == "vgg19"
+        assert_same_features(trunk, "caffe")
+    assert server.asked == [None]
+    assert (weights.hub_directory() / "vgg_conv.pth").read_bytes() == server.content
+
+
+# --- what is known and verified ------------------------------------------------------------------------------------
+
+
+def test_vgg19_is_the_file_of_torchvision() -> None:
+    network, url = NETWORKS["vgg19"], VGG19_Weights.IMAGENET1K_V1.url
+    assert network.url is not None
+    assert network.url() == url
+    assert url.endswith(f"/{network.files[0]}")
+    assert network.files[0] == f"vgg19-{network.sha256}.pth"
+
+
+def test_the_bundled_network_is_the_one_whose_hash_is_known() -> None:
+    path, known = find("vgg19-lite"), NETWORKS["vgg19-lite"].sha256
+    assert path is not None
+    assert verify(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert re.fullmatch("[0-9a-f]{64}", known)
+    assert sha256_of(path).startswith(known)
+
+
+def test_a_good_file_is_verified_with_its_hash(tmp_path: Path) -> None:
+    torch.save(state_dict(TORCHVISION), tmp_path / "good.pth")
+    digest = hashlib.sha256((tmp_path / "good.pth").read_bytes()).hexdigest()
+    assert verify(tmp_path / "good.pth") == digest
+    assert verify((tmp_path / "good.pth").rename(tmp_path / f"good-{digest[:8]}.pth")) == digest
+
+
+def test_a_wrong_file_is_not_verified(tmp_path: Path) -> None:
+    torch.save(state_dict(TORCHVISION), tmp_path / "vgg19-dcbb9e9d.pth")
+    with pytest.raises(StyleTransferError, match=r"vgg19-dcbb9e9d\.pth.*not dcbb9e9d.*styletransfer weights fetch"):
+        verify(tmp_path / "vgg19-dcbb9e9d.pth")
+    (tmp_path / "text.pth").write_bytes(b"hello")
+    with pytest.raises(StyleTransferError, match=r"text\.pth"):
+        verify(tmp_path / "text.pth")
