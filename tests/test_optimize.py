@@ -86,8 +86,7 @@ def test_a_loss_that_is_not_finite_beyond_a_wall_is_backed_away_from() -> None:
 
     steps = []
     with pytest.raises(DivergenceError):  # at the wall itself no step is short enough
-        for step in minimize(walled, torch.zeros(1, 3, 2, 2, dtype=torch.float64), "lbfgs"):
-            steps.append(step)
+        steps.extend(minimize(walled, torch.zeros(1, 3, 2, 2, dtype=torch.float64), "lbfgs"))
     assert all(math.isfinite(step.losses.total) for step in steps)
     assert float(steps[-1].image.max()) > 1 - 1e-6
 

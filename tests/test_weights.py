@@ -145,7 +145,7 @@ def test_half_precision_is_read(tmp_path: Path) -> None:
 
 def test_what_is_saved_is_loaded_as_it_was(tmp_path: Path) -> None:
     save(TRUNK, tmp_path / "own.safetensors")
-    assert os.listdir(tmp_path / "new") == ["own.safetensors"]
+    assert os.listdir(tmp_path) == ["own.safetensors"]
     assert_same_features(load(tmp_path / "own.safetensors"), "rgb")
 
 
