@@ -9,7 +9,6 @@ import hashlib
 import http.client
 import json
 import logging
-import math
 import os
 import pickle
 import re
@@ -375,8 +374,3 @@ def _preprocessing_by_names(path: Path, tensors: Mapping[str, Tensor]) -> str:
         return "file"
     keys_of_caffe = any(key.removeprefix("module.").startswith("conv") for key in tensors)
     return "caffe" if keys_of_caffe or re.search("caffe|d01eb7cb", path.name) else "torchvision"
-
-
-def megabytes(path: Path) -> int:
-    """A file's size in MB, rounded up."""
-    return math.ceil(path.stat().st_size / 1e6)
