@@ -68,7 +68,13 @@ NETWORKS = {
         "VGG-19 trained on ImageNet (torchvision)",
         _torchvision_url,
     ),
-    "vgg19-lite": Network("vgg19-lite", ("vgg19-lite.safetensors",), "", "4 MB", "distilled, bundled with the package"),
+    "vgg19-lite": Network(
+        "vgg19-lite",
+        ("vgg19-lite.safetensors",),
+        "8ec87076c62bc114f23a4dde64704bd28693b7dbae0f8c60907023a6a61a77bd",
+        "4 MB",
+        "distilled, bundled with the package",
+    ),
 }
 
 # --- finding -------------------------------------------------------------------------------------------------------
