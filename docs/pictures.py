@@ -38,7 +38,7 @@ def load(name: str) -> Image.Image:
 
 def overview() -> None:
     """Content, style and result of three pairs: the README's first picture."""
-    pairs = [("astronaut.jpg", "swirls.jpg"), ("chelsea.jpg", "mosaic.jpg"), ("rocket.jpg", "woodblock.jpg")]
+    pairs = [("astronaut.jpg", "swirls.jpg"), ("chelsea.jpg", "mosaic.jpg"), ("coffee.jpg", "woodblock.jpg")]
     rows = []
     for content, style in pairs:
         result = stylize(EXAMPLES / content, EXAMPLES / style, OPTIONS, size=640).image
