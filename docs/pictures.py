@@ -57,9 +57,9 @@ def ratios() -> None:
 
 def content_layers() -> None:
     """conv2_2 against conv4_2 as the content layer (fig. 5 of the paper)."""
-    row = [("content", load("coffee.jpg")), ("style", load("woodblock.jpg"))]
+    row = [("content", load("rocket.jpg")), ("style", load("swirls.jpg"))]
     for layer in ("conv2_2", "conv4_2"):
-        result = stylize(EXAMPLES / "coffee.jpg", EXAMPLES / "woodblock.jpg", OPTIONS, content_layers=(layer,))
+        result = stylize(EXAMPLES / "rocket.jpg", EXAMPLES / "swirls.jpg", OPTIONS, content_layers=(layer,))
         row.append((layer, result.image))
     sheet([row], PICTURES / "content-layer.jpg")
 
