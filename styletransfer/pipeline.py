@@ -237,11 +237,12 @@ def _fitted(size: tuple[int, int], longer: int, shorter: int = 1, *, enlarge: bo
 def _check_sizes(
     pictures: tuple[Picture, Picture], sizes: tuple[tuple[int, int], tuple[int, int]], encoder: Encoder
 ) -> None:
+    needed = max(encoder.minimum_size, BLEED + 1)  # the bleed mirrors that much
     for picture, size in zip(pictures, sizes, strict=True):
-        if min(size) < encoder.minimum_size:
+        if min(size) < needed:
             raise UsageError(
                 f"{picture.name} would be {size[0]}×{size[1]} pixels; {encoder.layers[-1]} needs "
-                f"{encoder.minimum_size} at the shorter side: use a larger picture or --size"
+                f"{needed} at the shorter side: use a larger picture or --size"
             )
 
 
