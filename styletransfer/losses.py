@@ -47,7 +47,7 @@ def total_variation(image: Tensor) -> Tensor:
 def gamut_loss(image: Tensor) -> Tensor:
     """Mean squared distance of the values from [0, 1].
 
-    Not in the paper, which clamps the finished picture. Left free, 3 % of the values end outside, where no file can
+    Not in the paper, which clamps the finished picture. Left free, 2 % of the values end outside, where no file can
     hold them, and clamping them made the loss three times higher than what was optimised (docs/method.md).
     """
     return (image - image.clamp(0, 1)).square().mean()

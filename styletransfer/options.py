@@ -45,7 +45,7 @@ class Options:
         _PAPERS_STYLE_LAYERS, "Style layer, NAME or NAME=WEIGHT; repeatable.", flag="--style-layer"
     )
     pooling: Literal["avg", "max", "l2"] = _style("avg", "Pooling of the network; the paper's choice is avg.")
-    tv: float = _style(0.0, "Weight of the total variation, which smooths; try 1 to 100.", minimum=0)
+    tv: float = _style(0.0, "Weight of the total variation, which smooths; try 100 to 1000.", minimum=0)
 
     optimizer: Literal["lbfgs", "adam"] = _optimisation("lbfgs", "L-BFGS with a strong Wolfe line search, or Adam.")
     iterations: int = _optimisation(300, "Iterations at most.", minimum=0)
