@@ -38,6 +38,9 @@ _QUALITY: dict[str, dict[str, Any]] = {
     "TIFF": {"compression": "tiff_lzw"},
 }
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+#: The profile to embed. It is made anew at every start, and dated (ICC.1, 7.2.8): with the day of the sRGB standard in
+#: place of the date, the same picture is the same file.
+_SRGB_BYTES = _SRGB.tobytes()[:24] + struct.pack(">6H", 1999, 10, 18, 0, 0, 0) + _SRGB.tobytes()[36:]
 _KEY = "styletransfer"  # of the settings in a PNG
 
 
@@ -232,7 +235,7 @@ def _encoded_8(image: Tensor, kind: str, alpha: Image.Image | None, settings: Ma
         picture.putalpha(alpha)
     elif alpha is not None:
         picture = Image.composite(picture, Image.new("RGB", picture.size, "white"), alpha)
-    extra = {**_QUALITY.get(kind, {}), "icc_profile": _SRGB.tobytes()}
+    extra = {**_QUALITY.get(kind, {}), "icc_profile": _SRGB_BYTES}
     if kind == "PNG":
         info = PngImagePlugin.PngInfo()
         info.add_text(_KEY, text)
@@ -278,7 +281,7 @@ def _png16(channels: np.ndarray[Any, Any], settings: Mapping[str, Any]) -> bytes
     header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[depth], 0, 0, 0)
     chunks = (
         (b"IHDR", header),
-        (b"iCCP", b"sRGB\0\0" + zlib.compress(_SRGB.tobytes())),
+        (b"iCCP", b"sRGB\0\0" + zlib.compress(_SRGB_BYTES)),
         (b"tEXt", _KEY.encode() + b"\0" + json.dumps(settings).encode("ascii")),
         (b"IDAT", zlib.compress(filtered.tobytes(), 6)),
         (b"IEND", b""),
@@ -301,7 +304,7 @@ def _tiff16(channels: np.ndarray[Any, Any], settings: Mapping[str, Any]) -> byte
         compression="zlib",
         description=json.dumps(settings),
         software=_software(settings),
-        iccprofile=_SRGB.tobytes(),
+        iccprofile=_SRGB_BYTES,
         metadata=None,
     )
     return file.getvalue()

@@ -50,6 +50,14 @@ def test_the_plain_command_in_a_real_process(content_path: Path, style_path: Pat
     assert os.listdir(here) == ["cat_paint.png"]
 
 
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".webp", ".tif"])
+def test_the_same_command_writes_the_same_bytes(content_path: Path, style_path: Path, here: Path, ending: str) -> None:
+    for name in ("a", "b"):  # at least a second apart, by the start of a process
+        command = [*COMMAND, content_path, style_path, *QUICK, "-o", f"{name}{ending}"]
+        subprocess.run(command, check=True, capture_output=True)
+    assert (here / f"a{ending}").read_bytes() == (here / f"b{ending}").read_bytes()
+
+
 @pytest.mark.parametrize("ending", [".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"])
 def test_the_format_follows_the_ending(
     content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str], ending: str

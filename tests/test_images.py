@@ -389,7 +389,9 @@ def test_the_chunks_of_a_16_bit_png_are_those_of_the_specification(tmp_path: Pat
     chunks, _ = decoded_png((tmp_path / "a.png").read_bytes())
     assert list(chunks) == [b"IHDR", b"iCCP", b"tEXt", b"IDAT", b"IEND"]
     name, method, profile = chunks[b"iCCP"].partition(b"\0")[0], chunks[b"iCCP"][5:6], chunks[b"iCCP"][6:]
-    assert (name, method, zlib.decompress(profile)) == (b"sRGB", b"\0", SRGB)
+    assert (name, method) == (b"sRGB", b"\0")
+    plain = zlib.decompress(profile)
+    assert (plain[:24], plain[36:]) == (SRGB[:24], SRGB[36:])  # between them stands when the profile was made
     assert chunks[b"tEXt"].isascii()
     with Image.open(tmp_path / "a.png") as image:
         image.verify()
