@@ -114,17 +114,15 @@ def resolve(model: str, weights: str | None = None, preprocessing: str = "auto")
     """
     if weights is not None:
         return Path(weights).name, load(Path(weights), preprocessing)
-    name = model
-    if model == "auto":
-        name = "vgg19" if find("vgg19") else "vgg19-lite"
-        if name == "vgg19-lite":
-            log.info(
-                "using the bundled vgg19-lite; for VGG-19 itself (%s once): styletransfer weights fetch",
-                NETWORKS["vgg19"].size,
-            )
-        else:
-            log.info("using %s", find("vgg19"))
-    return name, load(find(name) or fetch(name), preprocessing)
+    if model != "auto":
+        return model, load(fetch(model), preprocessing)
+    here = find("vgg19")
+    if here:
+        log.info("using %s", here)
+        return "vgg19", load(here, preprocessing)
+    size = NETWORKS["vgg19"].size
+    log.info("using the bundled vgg19-lite; for VGG-19 itself (%s once): styletransfer weights fetch", size)
+    return "vgg19-lite", load(fetch("vgg19-lite"), preprocessing)
 
 
 # --- fetching ------------------------------------------------------------------------------------------------------
@@ -223,14 +221,19 @@ def verify(path: Path) -> str:
 
     Returns its SHA-256; raises `StyleTransferError` when something is wrong.
     """
-    digest = sha256_of(path)
-    promised = _promised_hash(path)
+    digest = _check_promise(path)
+    _convolutions(path, "auto")
+    return digest
+
+
+def _check_promise(path: Path) -> str:
+    """The file's SHA-256, once it is seen to be what the name promises, if it promises anything."""
+    digest, promised = sha256_of(path), _promised_hash(path)
     if not digest.startswith(promised):
         raise StyleTransferError(
             f"{path}: not the file that its name promises: its SHA-256 begins with {digest[: len(promised)]}, "
             f"not {promised}; remove it and run: styletransfer weights fetch"
         )
-    _convolutions(path, "auto")
     return digest
 
 
@@ -263,9 +266,8 @@ def load(path: Path, preprocessing: str = "auto") -> Convolutions:
     if kept is not None and kept.is_file():
         with contextlib.suppress(StyleTransferError):  # a spoilt conversion is made again
             return _convolutions(kept, "auto")
-    promised = _promised_hash(path)
-    if promised and not sha256_of(path).startswith(promised):
-        verify(path)
+    if _promised_hash(path):
+        _check_promise(path)
     convolutions = _convolutions(path, preprocessing)
     if kept is not None:
         with contextlib.suppress(OSError, StyleTransferError):  # a read-only home only costs time
