@@ -168,6 +168,7 @@ def _summary(result: "Result", target: Path) -> dict[str, Any]:
         "model": result.model,
         "device": result.device,
         "iterations": result.iterations,
+        "warm_start_iterations": result.warm_start_iterations,
         "seconds": round(result.seconds, 3),
         "loss": loss,
         "stopped": result.stopped,
@@ -192,6 +193,9 @@ def _bar(options: Options, quiet: bool) -> "Iterator[Callable[[Step], None]]":
     with tqdm(total=options.iterations, unit="it", disable=quiet or None, dynamic_ncols=True) as bar:
 
         def show(step: "Step") -> None:
+            if step.iteration == 0:
+                bar.reset()
+                bar.set_description_str(step.network, refresh=False)
             bar.set_postfix_str(f"loss {step.losses.total:.4g}", refresh=False)
             bar.update(step.iteration - bar.n)
 

@@ -4,7 +4,7 @@ Gatys, Ecker, Bethge, CVPR 2016, eq. 7: total = α · content + β · style. Two
 request, and a term that keeps the values within what a file can hold.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,9 @@ from torch import Tensor
 
 from .losses import content_loss, gamut_loss, gram_matrix, style_loss, total_variation
 from .vgg import Encoder
+
+#: Image 1×3×H×W -> (terms in the order of `Losses`, gradient of the total), on the image's device.
+Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 #: Weight of the gamut loss as a multiple of α + β. From 10 to 1000 the losses are the same within 3 %.
 GAMUT_WEIGHT = 100.0
@@ -51,34 +54,39 @@ class Objective:
     ) -> None:
         self.encoder, self.alpha, self.beta, self.tv = encoder, alpha, beta, tv
         self.content_weights, self.style_weights = dict(content_weights), dict(style_weights)
-        with torch.no_grad():
-            features = encoder(content)
-            self.content_targets = {layer: features[layer] for layer in content_weights}
-            features = encoder(style)
-            self.style_targets = {layer: gram_matrix(features[layer]) for layer in style_weights}
+        features = encoder(content)
+        self.content_targets = {layer: features[layer] for layer in content_weights}
+        features = encoder(style)
+        self.style_targets = {layer: gram_matrix(features[layer]) for layer in style_weights}
 
-    def terms(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Total, content, style and total variation as scalars with a graph."""
-        features = self.encoder(image)
-        content = torch.stack(
-            [
-                w * content_loss(features[layer], self.content_targets[layer])
-                for layer, w in self.content_weights.items()
-            ]
-        ).sum()
-        style = torch.stack(
-            [
-                w * style_loss(gram_matrix(features[layer]), self.style_targets[layer])
-                for layer, w in self.style_weights.items()
-            ]
-        ).sum()
-        tv = total_variation(image) if self.tv else image.new_zeros(())
-        gamut = GAMUT_WEIGHT * (self.alpha + self.beta) * gamut_loss(image)
-        return self.alpha * content + self.beta * style + self.tv * tv + gamut, content, style, tv
+    @torch.no_grad()
+    def evaluate(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss terms of an image 1×3×H×W in the order of `Losses`, and the gradient of the total, of its shape.
 
-    def evaluate(self, image: Tensor) -> tuple[Losses, Tensor]:
-        """The loss terms of an image 1×3×H×W and the gradient of the total, of the image's shape."""
-        image = image.detach().requires_grad_()
-        terms = self.terms(image)
-        (gradient,) = torch.autograd.grad(terms[0], image)
-        return Losses(*torch.stack(terms).tolist()), gradient
+        Nothing here waits for the device: the terms are a tensor, to be read when somebody wants to know.
+        """
+        content, style = [], []
+
+        def tap(layer: str, features: Tensor) -> tuple[Tensor | None, Tensor | None]:
+            pull = mixing = None
+            if weight := self.content_weights.get(layer):
+                loss, slope = content_loss(features, self.content_targets[layer])
+                content.append(weight * loss)
+                pull = slope * (self.alpha * weight)
+            if weight := self.style_weights.get(layer):
+                loss, slope = style_loss(gram_matrix(features), self.style_targets[layer])
+                style.append(weight * loss)
+                mixing = slope * (self.beta * weight * 2 / (features.shape[2] * features.shape[3]))
+            return pull, mixing
+
+        gradient = self.encoder.gradient(image, tap)
+        variation = image.new_zeros(())
+        if self.tv:
+            variation, slope = total_variation(image)
+            gradient += self.tv * slope
+        gamut, slope = gamut_loss(image)
+        weights = [self.alpha, self.beta, self.tv, GAMUT_WEIGHT * (self.alpha + self.beta)]
+        gradient += weights[3] * slope
+        losses = [torch.stack(content).sum(), torch.stack(style).sum(), variation, gamut]
+        total = torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum()
+        return torch.stack([total, *losses[:3]]), gradient

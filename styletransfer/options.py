@@ -48,7 +48,7 @@ class Options:
     tv: float = _style(0.0, "Weight of the total variation, which smooths; try 100 to 1000.", minimum=0)
 
     optimizer: Literal["lbfgs", "adam"] = _optimisation("lbfgs", "L-BFGS with a strong Wolfe line search, or Adam.")
-    iterations: int = _optimisation(300, "Iterations at most.", minimum=0)
+    iterations: int = _optimisation(500, "Iterations at most; it ends when nothing visible changes.", minimum=0)
     learning_rate: float | None = _optimisation(None, "Step of Adam, in values 0…1; 0.02 if not given.", minimum=0)
     init: str = _optimisation("content", "Where to start: content, style, noise, or the path of a picture.")
     seed: int = _optimisation(0, "Seed of the noise of --init noise.", minimum=0)
@@ -60,7 +60,11 @@ class Options:
     preprocessing: Literal["auto", "torchvision", "caffe", "rgb"] = _network(
         "auto", "What --weights expect: torchvision, caffe (BGR 0…255), rgb (0…1), or auto: told by keys and name."
     )
+    warm_start: Literal["auto", "off"] = _network("auto", "auto: the quick vgg19-lite first, VGG-19 to finish.")
     device: str = _network("auto", "auto, cpu, cuda, cuda:N or mps.")
+    precision: Literal["auto", "fp32", "bf16", "tf32"] = _network(
+        "auto", "Of the network: auto is the fastest that makes no visible difference."
+    )
 
     def __post_init__(self) -> None:
         for f in fields(self):

@@ -2,8 +2,8 @@
 
 import dataclasses
 import logging
+import math
 import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,11 +14,12 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from . import images, weights
+from . import hardware, images, weights
+from .curvature import InverseHessian
 from .errors import StyleTransferError, UsageError
 from .images import Picture
 from .objective import Losses, Objective
-from .optimize import DivergenceError, Step, minimize
+from .optimize import PATIENCE, Step, minimize
 from .options import Options
 from .vgg import Encoder
 
@@ -32,6 +33,13 @@ Callback = Callable[[Step], object]
 BLEED = 4
 #: The longer side at which the filters' mean activations are taken, so that they don't depend on --size.
 NORMALIZATION_SIZE = 256
+#: A network with this many times the bundled one's weights is worth starting with the bundled one, which needs a tenth
+#: of the time and saves so many of the large one's iterations (docs/performance.md).
+WARM_START_RATIO, WARM_START_ITERATIONS = 8, 150
+#: The run ends when the loss fell by less than this share within so many iterations: nobody sees such a change.
+SETTLED, WINDOW = 0.02, 50
+#: On a GPU the loss is read once in so many iterations, since reading makes the GPU wait for the host.
+READ_EVERY = 10
 
 
 @dataclass(frozen=True)
@@ -40,14 +48,15 @@ class Result:
 
     Attributes:
         tensor: the picture, float32 1×3×H×W on the CPU, RGB in [0, 1].
-        losses: of the start and of every iteration, in order.
+        losses: of the start, which a warm start may have made, and of every iteration, in order.
         best: the losses of the picture, the lowest total of all.
         best_iteration: where they were reached; earlier than the last if the loss rose again.
+        warm_start_iterations: done with the bundled network before.
         options: the settings of the run.
         model: name of the network, or of the file it came from.
         device: "cpu", "cuda:0", …
-        stopped: why it ended: "iterations" (all done), "converged" (no further decrease), "callback" (asked to), or
-            "diverged" (the loss was no longer finite; the picture is the best before that).
+        stopped: why it ended: "iterations" (all done), "converged" (no visible change any more), "callback" (asked to),
+            or "diverged" (the loss was no longer finite; the picture is the best before that).
         seconds: wall time from the call to the picture.
         peak_memory_bytes: of the process on a CPU (resident), of torch's allocations on a GPU.
         alpha: the content's opacity, Pillow mode L, or None.
@@ -58,6 +67,7 @@ class Result:
     losses: list[Losses]
     best: Losses
     best_iteration: int
+    warm_start_iterations: int
     options: Options
     model: str
     device: str
@@ -116,7 +126,8 @@ def stylize(
     Args:
         content, style: paths, Pillow images, or image tensors 1×3×H×W in [0, 1].
         options: the settings; the defaults if not given.
-        callback: called with every `Step`; a true return value ends the run with the best picture so far.
+        callback: called with every `Step`, on a GPU with every tenth; a true return value ends the run with the best
+            picture so far.
         changes: single settings by name, as ``stylize(a, b, size=1024, beta=1e4)``.
 
     Raises:
@@ -128,7 +139,8 @@ def stylize(
         options = dataclasses.replace(options or Options(), **changes)
     except TypeError as error:
         raise UsageError(str(error).replace("Options.__init__() got an ", "")) from error
-    device = _device(options.device)
+    device = hardware.device(options.device)
+    precision = hardware.precision(options.precision, device)
     pictures = images.read(content), images.read(style)
     start_picture = images.read(options.init) if options.init not in ("content", "style", "noise") else pictures[1]
     sizes = (
@@ -138,21 +150,27 @@ def stylize(
     if max(sizes[0]) < options.size != Options.size:
         log.info("%s has %d×%d pixels and keeps them (--enlarge makes it larger)", pictures[0].name, *sizes[0])
     try:
-        model, encoder = _encoder(pictures, options, device)
-        _check_sizes(pictures, sizes, encoder)
-        resized = pictures[0].resized(sizes[0]), pictures[1].resized(sizes[1])
-        objective = Objective(
-            encoder,
-            _with_bleed(resized[0].tensor()).to(device),
-            resized[1].tensor().to(device),
-            content_weights=options.content_weights,
-            style_weights=options.style_weights,
-            alpha=options.alpha,
-            beta=options.beta,
-            tv=options.tv,
-        )
-        image = _with_bleed(_initial(resized[0], start_picture, options)).to(device)
-        best, losses, stopped = _run(objective, image, options, callback)
+        with hardware.tuned(device, tf32=precision.tf32):
+            model, convolutions = weights.resolve(options.model, options.weights, options.preprocessing)
+            encoder = _encoder(convolutions, pictures, options, device)
+            _check_sizes(pictures, sizes, encoder)
+            resized = pictures[0].resized(sizes[0]), pictures[1].resized(sizes[1])
+            targets = _with_bleed(resized[0].tensor()).to(device), resized[1].tensor().to(device)
+            image = _with_bleed(_initial(resized[0], start_picture, options)).to(device)
+            curvature = InverseHessian(image) if options.optimizer == "lbfgs" else None
+
+            def run(network: str, encoder: Encoder, image: Tensor, iterations: int, callback: Callback | None) -> _Run:
+                objective = _objective(encoder.cast(precision.forward, precision.backward), targets, options)
+                return _run(network, objective, image, options, iterations, curvature, callback)
+
+            small, warm = _warm_start(convolutions, options), None
+            if small:
+                iterations = min(WARM_START_ITERATIONS, options.iterations)
+                warm = run("vgg19-lite", _encoder(small, pictures, options, device), image, iterations, callback)
+            if warm and warm.stopped == "callback":
+                done = run(model, encoder, warm.image, 0, None)
+            else:
+                done = run(model, encoder, warm.image if warm else image, options.iterations, callback)
     except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
@@ -160,54 +178,107 @@ def stylize(
             f"not enough memory for {sizes[0][0]}×{sizes[0][1]} pixels on {device}: use a smaller --size"
         ) from error
     return Result(
-        tensor=best.image.clamp(0, 1).cpu(),
-        losses=losses,
-        best=best.losses,
-        best_iteration=best.iteration,
+        tensor=_trimmed(done.image).clamp(0, 1).cpu(),
+        losses=done.losses,
+        best=done.losses[done.best],
+        best_iteration=done.best,
+        warm_start_iterations=len(warm.losses) - 1 if warm else 0,
         options=options,
         model=model,
         device=str(device),
-        stopped=stopped,
+        stopped=warm.stopped if warm and warm.stopped == "callback" else done.stopped,
         seconds=time.monotonic() - start,
-        peak_memory_bytes=_peak_memory(device),
+        peak_memory_bytes=hardware.peak_memory(device),
         alpha=resized[0].alpha,
         inputs=(pictures[0].name, pictures[1].name),
     )
 
 
+@dataclass(frozen=True)
+class _Run:
+    """What one network has made: the best canvas, the losses of all iterations, which one is best, why it ended."""
+
+    image: Tensor
+    losses: list[Losses]
+    best: int
+    stopped: str
+
+
 def _run(
-    objective: Objective, image: Tensor, options: Options, callback: Callback | None
-) -> tuple[Step, list[Losses], str]:
-    """Optimises; returns the best step, the losses of all, and why it stopped."""
+    network: str,
+    objective: Objective,
+    image: Tensor,
+    options: Options,
+    iterations: int,
+    curvature: InverseHessian | None,
+    callback: Callback | None,
+) -> _Run:
+    """Optimises with one network until a reason to stop."""
+    every = READ_EVERY if image.device.type == "cuda" else 1
+    evaluate = hardware.captured(objective.evaluate, image)
     losses: list[Losses] = []
-    best: Step | None = None
-    try:
-        for step in minimize(objective.evaluate, image, options.optimizer, options.learning_rate):
-            step = dataclasses.replace(step, image=step.image[..., BLEED:-BLEED, BLEED:-BLEED])
-            losses.append(step.losses)
-            if best is None or step.losses.total < best.losses.total:
-                best = step
-            if callback is not None and callback(step):
-                return best, losses, "callback"
-            if step.iteration >= options.iterations:
-                return best, losses, "iterations"
-    except DivergenceError:
-        if best is None:
-            raise StyleTransferError(
-                "the loss of the starting picture is not finite: the weights are not usable"
-            ) from None
-        return best, losses, "diverged"
-    assert best is not None  # minimize yields the start or raises
-    return best, losses, "converged"
+    unread: list[Tensor] = []
+    best = 0
+    steps = minimize(evaluate, image, options.optimizer, learning_rate=options.learning_rate, curvature=curvature)
+    for step in steps:
+        unread.append(step.terms)
+        if step.iteration % every and step.iteration < iterations:
+            continue
+        losses += [Losses(*row) for row in torch.stack(unread).tolist()]
+        unread.clear()
+        if losses[-1].total <= losses[best].total:
+            best, image = step.iteration, step.image
+        asked = callback and callback(dataclasses.replace(step, image=_trimmed(step.image), network=network))
+        stopped = "callback" if asked else _reason_to_stop(losses, step, iterations)
+        if stopped:
+            return _Run(image, losses, best, stopped)
+    raise AssertionError("minimize never ends")
 
 
-def _encoder(pictures: tuple[Picture, Picture], options: Options, device: torch.device) -> tuple[str, Encoder]:
-    """The network of the run, normalised on its own two pictures."""
-    model, convolutions = weights.resolve(options.model, options.weights, options.preprocessing)
+def _reason_to_stop(losses: list[Losses], step: Step, iterations: int) -> str:
+    """As in `Result.stopped`; empty if there is none."""
+    totals = [loss.total for loss in losses]
+    stuck = len(totals) > 2 * PATIENCE and totals[-1] == totals[-1 - 2 * PATIENCE]
+    if not math.isfinite(totals[0]):
+        raise StyleTransferError("the loss of the starting picture is not finite: the weights are not usable")
+    if not math.isfinite(totals[-1]) or (stuck and not math.isfinite(float(step.tried))):
+        return "diverged"
+    if step.iteration >= iterations:
+        return "iterations"
+    before, now = min(totals[:-WINDOW], default=math.inf), min(totals)
+    return "converged" if stuck or before - now < SETTLED * now else ""
+
+
+def _objective(encoder: Encoder, targets: tuple[Tensor, Tensor], options: Options) -> Objective:
+    return Objective(
+        encoder,
+        *targets,
+        content_weights=options.content_weights,
+        style_weights=options.style_weights,
+        alpha=options.alpha,
+        beta=options.beta,
+        tv=options.tv,
+    )
+
+
+def _encoder(
+    convolutions: weights.Convolutions, pictures: tuple[Picture, Picture], options: Options, device: torch.device
+) -> Encoder:
+    """A network cut to the run's layers and normalised on its two pictures."""
     encoder = Encoder(convolutions, {**options.content_weights, **options.style_weights}, options.pooling).to(device)
     small = [p.resized(_fitted(p.rgb.size, NORMALIZATION_SIZE, encoder.minimum_size)) for p in pictures]
     encoder.normalize([picture.tensor().to(device) for picture in small])
-    return model, encoder
+    return encoder
+
+
+def _warm_start(convolutions: weights.Convolutions, options: Options) -> weights.Convolutions | None:
+    """The bundled network if it is worth starting with it."""
+    if options.warm_start == "off" or options.iterations == 0:
+        return None
+    _, small = weights.resolve("vgg19-lite")
+    sizes = [sum(weight.numel() for weight, _ in network.values()) for network in (convolutions, small)]
+    reached = {*options.content_weights, *options.style_weights} <= small.keys()
+    return small if reached and sizes[0] >= WARM_START_RATIO * sizes[1] else None
 
 
 def _initial(content: Picture, other: Picture, options: Options) -> Tensor:
@@ -223,6 +294,10 @@ def _initial(content: Picture, other: Picture, options: Options) -> Tensor:
 def _with_bleed(image: Tensor) -> Tensor:
     """The canvas: an image 1×3×H×W with `BLEED` mirrored pixels on every side."""
     return torch.nn.functional.pad(image, (BLEED,) * 4, mode="reflect")
+
+
+def _trimmed(canvas: Tensor) -> Tensor:
+    return canvas[..., BLEED:-BLEED, BLEED:-BLEED]
 
 
 def _fitted(size: tuple[int, int], longer: int, shorter: int = 1, *, enlarge: bool = False) -> tuple[int, int]:
@@ -244,32 +319,3 @@ def _check_sizes(
                 f"{picture.name} would be {size[0]}×{size[1]} pixels; {encoder.layers[-1]} needs "
                 f"{needed} at the shorter side: use a larger picture or --size"
             )
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type == "cpu":
-        return device
-    if device.type == "cuda" and torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count():
-        return torch.device("cuda", device.index or 0)
-    if device.type == "mps" and torch.backends.mps.is_available():
-        return device
-    if device.type in ("cuda", "mps"):
-        raise UsageError(f"there is no device {name} here; use --device cpu or auto")
-    raise UsageError(f"device is {name!r}; it can be auto, cpu, cuda, cuda:N or mps")
-
-
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "win32":  # has no such count in the standard library
-        return 0
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -85,6 +85,7 @@ def test_json_is_one_object_with_the_documented_fields(
         "model": "vgg19-lite",
         "device": "cpu",
         "iterations": 3,
+        "warm_start_iterations": 0,
         "stopped": "iterations",
     }
 

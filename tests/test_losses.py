@@ -1,6 +1,9 @@
 """The loss terms against plain numpy in float64."""
 
+from collections.abc import Callable
+
 import numpy as np
+import pytest
 import torch
 
 from styletransfer.losses import content_loss, gamut_loss, gram_matrix, style_loss, total_variation
@@ -19,17 +22,47 @@ def test_gram_matrix_is_the_mean_product_over_positions() -> None:
 
 def test_content_and_style_loss_are_mean_squares() -> None:
     a, b = RNG.normal(size=(2, 1, 3, 4, 5))
-    np.testing.assert_allclose(content_loss(torch.tensor(a), torch.tensor(b)).item(), ((a - b) ** 2).sum() / 60)
+    np.testing.assert_allclose(content_loss(torch.tensor(a), torch.tensor(b))[0].item(), ((a - b) ** 2).sum() / 60)
     g, h = RNG.normal(size=(2, 7, 7))
-    np.testing.assert_allclose(style_loss(torch.tensor(g), torch.tensor(h)).item(), ((g - h) ** 2).sum() / 49)
+    np.testing.assert_allclose(style_loss(torch.tensor(g), torch.tensor(h))[0].item(), ((g - h) ** 2).sum() / 49)
 
 
 def test_total_variation_of_a_ramp() -> None:
     ramp = torch.arange(6.0).repeat(1, 3, 4, 1)  # rises by 1 per column, by 0 per row
-    assert total_variation(ramp).item() == 1.0
-    assert total_variation(2 * ramp.mT).item() == 4.0
+    assert total_variation(ramp)[0].item() == 1.0
+    assert total_variation(2 * ramp.mT)[0].item() == 4.0
 
 
 def test_gamut_loss_counts_only_what_lies_outside() -> None:
-    assert gamut_loss(torch.tensor([0.0, 0.5, 1.0])).item() == 0
-    np.testing.assert_allclose(gamut_loss(torch.tensor([-0.5, 0.5, 1.25, 1.0])).item(), (0.25 + 0.0625) / 4)
+    assert gamut_loss(torch.tensor([0.0, 0.5, 1.0]))[0].item() == 0
+    np.testing.assert_allclose(gamut_loss(torch.tensor([-0.5, 0.5, 1.25, 1.0]))[0].item(), (0.25 + 0.0625) / 4)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda x: content_loss(x, torch.full_like(x, 0.3)),
+        lambda x: style_loss(x[0, 0], torch.full_like(x[0, 0], 0.3)),
+        total_variation,
+        gamut_loss,
+    ],
+)
+def test_gradients_against_finite_differences(
+    loss: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+) -> None:
+    x = torch.tensor(RNG.normal(0.5, 0.6, size=(1, 3, 5, 5)))
+    gradient = torch.zeros_like(x)
+    value = loss(x)[1]
+    (gradient if value.shape == x.shape else gradient[0, 0]).copy_(value)
+    for _ in range(10):
+        bump = 1e-6 * torch.tensor(RNG.normal(size=x.shape))
+        ahead, behind = loss(x + bump)[0], loss(x - bump)[0]
+        np.testing.assert_allclose(((ahead - behind) / 2).item(), (gradient * bump).sum().item(), rtol=1e-5)
+
+
+def test_gram_matrix_of_bfloat16_is_accumulated_in_float32() -> None:
+    f = torch.tensor(RNG.normal(1, 1, size=(1, 8, 64, 64))).bfloat16()
+    flat = f.double().flatten(2)[0].numpy()
+    gram = gram_matrix(f)
+    assert gram.dtype == torch.float32
+    np.testing.assert_allclose(gram.numpy(), flat @ flat.T / flat.shape[1], rtol=1e-5, atol=1e-6)

@@ -6,7 +6,7 @@ import torch
 from conftest import SMALL, random_convolutions
 
 from styletransfer.losses import gram_matrix
-from styletransfer.objective import GAMUT_WEIGHT, Objective
+from styletransfer.objective import GAMUT_WEIGHT, Losses, Objective
 from styletransfer.vgg import Encoder
 
 CONTENT = {"conv4_2": 0.75, "conv2_2": 0.25}
@@ -33,7 +33,7 @@ def test_gradient_against_finite_differences(pooling: str) -> None:
     for _ in range(5):
         direction = torch.randn(image.shape, generator=rng, dtype=torch.float64)
         h = 1e-6
-        ahead, behind = (objective.terms(image + s * h * direction)[0].item() for s in (1, -1))
+        ahead, behind = (objective.evaluate(image + s * h * direction)[0][0].item() for s in (1, -1))
         slope = (gradient * direction).sum().item()
         np.testing.assert_allclose((ahead - behind) / (2 * h), slope, rtol=1e-5)
 
@@ -44,13 +44,13 @@ def test_gradient_of_single_pixels_corners_included() -> None:
     for pixel in [(0, 0, 0, 0), (0, 2, 32, 47), (0, 1, 0, 20), (0, 1, 16, 24)]:
         bump = torch.zeros_like(image)
         bump[pixel] = 1e-5
-        ahead, behind = (objective.terms(image + s * bump)[0].item() for s in (1, -1))
+        ahead, behind = (objective.evaluate(image + s * bump)[0][0].item() for s in (1, -1))
         np.testing.assert_allclose((ahead - behind) / 2e-5, gradient[pixel].item(), rtol=1e-4)
 
 
 def test_total_is_the_weighted_sum_of_the_terms_in_numpy() -> None:
     objective, image = make(alpha=2.0, beta=30.0, tv=4.0)
-    losses, _ = objective.evaluate(image)
+    losses = Losses(*objective.evaluate(image)[0].tolist())
     features = {layer: f.numpy()[0] for layer, f in objective.encoder(image).items()}
     content = style = 0.0
     for layer, w in CONTENT.items():
@@ -71,7 +71,7 @@ def test_the_content_picture_has_no_content_loss_and_the_style_picture_no_style_
     objective, _ = make()
     rng = torch.Generator().manual_seed(3)
     content = torch.rand(1, 3, 33, 48, generator=rng, dtype=torch.float64)
-    assert objective.evaluate(content)[0].content == 0
+    assert Losses(*objective.evaluate(content)[0].tolist()).content == 0
     style = torch.rand(1, 3, 40, 32, generator=rng, dtype=torch.float64)
     features = objective.encoder(style)
     for layer, target in objective.style_targets.items():
@@ -84,3 +84,15 @@ def test_a_picture_tiled_twice_has_the_same_style_up_to_its_borders() -> None:
     once = torch.rand(1, 3, 64, 64, dtype=torch.float64)
     grams = [gram_matrix(encoder(x)["conv1_1"]) for x in (once, once.repeat(1, 1, 2, 2))]
     assert (grams[0] - grams[1]).norm() < 0.02 * grams[0].norm()
+
+
+def test_a_gradient_carried_back_in_bfloat16_is_close_and_the_losses_are_the_same() -> None:
+    exact, image = make()
+    exact.encoder.cast(torch.float32, torch.float32)
+    terms, gradient = exact.evaluate(image.float())
+    mixed, _ = make()
+    mixed.encoder.cast(torch.float32, torch.bfloat16)
+    mixed_terms, mixed_gradient = mixed.evaluate(image.float())
+    assert mixed_gradient.dtype == torch.float32 and mixed_gradient.is_contiguous()
+    np.testing.assert_allclose(mixed_terms.numpy(), terms.numpy(), rtol=1e-6)
+    assert 0 < (mixed_gradient - gradient).norm() < 0.02 * gradient.norm()

@@ -38,10 +38,36 @@ def test_features_are_those_of_torchvisions_vgg19(pooling: str, height: int, wid
         np.testing.assert_allclose(features[layer].numpy(), value.numpy(), rtol=1e-6, atol=1e-9, err_msg=layer)
 
 
+@pytest.mark.parametrize("size", [(16, 16), (17, 31), (37, 18)])
+@pytest.mark.parametrize("pooling", ["avg", "max", "l2"])
+def test_gradient_is_that_of_autograd(pooling: str, size: tuple[int, int]) -> None:
+    """Down to one position at the deepest layer, where every convolution sees more border than picture."""
+    encoder = Encoder(random_convolutions(SMALL), STYLE, pooling).double()
+    image = torch.rand(1, 3, *size, dtype=torch.float64, requires_grad=True)
+    rng = torch.Generator().manual_seed(2)
+
+    x, loss = image, torch.zeros(())
+    pulls, mixings = {}, {}
+    for previous, name in zip(("", *encoder.names), encoder.names, strict=False):
+        x = encoder.pool(x) if previous and previous[4] != name[4] else x
+        weight, bias = encoder.convolution(name)
+        x = torch.nn.functional.pad(x, (1, 1, 1, 1), mode="replicate")
+        x = torch.nn.functional.conv2d(x, weight, bias).relu()
+        if name in STYLE:
+            pulls[name] = torch.randn(x.shape, generator=rng, dtype=torch.float64)
+            mixings[name] = torch.randn(x.shape[1], x.shape[1], generator=rng, dtype=torch.float64)
+            loss = loss + (pulls[name] * x).sum()
+            loss = loss + (torch.einsum("ij,bjhw->bihw", mixings[name], x.detach()) * x).sum()
+    (expected,) = torch.autograd.grad(loss, image)
+
+    gradient = encoder.gradient(image.detach(), lambda name, _: (pulls[name].clone(), mixings[name]))
+    np.testing.assert_allclose(gradient.numpy(), expected.numpy(), rtol=1e-9, atol=1e-12)
+
+
 def test_it_ends_after_the_deepest_layer_used() -> None:
     encoder = Encoder(random_convolutions(SMALL), ["conv3_1", "conv1_1"])
     assert list(encoder(torch.rand(1, 3, 16, 16))) == ["conv1_1", "conv3_1"]
-    assert len(list(encoder.buffers())) == 2 * 5
+    assert len(list(encoder.buffers())) == 3 * 5
     assert encoder.minimum_size == 4
 
 
@@ -90,5 +116,5 @@ def test_filters_that_never_fire_dont_dilute_the_losses() -> None:
         encoder = Encoder(weights, ["conv4_2"])
         encoder.normalize([x, y])
         f, g = encoder(x)["conv4_2"], encoder(y)["conv4_2"]
-        losses.append([content_loss(f, g).item(), style_loss(gram_matrix(f), gram_matrix(g)).item()])
+        losses.append([content_loss(f, g)[0].item(), style_loss(gram_matrix(f), gram_matrix(g))[0].item()])
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)

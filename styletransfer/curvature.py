@@ -1,0 +1,149 @@
+"""What an optimiser has learnt about a function's curvature: L-BFGS in a spectrum of its own.
+
+Everything stays on the image's device and nothing waits for it: no value is read by the host.
+"""
+
+from typing import cast
+
+import torch
+from torch import Tensor
+
+#: Pairs of steps and gradient differences that are remembered (docs/performance.md).
+HISTORY = 50
+#: Borders of the bands of spatial frequency in cycles per pixel; a picture's corner frequency is √½.
+BANDS = (0.0, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.12, 0.16, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 1.0)
+#: Share of a band's past energies that a new pair leaves.
+MEMORY = 0.9
+#: The spectrum is measured on every so many-th pair.
+MEASURE_EVERY = 10
+#: Luminance, red against blue, green against magenta, orthonormal: the axes along which colours of photographs vary.
+OPPONENT = ((3**-0.5, 3**-0.5, 3**-0.5), (2**-0.5, 0, -(2**-0.5)), (6**-0.5, -2 * 6**-0.5, 6**-0.5))
+
+
+class Spectrum:
+    """A diagonal inverse Hessian in the Fourier transform of opponent colours, one value for each band of frequencies.
+
+    The curvature of the style transfer's loss differs sixtyfold between coarse luminance and fine colour; L-BFGS alone,
+    which starts from a multiple of the identity, needs a quarter more iterations (docs/performance.md). In each band
+    the value is the ratio of the sizes of the steps and the gradient differences seen there: the spectral form of
+    Barzilai and Borwein, *Two-Point Step Size Gradient Methods*, IMA J. Numer. Anal. 1988.
+    """
+
+    def __init__(self, image: Tensor) -> None:
+        self.size = image.shape[2], image.shape[3]
+        fy, fx = torch.fft.fftfreq(self.size[0]), torch.fft.rfftfreq(self.size[1])
+        radius = (fy[:, None] ** 2 + fx**2).sqrt()
+        self.band = (torch.bucketize(radius, torch.tensor(BANDS), right=True) - 1).to(image.device)
+        # The half of the columns that a real transform leaves out repeats these.
+        self.twice = ((fx > 0) & (fx < 0.5)).to(image) + 1
+        self.colours = torch.tensor(OPPONENT, dtype=image.dtype, device=image.device)
+        self.steps = image.new_zeros(3, len(BANDS) - 1)
+        self.slopes = self.steps.clone()
+        self.gain = torch.ones_like(self.steps)
+
+    def _transform(self, image: Tensor) -> Tensor:
+        opponent = (self.colours @ image[0].flatten(1)).view(3, *self.size)
+        return cast(Tensor, torch.fft.rfft2(opponent, norm="ortho"))
+
+    def apply(self, gradient: Tensor) -> Tensor:
+        """The product with an image-shaped tensor 1×3×H×W."""
+        spectrum = self._transform(gradient).mul_(self.gain[:, self.band])
+        image: Tensor = torch.fft.irfft2(spectrum, s=self.size, norm="ortho")
+        return (self.colours.T @ image.flatten(1)).view_as(gradient)
+
+    def energy(self, image: Tensor) -> Tensor:
+        """The squared norm of an image 1×3×H×W, split into colours and bands: 3×bands."""
+        halves = torch.view_as_real(self._transform(image)).square().sum(-1).mul_(self.twice)
+        return torch.zeros_like(self.steps).index_add_(1, self.band.flatten(), halves.flatten(1))
+
+    def learn(self, step: Tensor, slope: Tensor) -> None:
+        """Takes in the energies of a step and of the difference that it made to the gradient."""
+        tiny = torch.finfo(step.dtype).tiny
+        self.steps = MEMORY * self.steps + step / step.sum().clamp(min=tiny)
+        self.slopes = MEMORY * self.slopes + slope / slope.sum().clamp(min=tiny)
+        known = (self.steps > 0) & (self.slopes > 0)
+        self.gain = torch.where(known, (self.steps / self.slopes).sqrt(), 1.0)
+
+
+class InverseHessian:
+    """The inverse Hessian of limited-memory BFGS (Nocedal and Wright, *Numerical Optimization*, section 7.2).
+
+    It holds the last `history` pairs of a step s and the difference y that it made to the gradient, and starts from a
+    `Spectrum` instead of the identity. The two-loop recursion (algorithm 7.4) is written as two triangular systems in
+    the products sᵢᵀyⱼ, so that four matrix-vector products do all that is as long as the image.
+    """
+
+    def __init__(self, image: Tensor, history: int = HISTORY) -> None:
+        self.spectrum = Spectrum(image)
+        self.steps = image.new_zeros(history, image.numel())
+        self.slopes = image.new_zeros(history, image.numel())
+        # products[i, j] = sᵢᵀyⱼ where i is no younger than j. Small systems are solved in float64 where there is one.
+        exact = torch.float32 if image.device.type == "mps" else torch.float64
+        self.products = torch.eye(history, dtype=exact, device=image.device)
+        self.alive = torch.zeros(history, dtype=torch.bool, device=image.device)
+        self.scale = image.new_ones(())
+        self.pairs = 0
+
+    def forget(self, really: Tensor) -> None:
+        """Drops every pair if the 0-dimensional truth value says so."""
+        self.alive = self.alive & ~really
+
+    def learn(self, step: Tensor, slope: Tensor) -> None:
+        """Takes in a pair, images 1×3×H×W. One without positive curvature only makes the oldest drop out."""
+        s, y = step.flatten(), slope.flatten()
+        new = self.pairs % len(self.steps)
+        self.pairs += 1
+        self.steps[new], self.slopes[new] = s, y
+        products = _products(self.steps, y)
+        self.products[:, new] = products.to(self.products.dtype)
+        self.alive[new] = products[new] > 1e-10 * s.norm() * y.norm()
+        energy = self.spectrum.energy(slope)
+        if new % MEASURE_EVERY == 0:
+            self.spectrum.learn(self.spectrum.energy(step), energy)
+        # sᵀy / yᵀPy, with the spectrum P (Nocedal and Wright, eq. 7.20).
+        self.scale = torch.where(self.alive[new], products[new] / (energy * self.spectrum.gain).sum(), self.scale)
+
+    def apply(self, gradient: Tensor) -> Tensor:
+        """H·g, an image 1×3×H×W. Without any pair it is the gradient in the spectrum's scaling."""
+        oldest, g = self.pairs % len(self.steps), gradient.flatten()
+        alive = self.alive.roll(-oldest)
+        triangle = self.products.roll((-oldest, -oldest), (0, 1)).triu() * (alive[:, None] & alive)
+        triangle = triangle + torch.diag((~alive).to(triangle.dtype))
+
+        def solve(matrix: Tensor, values: Tensor, upper: bool) -> Tensor:
+            solution: Tensor = torch.linalg.solve_triangular(matrix, (values * alive)[:, None], upper=upper)
+            return solution[:, 0]
+
+        def by_age(values: Tensor) -> Tensor:
+            return values.roll(-oldest).to(triangle.dtype)
+
+        def by_slot(values: Tensor) -> Tensor:
+            return values.roll(oldest).to(g.dtype)
+
+        # The recursion's αᵢ = sᵢᵀq / sᵢᵀyᵢ with q = g − Σ_{j>i} αⱼyⱼ, and then its αᵢ − βᵢ likewise.
+        first = solve(triangle, by_age(_products(self.steps, g)), upper=True)
+        q = _added(g, by_slot(-first), self.slopes)
+        r = (self.scale * self.spectrum.apply(q.view_as(gradient))).flatten()
+        second = solve(triangle.T, triangle.diagonal() * first - by_age(_products(self.slopes, r)), upper=False)
+        return _added(r, by_slot(second), self.steps).view_as(gradient)
+
+
+# On a CPU these go row by row: torch's BLAS reads the rows at half the speed on AMD processors.
+
+
+def _products(rows: Tensor, vector: Tensor) -> Tensor:
+    """Rows k×n times a vector n."""
+    if rows.device.type != "cpu":
+        return rows @ vector
+    return torch.stack([torch.dot(row, vector) for row in rows])
+
+
+def _added(vector: Tensor, factors: Tensor, rows: Tensor) -> Tensor:
+    """A vector n plus Σ factorᵢ · rowᵢ of rows k×n."""
+    if rows.device.type != "cpu":
+        return torch.addmv(vector, rows.T, factors)
+    total = vector.clone()
+    for factor, row in zip(factors.tolist(), rows, strict=True):
+        if factor:
+            total.add_(row, alpha=factor)
+    return total

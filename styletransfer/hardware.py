@@ -1,0 +1,165 @@
+"""What the machine offers: device, precision, threads, memory."""
+
+import contextlib
+import ctypes
+import logging
+import math
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .errors import UsageError
+from .objective import Evaluate
+
+log = logging.getLogger(__name__)
+
+# Parameters of glibc's mallopt (malloc.h).
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_DEFAULT_TRIM_THRESHOLD, _DEFAULT_MMAP_MAX = 128 * 1024, 65536
+
+
+@dataclass(frozen=True)
+class Precision:
+    """In what the encoder computes features and gradients; `tf32` lets CUDA round float32 to TF32 on the way."""
+
+    forward: torch.dtype
+    backward: torch.dtype
+    tf32: bool = False
+
+
+def device(name: str) -> torch.device:
+    """The device of a name: auto, cpu, cuda, cuda:N or mps. Raises `UsageError` if there is none such here."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(name)
+    except RuntimeError:
+        chosen = torch.device("meta")
+    if chosen.type == "cpu":
+        return chosen
+    if chosen.type == "cuda" and torch.cuda.is_available() and (chosen.index or 0) < torch.cuda.device_count():
+        return torch.device("cuda", chosen.index or 0)
+    if chosen.type == "mps" and torch.backends.mps.is_available():
+        return chosen
+    if chosen.type in ("cuda", "mps"):
+        raise UsageError(f"there is no device {name} here; use --device cpu or auto")
+    raise UsageError(f"device is {name!r}; it can be auto, cpu, cuda, cuda:N or mps")
+
+
+def precision(name: str, on: torch.device) -> Precision:
+    """The precision of a name: auto, fp32, bf16 or tf32.
+
+    auto is invisible in the picture: features, and with them the losses, are exact, and only the gradient is carried
+    back in bfloat16, where the hardware has it; it is then off by 0.6 %. With features in bfloat16 the Gram matrices
+    are too inexact to finish with (docs/performance.md).
+
+    Raises `UsageError` for tf32 where there is none.
+    """
+    ampere = on.type == "cuda" and torch.cuda.get_device_capability(on) >= (8, 0)
+    if name == "tf32" and not ampere:
+        raise UsageError(f"precision tf32 needs an NVIDIA GPU from Ampere on; on {on} use auto, fp32 or bf16")
+    if name == "auto":
+        fast = ampere or (on.type == "cpu" and has_bf16())
+        return Precision(torch.float32, torch.bfloat16 if fast else torch.float32)
+    if name == "bf16":
+        return Precision(torch.bfloat16, torch.bfloat16)
+    return Precision(torch.float32, torch.float32, tf32=name == "tf32")
+
+
+def has_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 in hardware (AVX512-BF16, AMX); elsewhere it is slower than float32."""
+    return any(bool(getattr(torch.cpu, f"_is_{unit}_supported", bool)()) for unit in ("avx512_bf16", "amx_tile"))
+
+
+@contextlib.contextmanager
+def tuned(on: torch.device, tf32: bool = False) -> Iterator[None]:
+    """Sets torch and the C library up for the optimisation, and as they were afterwards."""
+    threads = torch.get_num_threads()
+    flags = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
+    try:
+        if on.type == "cpu":
+            torch.set_num_threads(min(threads, _allowed_cpus()))
+            _keep_memory(True)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+        torch.backends.cudnn.benchmark = True
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = flags
+        if on.type == "cpu":
+            _keep_memory(False)
+
+
+def captured(evaluate: Evaluate, image: Tensor) -> Evaluate:
+    """The same function as one CUDA graph, for images of this one's shape; itself on other devices.
+
+    A graph is launched as a whole: the hundreds of kernels of an evaluation need no Python in between. Where it can't
+    be captured, a notice says why and the function runs as it is.
+    """
+    if image.device.type != "cuda":
+        return evaluate
+    try:
+        held = image.clone()
+        aside = torch.cuda.Stream(image.device)  # type: ignore[no-untyped-call]
+        aside.wait_stream(torch.cuda.current_stream(image.device))
+        with torch.cuda.stream(aside):  # what libraries set up at first must not be captured
+            for _ in range(3):
+                evaluate(held)
+        torch.cuda.current_stream(image.device).wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            results = evaluate(held)
+    except RuntimeError as error:
+        torch.cuda.empty_cache()
+        log.info("evaluating without a CUDA graph: %s", str(error).partition("\n")[0])
+        return evaluate
+
+    def replay(x: Tensor) -> tuple[Tensor, Tensor]:
+        held.copy_(x)
+        graph.replay()
+        return results[0].clone(), results[1].clone()
+
+    return replay
+
+
+def _keep_memory(keep: bool) -> None:
+    """Tells glibc to keep freed memory for the next allocation, or to give it back to the system again.
+
+    By default every large feature map is mapped anew and unmapped in each evaluation, and the system clears its pages:
+    up to two thirds of the time of an evaluation (docs/performance.md).
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_MAX, 0 if keep else _DEFAULT_MMAP_MAX)
+        libc.mallopt(_M_TRIM_THRESHOLD, -1 if keep else _DEFAULT_TRIM_THRESHOLD)  # −1: never
+        if not keep:
+            libc.malloc_trim(0)
+
+
+def _allowed_cpus(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """How many processors the container may use (cgroup v2). More threads than that wait for each other."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        limit, period = quota.read_text().split()
+        return max(1, min(available, math.ceil(int(limit) / int(period))))
+    except (OSError, ValueError):  # no such file, or "max"
+        return available
+
+
+def peak_memory(on: torch.device) -> int:
+    """The most memory so far, in bytes: of the process on a CPU (resident), of torch's allocations on a GPU."""
+    if on.type == "cuda":
+        return torch.cuda.max_memory_allocated(on)
+    if sys.platform == "win32":  # has no such count in the standard library
+        return 0
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

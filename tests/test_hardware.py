@@ -1,0 +1,105 @@
+"""What the machine offers, told by the machine itself."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from styletransfer import UsageError, hardware
+
+CPU = torch.device("cpu")
+
+
+def test_precisions_on_a_cpu() -> None:
+    fp32, bf16 = torch.float32, torch.bfloat16
+    assert hardware.precision("fp32", CPU) == hardware.Precision(fp32, fp32)
+    assert hardware.precision("bf16", CPU) == hardware.Precision(bf16, bf16)
+    assert hardware.precision("auto", CPU) == hardware.Precision(fp32, bf16 if hardware.has_bf16() else fp32)
+    with pytest.raises(UsageError, match="tf32"):
+        hardware.precision("tf32", CPU)
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="only Linux tells the processor's features there")
+def test_bfloat16_in_hardware_is_what_the_system_says() -> None:
+    flags = Path("/proc/cpuinfo").read_text().split()
+    assert hardware.has_bf16() == bool({"avx512_bf16", "amx_bf16"} & set(flags))
+
+
+@pytest.mark.parametrize(("content", "expected"), [("50000 100000", 1), ("150000 100000", 2), ("max 100000", None)])
+def test_threads_follow_the_containers_quota(tmp_path: Path, content: str, expected: int | None) -> None:
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    file = tmp_path / "cpu.max"
+    file.write_text(content)
+    assert hardware._allowed_cpus(file) == min(expected or available, available)
+    assert hardware._allowed_cpus(tmp_path / "none") == available
+
+
+def test_settings_are_as_before_afterwards() -> None:
+    def settings() -> tuple[object, ...]:
+        cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+        return torch.get_num_threads(), cuda.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+
+    before = settings()
+    with hardware.tuned(CPU, tf32=True):
+        assert torch.backends.cudnn.allow_tf32
+    assert settings() == before
+
+
+COUNT_FAULTS = """
+import resource, sys, torch
+from styletransfer import hardware
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.ones(16 << 20, dtype=torch.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+torch.set_num_threads(1)
+plain = faults()
+with hardware.tuned(torch.device("cpu")):
+    faults()
+    kept = faults()
+print(plain, kept, faults())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="about glibc")
+def test_memory_is_kept_from_one_evaluation_to_the_next() -> None:
+    """Counted by the kernel: ten times 16 MiB are 40960 pages of 4 KiB, each cleared anew, or none."""
+    done = subprocess.run([sys.executable, "-c", COUNT_FAULTS], capture_output=True, text=True, check=True)
+    plain, kept, after = map(int, done.stdout.split())
+    assert kept < plain / 20 and after > plain / 2
+
+
+def test_evaluations_on_a_cpu_are_not_captured() -> None:
+    def evaluate(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (x,)
+
+    assert hardware.captured(evaluate, torch.zeros(1, 3, 4, 4)) is evaluate
+
+
+@pytest.mark.gpu
+def test_a_captured_evaluation_gives_what_the_plain_one_gives() -> None:
+    def evaluate(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return x.square().sum()[None], 2 * x
+
+    images = torch.rand(2, 1, 3, 8, 8, device="cuda")
+    replayed = hardware.captured(evaluate, images[0])
+    assert replayed is not evaluate
+    results = [replayed(image) for image in images]
+    for image, result in zip(images, results, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(result, evaluate(image), strict=True))
+
+
+@pytest.mark.gpu
+def test_what_cannot_be_captured_runs_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    def evaluate(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (x * x.sum().item(),)  # waits for the host
+
+    with caplog.at_level("INFO", logger="styletransfer"):
+        assert hardware.captured(evaluate, torch.ones(1, 3, 4, 4, device="cuda")) is evaluate
+    assert "without a CUDA graph" in caplog.text
