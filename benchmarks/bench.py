@@ -1,26 +1,48 @@
-"""Seconds per evaluation of loss and gradient, by network and size; and of the default run, from the shell to the file.
+"""How fast it is, side by side with what the hardware could do and with what the popular tools do.
 
-    make bench        (the table of docs/method.md)
+    make bench                                  CPU, under ten minutes on four cores
+    make bench-gpu                              the same table on CUDA
+    python benchmarks/bench.py --help           other pictures, weights, parts
 
-The VGG-19 here has random weights of the true shape: the time doesn't depend on their values.
+Prints tables and writes everything as JSON. Each part runs in a process of its own, so that none profits from what
+another has set up. Times are medians; floor and ours alternate within one process.
+
+The VGG-19 of the tables has random weights of the true shape: the time doesn't depend on their values. The time to a
+quality does: it takes VGG-19 itself where it is (`styletransfer weights path`) or the file of --weights, else only the
+bundled network.
 """
 
+import argparse
+import concurrent.futures
+import itertools
 import json
+import multiprocessing
+import os
+import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.nn.functional as F
+from reference import Reference
+from torch import Tensor
 
-from styletransfer import Options, weights
-from styletransfer.objective import Objective
+from styletransfer import Options, hardware, images, pipeline, stylize, weights
+from styletransfer.curvature import InverseHessian
+from styletransfer.objective import Evaluate, Objective
+from styletransfer.optimize import Step, minimize
 from styletransfer.options import LAYERS
 from styletransfer.vgg import Encoder
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+HERE = Path(__file__).resolve().parent
+EXAMPLES = HERE.parent / "examples"
+ITERATIONS = 500  # of the reference
 
 
 def vgg19_shaped() -> weights.Convolutions:
@@ -33,38 +55,285 @@ def vgg19_shaped() -> weights.Convolutions:
     return result
 
 
-def seconds_per_evaluation(convolutions: weights.Convolutions, size: int, runs: int = 5) -> float:
-    """Median time of one evaluation at size × size, after one to warm up."""
+def network(name: str) -> weights.Convolutions:
+    return vgg19_shaped() if name == "vgg19-shaped" else weights.resolve(name)[1]
+
+
+def isolated(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of a call in a fresh process."""
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def alternating(device: torch.device, runs: int, *functions: Callable[[], object]) -> list[float]:
+    """Median seconds of each of several functions, called in turn, after one call each to warm up."""
+    times: list[list[float]] = [[] for _ in functions]
+    for run, (i, function) in itertools.product(range(runs + 1), enumerate(functions)):
+        wait(device)
+        start = time.perf_counter()
+        function()
+        wait(device)
+        if run:
+            times[i].append(time.perf_counter() - start)
+    return [statistics.median(t) for t in times]
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+# --- what the hardware could do ------------------------------------------------------------------------------------
+
+
+def peaks(device_name: str) -> dict[str, float]:
+    """GFLOP/s of a 4096 × 4096 matrix product."""
+    device = hardware.device(device_name)
+    result = {}
+    for name, dtype, tf32 in (
+        ("fp32", torch.float32, False),
+        ("tf32", torch.float32, True),
+        ("bf16", torch.bfloat16, False),
+    ):
+        if name == "tf32" and device.type != "cuda":
+            continue
+        with hardware.tuned(device, tf32=tf32):
+            a, b = torch.randn(2, 4096, 4096, device=device).to(dtype)
+            (seconds,) = alternating(device, 5, lambda a=a, b=b: a @ b)
+        result[name] = 2 * 4096**3 / seconds / 1e9
+    return result
+
+
+def floor(encoder: Encoder, size: int, device: torch.device, precision: hardware.Precision) -> Callable[[], None]:
+    """The bare convolutions of one evaluation, forward and with respect to their input, as fast as torch has them."""
+
+    def tensor(dtype: torch.dtype, *shape: int) -> Tensor:
+        return torch.randn(shape, device=device).to(dtype, memory_format=torch.channels_last)
+
+    calls = []
+    for name in encoder.names:
+        side = size >> (int(name[4]) - 1)
+        out, into = encoder.convolution(name)[0].shape[:2]
+        for dtype, n, m in ((precision.forward, into, out), (precision.backward, out, into)):
+            calls.append((tensor(dtype, 1, n, side, side), tensor(dtype, m, n, 3, 3)))
+
+    def run() -> None:
+        for x, kernel in calls:
+            F.conv2d(x, kernel, padding=1)
+
+    return run
+
+
+def middle_of_a_run(
+    name: str, size: int, precision: hardware.Precision, device: torch.device
+) -> tuple[Encoder, Tensor, Evaluate, Iterator[Step]]:
+    """Network, image, evaluation and steps of L-BFGS with a full history, at size × size."""
     options = Options()
-    encoder = Encoder(convolutions, {**options.content_weights, **options.style_weights})
-    content, style = torch.rand(2, 1, 3, size, size)
+    encoder = Encoder(network(name), {**options.content_weights, **options.style_weights}).to(device)
+    encoder.cast(precision.forward, precision.backward)
+    content, style = torch.rand(2, 1, 3, size, size, device=device)
     objective = Objective(encoder, content, style, options.content_weights, options.style_weights, 1.0, 1e3)
-    times = []
-    for _ in range(runs + 1):
-        start = time.perf_counter()
-        objective.evaluate(content)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+    evaluate = hardware.captured(objective.evaluate, content)
+    curvature = InverseHessian(content, pipeline.history(encoder), precision.backward)
+    for _ in range(len(curvature.steps)):
+        curvature.learn(*torch.rand(2, *content.shape, device=device))
+    return encoder, content, evaluate, minimize(evaluate, content, "lbfgs", curvature=curvature)
 
 
-def default_run() -> dict[str, float]:
-    """Wall time of the command at its defaults with the bundled network, and how much of it stylize() took."""
+def per_evaluation(name: str, size: int, precision_name: str, device_name: str, runs: int) -> dict[str, float]:
+    """Seconds of the floor, of an evaluation and of an iteration all in."""
+    device = hardware.device(device_name)
+    precision = hardware.precision(precision_name, device)
+    with hardware.tuned(device, tf32=precision.tf32):
+        encoder, content, evaluate, steps = middle_of_a_run(name, size, precision, device)
+        next(steps)
+        bare = floor(encoder, size, device, precision)
+        if device.type == "cuda":
+            graph = hardware.captured(lambda x: (x, (bare(), x)[1]), content)
+            seconds = alternating(device, runs, lambda: graph(content), lambda: evaluate(content), lambda: next(steps))
+        else:
+            seconds = alternating(device, runs, bare, lambda: evaluate(content), lambda: next(steps))
+    flops = (
+        4 * 9 * sum(encoder.convolution(n)[0].shape[:2].numel() * (size >> (int(n[4]) - 1)) ** 2 for n in encoder.names)
+    )
+    return {**dict(zip(("floor", "evaluation", "iteration"), seconds, strict=True)), "gflop": flops / 1e9}
+
+
+# --- memory --------------------------------------------------------------------------------------------------------
+
+
+def memory_of_ours(name: str, size: int, precision_name: str, device_name: str) -> int:
+    """Peak bytes of some iterations with a full history."""
+    device = hardware.device(device_name)
+    precision = hardware.precision(precision_name, device)
+    with hardware.tuned(device, tf32=precision.tf32):
+        *_, steps = middle_of_a_run(name, size, precision, device)
+        for _ in range(4):
+            next(steps)
+    return hardware.peak_memory(device)
+
+
+def memory_of_reference(name: str, size: int, device_name: str) -> int:
+    """Peak bytes of an iteration of the reference with a full history, which is filled on a cheap function."""
+    device, options = hardware.device(device_name), Options()
+    encoder = Encoder(network(name), {**options.content_weights, **options.style_weights}).to(device)
+    content, style = torch.rand(2, 1, 3, size, size, device=device)
+    reference = Reference(encoder, content, style, options)
+    true, scales = reference.loss, torch.rand_like(content) + 0.5
+    count = itertools.count()
+    reference.loss = lambda x: (scales * x * x).sum() if next(count) < 104 else true(x)  # type: ignore[method-assign]
+    reference.optimize(content, "lbfgs", 105, lambda *_: None)
+    return hardware.peak_memory(device)
+
+
+# --- time to quality -----------------------------------------------------------------------------------------------
+
+
+def setting(args: argparse.Namespace, model: str) -> Options:
+    own = {"weights": str(args.weights)} if model == "vgg19" and args.weights else {"model": model}
+    return Options(size=args.size, device=args.device, iterations=ITERATIONS, **own)
+
+
+def exact(args: argparse.Namespace, options: Options) -> tuple[Encoder, Tensor, Tensor]:
+    """The run's normalised network in float32 and its two targets, as `stylize` makes them."""
+    device = hardware.device(options.device)
+    pictures = images.read(args.content), images.read(args.style)
+    small, large = (p.resized(pipeline._fitted(p.rgb.size, options.size)).tensor().to(device) for p in pictures)
+    convolutions = weights.resolve(options.model, options.weights)[1]
+    return pipeline._encoder(convolutions, pictures, options, device), pipeline._with_bleed(small), large
+
+
+def run_of_reference(args: argparse.Namespace, options: Options, optimizer: str) -> dict[str, Any]:
+    encoder, content, style = exact(args, options)
+    curve: list[tuple[float, float]] = []
+    reference = Reference(encoder, content, style, options)
+    last = reference.optimize(content, optimizer, ITERATIONS, lambda i, loss, s: curve.append((s, loss)))
+    return {"curve": curve, "seconds": curve[-1][0], "loss": reference.loss(last).item()}
+
+
+def run_of_ours(args: argparse.Namespace, options: Options, target: float) -> dict[str, Any]:
+    """Until the loss is reached, with everything that a call does counted: loading, targets, warm start."""
+    curve: list[tuple[float, float]] = []
+    start = time.perf_counter()
+
+    def listen(step: Any) -> bool:
+        if step.network == "vgg19-lite" != options.model:
+            return False
+        curve.append((time.perf_counter() - start, step.losses.total))
+        return curve[-1][1] <= target
+
+    pipeline.SETTLED = 0.0
+    result = stylize(args.content, args.style, options, callback=listen)
+    reached = result.best.total <= target
+    return {
+        "curve": curve,
+        "seconds": curve[-1][0],
+        "loss": result.best.total,
+        "reached": reached,
+        "iterations": result.iterations,
+    }
+
+
+def time_to_quality(args: argparse.Namespace, model: str, optimizers: tuple[str, ...]) -> dict[str, Any]:
+    options, result = setting(args, model), {}
+    for optimizer in optimizers:
+        result[f"reference {optimizer}"] = isolated(run_of_reference, args, options, optimizer)
+        print_run(model, f"reference, {optimizer}, {ITERATIONS} iterations", result[f"reference {optimizer}"])
+    target = result["reference lbfgs"]["loss"]
+    ours = result["ours"] = isolated(run_of_ours, args, options, target)
+    print_run(model, f"ours, {ours['iterations']} iterations", ours)
+    ratio = result["reference lbfgs"]["seconds"] / ours["seconds"]
+    print(f"{model:14} {ratio:.2f} times faster" if ours["reached"] else f"{model:14} not reached")
+    return result
+
+
+def print_run(model: str, what: str, run: dict[str, Any]) -> None:
+    print(f"{model:14} {what:38} {run['seconds']:7.1f} s  loss {run['loss']:.4f}", flush=True)
+
+
+# --- the command ---------------------------------------------------------------------------------------------------
+
+
+def command(args: argparse.Namespace) -> dict[str, float]:
+    """The command at its defaults with the bundled network, shell to file, and the seconds spent in evaluations."""
     with tempfile.TemporaryDirectory() as folder:
-        pictures = [EXAMPLES / "astronaut.jpg", EXAMPLES / "swirls.jpg"]
-        command = [sys.executable, "-m", "styletransfer", *pictures, "--model", "vgg19-lite", "--json"]
+        spent = Path(folder) / "seconds"
         start = time.perf_counter()
-        done = subprocess.run([*command, "-o", Path(folder) / "out.png"], check=True, capture_output=True, text=True)
-        return {"shell to file": time.perf_counter() - start, "in stylize()": json.loads(done.stdout)["seconds"]}
+        subprocess.run(
+            [sys.executable, HERE / "timed_command.py", spent, args.content, args.style, "--model", "vgg19-lite"]
+            + ["--device", args.device, "-q", "-o", Path(folder) / "out.png"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        total = time.perf_counter() - start
+        return {"seconds": total, "evaluations": float(spent.read_text())}
 
 
 def main() -> None:
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    networks = {"vgg19-lite": weights.resolve("vgg19-lite")[1], "vgg19-shaped": vgg19_shaped()}
-    for name, convolutions in networks.items():
-        for size in (256, 512):
-            print(f"{name:14}{size:5} px  {seconds_per_evaluation(convolutions, size):7.3f} s per evaluation")
-    for what, seconds in default_run().items():
-        print(f"default run, vgg19-lite, 512 px: {seconds:6.1f} s {what}")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--content", type=Path, default=EXAMPLES / "coffee.jpg")
+    parser.add_argument("--style", type=Path, default=EXAMPLES / "swirls.jpg")
+    parser.add_argument("--size", type=int, default=512, help="of the time to quality")
+    parser.add_argument("--weights", type=Path, default=weights.find("vgg19"))
+    parser.add_argument("--part", choices=("table", "memory", "quality", "command"), help="only this one")
+    parser.add_argument("--json", type=Path, default=Path("out/bench.json"))
+    args = parser.parse_args()
+    device = hardware.device(args.device)
+    gpu = device.type == "cuda"
+    machine = torch.cuda.get_device_name(device) if gpu else f"{processor()}, {torch.get_num_threads()} threads"
+    report: dict[str, Any] = {"machine": machine, "torch": torch.__version__}
+    print(f"torch {torch.__version__}, {machine}")
+
+    if args.part in (None, "table"):
+        report["peaks"] = isolated(peaks, args.device)
+        print("matrix product: " + ", ".join(f"{k} {v:.0f} GFLOP/s" for k, v in report["peaks"].items()))
+        print(f"\n{'':14}{'':6}{'':6}{'floor':>9}{'evaluation':>12}{'iteration':>11}{'of the floor':>14}{'GFLOP/s':>9}")
+        report["table"] = []
+        for name, size, precision in itertools.product(
+            ("vgg19-lite", "vgg19-shaped"),
+            (256, 512, 1024),
+            ("fp32", "tf32", "bf16", "auto") if gpu else ("fp32", "auto"),
+        ):
+            runs = 20 if gpu else 9 if size < 1024 else 5
+            row = isolated(per_evaluation, name, size, precision, args.device, runs)
+            report["table"].append({"network": name, "size": size, "precision": precision, **row})
+            ratio, rate = row["iteration"] / row["floor"], row["gflop"] / row["iteration"]
+            print(
+                f"{name:14}{size:5} {precision:6}{row['floor']:8.4f} s{row['evaluation']:10.4f} s"
+                f"{row['iteration']:9.4f} s{ratio:14.2f}{rate:9.0f}",
+                flush=True,
+            )
+    if args.part in (None, "memory"):
+        print("\npeak memory at 1024 with a full history")
+        for name in ("vgg19-lite", "vgg19-shaped"):
+            ours = isolated(memory_of_ours, name, 1024, "auto", args.device)
+            theirs = isolated(memory_of_reference, name, 1024, args.device)
+            report.setdefault("memory", {})[name] = {"ours": ours, "reference": theirs}
+            print(f"{name:14} ours {ours / 2**20:.0f} MiB, reference {theirs / 2**20:.0f} MiB: {ours / theirs:.2f}")
+    if args.part in (None, "command"):
+        report["command"] = run = command(args)
+        share = run["evaluations"] / run["seconds"]
+        print(f"\ncommand, vgg19-lite, shell to file: {run['seconds']:.1f} s, {share:.0%} of it in evaluations")
+    if args.part in (None, "quality"):
+        print(f"\ntime to the loss that the reference has after {ITERATIONS} iterations, {args.size} px")
+        report["quality"] = {"vgg19-lite": time_to_quality(args, "vgg19-lite", ("lbfgs", "adam"))}
+        if args.weights:
+            report["quality"]["vgg19"] = time_to_quality(args, "vgg19", ("lbfgs",))
+        else:
+            print("VGG-19 isn't here (styletransfer weights fetch): only the bundled network was timed")
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    args.json.write_text(json.dumps(report, indent=1))
+    print(f"\n{args.json}")
+
+
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or os.uname().machine
 
 
 if __name__ == "__main__":

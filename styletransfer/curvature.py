@@ -16,6 +16,8 @@ BANDS = (0.0, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.12, 0.16, 0.2, 0.25, 0.3, 0
 MEMORY = 0.9
 #: The spectrum is measured on every so many-th pair.
 MEASURE_EVERY = 10
+#: Pieces in which products of bfloat16 rows are taken.
+PIECES = 512
 #: Luminance, red against blue, green against magenta, orthonormal: the axes along which colours of photographs vary.
 OPPONENT = ((3**-0.5, 3**-0.5, 3**-0.5), (2**-0.5, 0, -(2**-0.5)), (6**-0.5, -2 * 6**-0.5, 6**-0.5))
 
@@ -40,6 +42,7 @@ class Spectrum:
         self.steps = image.new_zeros(3, len(BANDS) - 1)
         self.slopes = self.steps.clone()
         self.gain = torch.ones_like(self.steps)
+        self._everywhere = self.gain[:, self.band]
 
     def _transform(self, image: Tensor) -> Tensor:
         opponent = (self.colours @ image[0].flatten(1)).view(3, *self.size)
@@ -47,7 +50,7 @@ class Spectrum:
 
     def apply(self, gradient: Tensor) -> Tensor:
         """The product with an image-shaped tensor 1×3×H×W."""
-        spectrum = self._transform(gradient).mul_(self.gain[:, self.band])
+        spectrum = self._transform(gradient).mul_(self._everywhere)
         image: Tensor = torch.fft.irfft2(spectrum, s=self.size, norm="ortho")
         return (self.colours.T @ image.flatten(1)).view_as(gradient)
 
@@ -63,6 +66,7 @@ class Spectrum:
         self.slopes = MEMORY * self.slopes + slope / slope.sum().clamp(min=tiny)
         known = (self.steps > 0) & (self.slopes > 0)
         self.gain = torch.where(known, (self.steps / self.slopes).sqrt(), 1.0)
+        self._everywhere = self.gain[:, self.band]
 
 
 class InverseHessian:
@@ -73,10 +77,11 @@ class InverseHessian:
     the products sᵢᵀyⱼ, so that four matrix-vector products do all that is as long as the image.
     """
 
-    def __init__(self, image: Tensor, history: int = HISTORY) -> None:
+    def __init__(self, image: Tensor, history: int = HISTORY, dtype: torch.dtype | None = None) -> None:
+        """For images like this one; the pairs are kept in another dtype if told, as half as large in bfloat16."""
         self.spectrum = Spectrum(image)
-        self.steps = image.new_zeros(history, image.numel())
-        self.slopes = image.new_zeros(history, image.numel())
+        self.steps = image.new_zeros(history, image.numel(), dtype=dtype)
+        self.slopes = image.new_zeros(history, image.numel(), dtype=dtype)
         # products[i, j] = sᵢᵀyⱼ where i is no younger than j. Small systems are solved in float64 where there is one.
         exact = torch.float32 if image.device.type == "mps" else torch.float64
         self.products = torch.eye(history, dtype=exact, device=image.device)
@@ -128,22 +133,17 @@ class InverseHessian:
         return _added(r, by_slot(second), self.steps).view_as(gradient)
 
 
-# On a CPU these go row by row: torch's BLAS reads the rows at half the speed on AMD processors.
-
-
 def _products(rows: Tensor, vector: Tensor) -> Tensor:
-    """Rows k×n times a vector n."""
-    if rows.device.type != "cpu":
+    """Rows k×n times a vector n. Rows in bfloat16 are multiplied in pieces whose products are added in float32: a whole
+    product rounded to bfloat16 is too inexact for the triangular systems."""
+    if rows.dtype == vector.dtype:
         return rows @ vector
-    return torch.stack([torch.dot(row, vector) for row in rows])
+    count, length = len(rows), rows.shape[1] // PIECES
+    whole, vector = PIECES * length, vector.to(rows.dtype)
+    pieces = rows[:, :whole].view(count, PIECES, length).transpose(0, 1) @ vector[:whole].view(PIECES, length, 1)
+    return pieces.float().sum(0)[:, 0] + (rows[:, whole:] @ vector[whole:]).float()
 
 
 def _added(vector: Tensor, factors: Tensor, rows: Tensor) -> Tensor:
     """A vector n plus Σ factorᵢ · rowᵢ of rows k×n."""
-    if rows.device.type != "cpu":
-        return torch.addmv(vector, rows.T, factors)
-    total = vector.clone()
-    for factor, row in zip(factors.tolist(), rows, strict=True):
-        if factor:
-            total.add_(row, alpha=factor)
-    return total
+    return vector + (factors.to(rows.dtype) @ rows).to(vector.dtype)

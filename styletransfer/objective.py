@@ -54,10 +54,8 @@ class Objective:
     ) -> None:
         self.encoder, self.alpha, self.beta, self.tv = encoder, alpha, beta, tv
         self.content_weights, self.style_weights = dict(content_weights), dict(style_weights)
-        features = encoder(content)
-        self.content_targets = {layer: features[layer] for layer in content_weights}
-        features = encoder(style)
-        self.style_targets = {layer: gram_matrix(features[layer]) for layer in style_weights}
+        self.content_targets = {layer: f for layer, f in encoder.features(content) if layer in content_weights}
+        self.style_targets = {layer: gram_matrix(f) for layer, f in encoder.features(style) if layer in style_weights}
 
     @torch.no_grad()
     def evaluate(self, image: Tensor) -> tuple[Tensor, Tensor]:

@@ -85,14 +85,22 @@ class Encoder(nn.Module):
         """The least side of an image, in pixels, that leaves one position at the deepest layer."""
         return int(2 ** (int(self.names[-1][4]) - 1))
 
-    @torch.no_grad()
+    @property
+    def macs_per_pixel(self) -> float:
+        """Multiply-adds per pixel of the image for the features."""
+        return float(sum(9 * self.convolution(n)[0].shape[:2].numel() / 4 ** (int(n[4]) - 1) for n in self.names))
+
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Image B×3×H×W, RGB in [0, 1] -> ``{layer: B×N×H'×W'}`` after ReLU; H' = H // 2^(block − 1)."""
-        features: dict[str, Tensor] = {}
+        return dict(self.features(image))
+
+    @torch.no_grad()
+    def features(self, image: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """The same layer by layer, so that nobody need hold more than one large map."""
         for name, x in self._maps(image):
             if name in self.layers:
-                features[name] = x
-        return features
+                yield name, x
+            del x
 
     @torch.no_grad()
     def gradient(self, image: Tensor, tap: Tap) -> Tensor:
@@ -108,6 +116,7 @@ class Encoder(nn.Module):
                 pulls[name] = tap(name, x)
             # Mixing precisions within one operation is slow, and the way back needs no more than its own.
             kept[name] = x.to(backward)
+            del x
         gradient: Tensor | None = None
         for previous, name in reversed(list(zip((None, *self.names), self.names, strict=False))):
             gradient = _injected(gradient, kept[name], *pulls.pop(name, (None, None)))
@@ -126,7 +135,9 @@ class Encoder(nn.Module):
                 x, block = self.pool(x), name[4]
             weight, bias = self.convolution(name)
             x = x.to(weight.dtype, memory_format=torch.channels_last)
-            x = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), weight, bias).relu_()
+            # One name for all of it: each large map is freed as soon as the next is there.
+            x = F.pad(x, (1, 1, 1, 1), mode="replicate")
+            x = F.conv2d(x, weight, bias).relu_()
             yield name, x
 
     def _pool_back(self, gradient: Tensor, x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Trains `vgg19-lite.safetensors`, the bundled encoder: VGG-19's trunk at a quarter of its widths, distilled.
 
-    python weights/distill.py --teacher VGG19_WEIGHTS --photos FOLDER --paintings FOLDER [--steps 5000] [-o FILE]
+    python weights/distill.py --teacher VGG19_WEIGHTS --photos FOLDER --paintings FOLDER [--steps 4000] [-o FILE]
 
 Every layer of the student is mapped by a linear 1×1 head to the teacher's normalised feature maps; the loss is the
 share of the teacher's variance left unexplained, plus the relative error of the Gram matrices at the paper's style
@@ -23,7 +23,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
-from styletransfer import hardware, weights
+from styletransfer import weights
 from styletransfer.losses import gram_matrix
 from styletransfer.options import LAYERS, Options
 from styletransfer.vgg import Encoder
@@ -84,8 +84,7 @@ class Teacher:
             if f"{(key := layer.replace('_', '') + '_aux')}.weight" in tensors
         }
         self.scale: dict[str, Tensor] = {}
-        # The maps' outputs before their ReLU can have a mean near 0, which says nothing about how large they are.
-        means = [{layer: f.relu().mean((0, 2, 3)) for layer, f in self(picture).items()} for picture in pictures]
+        means = [{layer: f.mean((0, 2, 3)) for layer, f in self(picture).items()} for picture in pictures]
         for layer in TRUNK:
             mean = torch.stack([m[layer] for m in means]).mean(0)
             self.scale[layer] = 1 / mean.clamp(min=0.05 * mean[mean > 0].mean())[:, None, None]
@@ -177,7 +176,7 @@ def train(teacher: Teacher, data: Iterator[Tensor], steps: int) -> tuple[Student
     In the first part the batch normalisation uses each batch's own statistics, which makes training quick but blurs
     what a linear head can tell; then it keeps to the running statistics, as the finished encoder does.
     """
-    student, x = Student().to(memory_format=torch.channels_last), next(data)
+    student, x = Student(), next(data)
     targets, features = teacher(x), student(x)
     heads = nn.ParameterDict({layer: best_head(features[layer].detach(), targets[layer]) for layer in TRUNK})
     parameters = [*student.parameters(), *heads.parameters()]
@@ -232,7 +231,7 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path, required=True)
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--paintings", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "vgg19-lite.safetensors")
     args = parser.parse_args()
 
@@ -241,8 +240,7 @@ def main() -> None:
     paintings, paintings_out = split(load_pictures(args.paintings))
     data = batches(photos, paintings)
     teacher = Teacher(args.teacher, [next(data) for _ in range(8)])
-    with hardware.tuned(torch.device("cpu")):
-        student, heads = train(teacher, data, args.steps)
+    student, heads = train(teacher, data, args.steps)
     weights.save(student.folded(), args.output)
     print(
         report(
