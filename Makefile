@@ -11,7 +11,7 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow test-gpu lint weights bench gallery clean
+.PHONY: demo test test-slow test-gpu lint weights bench bench-gpu gallery clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -37,8 +37,12 @@ lint: $(READY)
 weights: $(READY)
 	$(BIN)/styletransfer weights fetch
 
+# Under ten minutes on four cores. Options in ARGS, as in ARGS='--part table'.
 bench: $(READY)
-	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/bench.py $(ARGS)
+
+bench-gpu: $(READY)
+	$(BIN)/python benchmarks/bench.py --device cuda $(ARGS)
 
 gallery: $(patsubst photos/%.jpg,out/%.png,$(wildcard photos/*.jpg))
 

@@ -54,9 +54,9 @@ def device(name: str) -> torch.device:
 def precision(name: str, on: torch.device) -> Precision:
     """The precision of a name: auto, fp32, bf16 or tf32.
 
-    auto is invisible in the picture: features, and with them the losses, are exact, and only the gradient is carried
-    back in bfloat16, where the hardware has it; it is then off by 0.6 %. With features in bfloat16 the Gram matrices
-    are too inexact to finish with (docs/performance.md).
+    auto is invisible in the picture: features are in float32 (on CUDA in TF32), and only the gradient is carried back in
+    bfloat16, where the hardware has it; it is then off by about 1 %. With features in bfloat16 the Gram matrices are
+    too inexact to finish with (docs/performance.md).
 
     Raises `UsageError` for tf32 where there is none.
     """
@@ -65,7 +65,7 @@ def precision(name: str, on: torch.device) -> Precision:
         raise UsageError(f"precision tf32 needs an NVIDIA GPU from Ampere on; on {on} use auto, fp32 or bf16")
     if name == "auto":
         fast = ampere or (on.type == "cpu" and has_bf16())
-        return Precision(torch.float32, torch.bfloat16 if fast else torch.float32)
+        return Precision(torch.float32, torch.bfloat16 if fast else torch.float32, tf32=ampere)
     if name == "bf16":
         return Precision(torch.bfloat16, torch.bfloat16)
     return Precision(torch.float32, torch.float32, tf32=name == "tf32")

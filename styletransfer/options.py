@@ -47,7 +47,7 @@ class Options:
     pooling: Literal["avg", "max", "l2"] = _style("avg", "Pooling of the network; the paper's choice is avg.")
     tv: float = _style(0.0, "Weight of the total variation, which smooths; try 100 to 1000.", minimum=0)
 
-    optimizer: Literal["lbfgs", "adam"] = _optimisation("lbfgs", "L-BFGS with a strong Wolfe line search, or Adam.")
+    optimizer: Literal["lbfgs", "adam"] = _optimisation("lbfgs", "L-BFGS, or Adam.")
     iterations: int = _optimisation(500, "Iterations at most; it ends when nothing visible changes.", minimum=0)
     learning_rate: float | None = _optimisation(None, "Step of Adam, in values 0…1; 0.02 if not given.", minimum=0)
     init: str = _optimisation("content", "Where to start: content, style, noise, or the path of a picture.")
@@ -74,7 +74,7 @@ class Options:
         if self.bit_depth not in (8, 16):
             raise UsageError(f"bit_depth is {self.bit_depth}; it can be 8 or 16")
         if self.learning_rate is not None and self.optimizer != "adam":
-            raise UsageError("learning_rate is Adam's; L-BFGS finds its steps by line search (use --optimizer adam)")
+            raise UsageError("learning_rate is Adam's; L-BFGS finds its own steps (use --optimizer adam)")
         layer_weights(self.content_layers)
         layer_weights(self.style_layers)
 

@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import random_convolutions
 from PIL import Image
 
-from styletransfer import Options, StyleTransferError, UsageError, images, stylize
+from styletransfer import Options, StyleTransferError, UsageError, images, stylize, weights
 from styletransfer.objective import Objective
+from styletransfer.optimize import Step
+from styletransfer.pipeline import SETTLED, WINDOW
 
 SMALL = Options(iterations=8, model="vgg19-lite")
 
@@ -133,6 +136,57 @@ def test_what_is_saved_tells_how_it_was_made(content_path: Path, style_path: Pat
         names = {field.name for field in dataclasses.fields(Options)}
         again = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in names}
         assert dataclasses.replace(Options(**again), init=str(style_path)) == result.options
+
+
+def test_it_ends_as_soon_as_the_loss_has_settled(content_path: Path, style_path: Path) -> None:
+    result = stylize(content_path, style_path, model="vgg19-lite", beta=10.0)
+    totals = np.array([losses.total for losses in result.losses])
+    falls = (totals[:-WINDOW] - totals[WINDOW:]) / totals[WINDOW:]
+    assert result.stopped == "converged" and result.iterations < Options.iterations
+    assert falls[-1] < SETTLED <= falls[:-1].min()
+
+
+@pytest.fixture(scope="module")
+def large_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights, three quarters as wide as VGG-19."""
+    path = tmp_path_factory.mktemp("weights") / "large.safetensors"
+    weights.save(random_convolutions({"1": 48, "2": 96, "3": 192, "4": 384, "5": 384}), path)
+    return path
+
+
+def test_a_large_network_starts_with_what_the_small_one_has_made(
+    content_path: Path, style_path: Path, large_network: Path
+) -> None:
+    seen: list[Step] = []
+    options = Options(weights=str(large_network), iterations=4)
+    result = stylize(content_path, style_path, options, callback=seen.append)
+    assert [(step.network, step.iteration) for step in seen] == [
+        (network, i) for network in ("vgg19-lite", "large.safetensors") for i in range(5)
+    ]
+    assert torch.equal(seen[5].image, seen[4].image)
+    assert result.warm_start_iterations == 4 and result.iterations == 4
+    assert [step.losses for step in seen[5:]] == result.losses
+
+    small = stylize(content_path, style_path, Options(model="vgg19-lite", iterations=4))
+    assert torch.allclose(small.tensor, seen[4].image.clamp(0, 1), atol=1e-4)
+    cold = stylize(content_path, style_path, options, warm_start="off")
+    assert cold.warm_start_iterations == 0 and cold.losses[0].content == 0
+
+
+def test_a_warm_start_can_be_stopped(content_path: Path, style_path: Path, large_network: Path) -> None:
+    seen: list[Step] = []
+    options = Options(weights=str(large_network), iterations=4)
+    result = stylize(content_path, style_path, options, callback=lambda step: seen.append(step) or len(seen) == 3)
+    assert len(seen) == 3 and result.stopped == "callback"
+    assert result.iterations == 0 and result.warm_start_iterations == 2
+    assert torch.equal(result.tensor, seen[2].image.clamp(0, 1))
+    assert result.best == result.losses[0] != seen[2].losses  # of the large network, not of the small one
+
+
+def test_the_default_precision_ends_at_the_loss_of_float32(content_path: Path, style_path: Path) -> None:
+    options = Options(model="vgg19-lite", beta=10.0)
+    exact, auto = (stylize(content_path, style_path, options, precision=precision) for precision in ("fp32", "auto"))
+    np.testing.assert_allclose(auto.best.total, exact.best.total, rtol=0.01)
 
 
 def break_down(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
