@@ -131,7 +131,7 @@ def middle_of_a_run(
     objective = Objective(encoder, content, style, options.content_weights, options.style_weights, 1.0, 1e3)
     evaluate = hardware.captured(objective.evaluate, content)
     curvature = InverseHessian(content, pipeline.history(encoder), precision.backward)
-    for _ in range(len(curvature.steps)):
+    for _ in range(curvature.history):
         curvature.learn(*torch.rand(2, *content.shape, device=device))
     return encoder, content, evaluate, minimize(evaluate, content, "lbfgs", curvature=curvature)
 

@@ -16,7 +16,7 @@ BANDS = (0.0, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.12, 0.16, 0.2, 0.25, 0.3, 0
 MEMORY = 0.9
 #: The spectrum is measured on every so many-th pair.
 MEASURE_EVERY = 10
-#: Pieces in which products of bfloat16 rows are taken.
+#: Pieces in which products of vectors in bfloat16 are taken.
 PIECES = 512
 #: Luminance, red against blue, green against magenta, orthonormal: the axes along which colours of photographs vary.
 OPPONENT = ((3**-0.5, 3**-0.5, 3**-0.5), (2**-0.5, 0, -(2**-0.5)), (6**-0.5, -2 * 6**-0.5, 6**-0.5))
@@ -80,8 +80,8 @@ class InverseHessian:
     def __init__(self, image: Tensor, history: int = HISTORY, dtype: torch.dtype | None = None) -> None:
         """For images like this one; the pairs are kept in another dtype if told, as half as large in bfloat16."""
         self.spectrum = Spectrum(image)
-        self.steps = image.new_zeros(history, image.numel(), dtype=dtype)
-        self.slopes = image.new_zeros(history, image.numel(), dtype=dtype)
+        self.history = history
+        self.steps, self.slopes = (_Rows(history, image, dtype or image.dtype) for _ in range(2))
         # products[i, j] = sᵢᵀyⱼ where i is no younger than j. Small systems are solved in float64 where there is one.
         exact = torch.float32 if image.device.type == "mps" else torch.float64
         self.products = torch.eye(history, dtype=exact, device=image.device)
@@ -96,10 +96,11 @@ class InverseHessian:
     def learn(self, step: Tensor, slope: Tensor) -> None:
         """Takes in a pair, images 1×3×H×W. One without positive curvature only makes the oldest drop out."""
         s, y = step.flatten(), slope.flatten()
-        new = self.pairs % len(self.steps)
+        new = self.pairs % self.history
         self.pairs += 1
-        self.steps[new], self.slopes[new] = s, y
-        products = _products(self.steps, y)
+        self.steps.set(new, s)
+        self.slopes.set(new, y)
+        products = self.steps.products(y)
         self.products[:, new] = products.to(self.products.dtype)
         self.alive[new] = products[new] > 1e-10 * s.norm() * y.norm()
         energy = self.spectrum.energy(slope)
@@ -110,7 +111,7 @@ class InverseHessian:
 
     def apply(self, gradient: Tensor) -> Tensor:
         """H·g, an image 1×3×H×W. Without any pair it is the gradient in the spectrum's scaling."""
-        oldest, g = self.pairs % len(self.steps), gradient.flatten()
+        oldest, g = self.pairs % self.history, gradient.flatten()
         alive = self.alive.roll(-oldest)
         triangle = self.products.roll((-oldest, -oldest), (0, 1)).triu() * (alive[:, None] & alive)
         triangle = triangle + torch.diag((~alive).to(triangle.dtype))
@@ -126,24 +127,37 @@ class InverseHessian:
             return values.roll(oldest).to(g.dtype)
 
         # The recursion's αᵢ = sᵢᵀq / sᵢᵀyᵢ with q = g − Σ_{j>i} αⱼyⱼ, and then its αᵢ − βᵢ likewise.
-        first = solve(triangle, by_age(_products(self.steps, g)), upper=True)
-        q = _added(g, by_slot(-first), self.slopes)
+        first = solve(triangle, by_age(self.steps.products(g)), upper=True)
+        q = self.slopes.added(g, by_slot(-first))
         r = (self.scale * self.spectrum.apply(q.view_as(gradient))).flatten()
-        second = solve(triangle.T, triangle.diagonal() * first - by_age(_products(self.slopes, r)), upper=False)
-        return _added(r, by_slot(second), self.steps).view_as(gradient)
+        second = solve(triangle.T, triangle.diagonal() * first - by_age(self.slopes.products(r)), upper=False)
+        return self.steps.added(r, by_slot(second)).view_as(gradient)
 
 
-def _products(rows: Tensor, vector: Tensor) -> Tensor:
-    """Rows k×n times a vector n. Rows in bfloat16 are multiplied in pieces whose products are added in float32: a whole
-    product rounded to bfloat16 is too inexact for the triangular systems."""
-    if rows.dtype == vector.dtype:
-        return rows @ vector
-    count, length = len(rows), rows.shape[1] // PIECES
-    whole, vector = PIECES * length, vector.to(rows.dtype)
-    pieces = rows[:, :whole].view(count, PIECES, length).transpose(0, 1) @ vector[:whole].view(PIECES, length, 1)
-    return pieces.float().sum(0)[:, 0] + (rows[:, whole:] @ vector[whole:]).float()
+class _Rows:
+    """A table of vectors, each cut into pieces: pieces × rows × length.
 
+    Rows in bfloat16 take half the memory and time, but a whole product rounded to bfloat16 is too inexact for the
+    triangular systems; the products of the pieces are rounded one by one and added in float32.
+    """
 
-def _added(vector: Tensor, factors: Tensor, rows: Tensor) -> Tensor:
-    """A vector n plus Σ factorᵢ · rowᵢ of rows k×n."""
-    return vector + (factors.to(rows.dtype) @ rows).to(vector.dtype)
+    def __init__(self, count: int, image: Tensor, dtype: torch.dtype) -> None:
+        self.size, pieces = image.numel(), PIECES if dtype == torch.bfloat16 else 1
+        self.table = image.new_zeros(pieces, count, -(-self.size // pieces), dtype=dtype)
+
+    def _cut(self, vector: Tensor) -> Tensor:
+        pieces, _, length = self.table.shape
+        vector = torch.nn.functional.pad(vector.to(self.table.dtype), (0, pieces * length - self.size))
+        return vector.view(pieces, length)
+
+    def set(self, row: int, vector: Tensor) -> None:
+        self.table[:, row] = self._cut(vector)
+
+    def products(self, vector: Tensor) -> Tensor:
+        """Of each row with a vector."""
+        return torch.bmm(self.table, self._cut(vector)[:, :, None]).to(vector.dtype).sum(0)[:, 0]
+
+    def added(self, vector: Tensor, factors: Tensor) -> Tensor:
+        """A vector plus Σ factorᵢ · rowᵢ."""
+        weights = factors.to(self.table.dtype).expand(len(self.table), 1, -1)
+        return vector + torch.bmm(weights, self.table).flatten()[: self.size].to(vector.dtype)

@@ -54,9 +54,9 @@ def device(name: str) -> torch.device:
 def precision(name: str, on: torch.device) -> Precision:
     """The precision of a name: auto, fp32, bf16 or tf32.
 
-    auto is invisible in the picture: features are in float32 (on CUDA in TF32), and only the gradient is carried back in
-    bfloat16, where the hardware has it; it is then off by about 1 %. With features in bfloat16 the Gram matrices are
-    too inexact to finish with (docs/performance.md).
+    auto is invisible in the picture: features are in float32 (on CUDA in TF32), and only the gradient is carried back
+    in bfloat16, where the hardware has it; it is then off by about 1 %. With features in bfloat16 the Gram matrices
+    are too inexact to finish with (docs/performance.md).
 
     Raises `UsageError` for tf32 where there is none.
     """
