@@ -130,7 +130,7 @@ def middle_of_a_run(
     content, style = torch.rand(2, 1, 3, size, size, device=device)
     objective = Objective(encoder, content, style, options.content_weights, options.style_weights, 1.0, 1e3)
     evaluate = hardware.captured(objective.evaluate, content)
-    curvature = InverseHessian(content, pipeline.history(encoder), precision.backward)
+    curvature = InverseHessian(content, dtype=precision.backward)
     for _ in range(curvature.history):
         curvature.learn(*torch.rand(2, *content.shape, device=device))
     return encoder, content, evaluate, minimize(evaluate, content, "lbfgs", curvature=curvature)

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from . import hardware, images, weights
-from .curvature import HISTORY, InverseHessian
+from .curvature import InverseHessian
 from .errors import StyleTransferError, UsageError
 from .images import Picture
 from .objective import Losses, Objective
@@ -37,8 +37,6 @@ NORMALIZATION_SIZE = 256
 #: tenth of the time; VGG-19 has 360 000.
 LARGE = 100_000
 WARM_START_ITERATIONS = 150
-#: Pairs that L-BFGS remembers with a network that isn't large.
-SHORT_HISTORY = 30
 #: The run ends when the loss fell by less than this share within so many iterations: nobody sees such a change.
 SETTLED, WINDOW = 0.02, 50
 #: On a GPU the loss is read once in so many iterations, since reading makes the GPU wait for the host.
@@ -162,7 +160,7 @@ def stylize(
             image = _with_bleed(_initial(resized[0], start_picture, options)).to(device)
             curvature = None
             if options.optimizer == "lbfgs":
-                curvature = InverseHessian(image, history(encoder), precision.backward)
+                curvature = InverseHessian(image, dtype=precision.backward)
 
             def run(network: str, encoder: Encoder, image: Tensor, iterations: int, callback: Callback | None) -> _Run:
                 objective = _objective(encoder.cast(precision.forward, precision.backward), targets, options)
@@ -282,11 +280,6 @@ def _warm_start(encoder: Encoder, options: Options) -> weights.Convolutions | No
         return None
     _, small = weights.resolve("vgg19-lite")
     return small if set(encoder.layers) <= small.keys() else None
-
-
-def history(encoder: Encoder) -> int:
-    """How many pairs L-BFGS should remember: going through them must stay cheap beside an evaluation."""
-    return HISTORY if encoder.macs_per_pixel >= LARGE else SHORT_HISTORY
 
 
 def _initial(content: Picture, other: Picture, options: Options) -> Tensor:
