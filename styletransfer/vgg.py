@@ -17,6 +17,10 @@ from .options import LAYERS
 ACTIVATION_FLOOR = 0.05
 
 
+#: Feature maps with so many values are not copied for the sake of their padding.
+LARGE_MAP = 1 << 23
+
+
 def _l2_pool(x: Tensor) -> Tensor:
     # The gradient of a square root is infinite at 0, and ReLU features are often exactly 0 in a whole window.
     return (F.avg_pool2d(x.square(), 2) * 4).clamp(min=1e-30).sqrt()
@@ -135,9 +139,7 @@ class Encoder(nn.Module):
                 x, block = self.pool(x), name[4]
             weight, bias = self.convolution(name)
             x = x.to(weight.dtype, memory_format=torch.channels_last)
-            # One name for all of it: each large map is freed as soon as the next is there.
-            x = F.pad(x, (1, 1, 1, 1), mode="replicate")
-            x = F.conv2d(x, weight, bias).relu_()
+            x = _convolution(x, weight, bias).relu_()
             yield name, x
 
     def _pool_back(self, gradient: Tensor, x: Tensor) -> Tensor:
@@ -194,6 +196,19 @@ def _injected(gradient: Tensor | None, features: Tensor, pull: Tensor | None, mi
     for part in parts[1:]:
         total = total.add_(part)
     return total
+
+
+def _convolution(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+    """A 3×3 convolution with replicated borders."""
+    if x.numel() < LARGE_MAP:
+        return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, bias)
+    # A padded copy would cost more memory and time than doing the border once more.
+    y = F.conv2d(x, kernel, bias, padding=1)
+    for row, strip, padding in ((0, x[:, :, :2], (1, 1, 1, 0)), (-1, x[:, :, -2:], (1, 1, 0, 1))):
+        y[:, :, row] = F.conv2d(F.pad(strip, padding, mode="replicate"), kernel, bias)[:, :, 0]
+    for column, strip, padding in ((0, x[..., :2], (1, 0, 1, 1)), (-1, x[..., -2:], (0, 1, 1, 1))):
+        y[..., column] = F.conv2d(F.pad(strip, padding, mode="replicate"), kernel, bias)[..., 0]
+    return y
 
 
 def _convolution_back(gradient: Tensor, kernel: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from conftest import SMALL, random_convolutions
 from torch import nn
 from torchvision.models import vgg19
 
-from styletransfer import UsageError
+from styletransfer import UsageError, vgg
 from styletransfer.options import LAYERS
 from styletransfer.vgg import ACTIVATION_FLOOR, Encoder
 
@@ -16,7 +16,11 @@ STYLE = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
 
 @pytest.mark.parametrize(("height", "width"), [(32, 48), (33, 50)])
 @pytest.mark.parametrize("pooling", ["avg", "max", "l2"])
-def test_features_are_those_of_torchvisions_vgg19(pooling: str, height: int, width: int) -> None:
+@pytest.mark.parametrize("large", [1 << 23, 2000])  # borders by a padded copy, or from about conv2_2 up by strips
+def test_features_are_those_of_torchvisions_vgg19(
+    pooling: str, height: int, width: int, large: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vgg, "LARGE_MAP", large)
     torch.manual_seed(0)
     reference = vgg19().features.double().eval()
     convolutions = [m for m in reference if isinstance(m, nn.Conv2d)]
