@@ -283,7 +283,7 @@ def main() -> None:
         report["table"] = []
         precisions = ("fp32", "tf32", "bf16", "auto") if gpu else ("fp32", "auto")
         for name, size, precision in itertools.product(("vgg19-lite", "vgg19-shaped"), (256, 512, 1024), precisions):
-            runs = 20 if gpu else 7 if size < 1024 else 3
+            runs = 20 if gpu else 5 if size < 1024 else 2
             row = isolated(per_evaluation, name, size, precision, args.device, runs)
             report["table"].append({"network": name, "size": size, "precision": precision, **row})
             ratio, rate = row["iteration"] / row["floor"], row["gflop"] / row["iteration"]

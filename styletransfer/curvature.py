@@ -144,6 +144,8 @@ class _Rows:
     def __init__(self, count: int, image: Tensor, dtype: torch.dtype) -> None:
         self.size, pieces = image.numel(), PIECES if dtype == torch.bfloat16 else 1
         self.table = image.new_zeros(pieces, count, -(-self.size // pieces), dtype=dtype)
+        # In float32 torch's BLAS takes two to four times as long for such long rows as they do one by one.
+        self._by_row = image.device.type == "cpu" and pieces == 1
 
     def _cut(self, vector: Tensor) -> Tensor:
         pieces, _, length = self.table.shape
@@ -155,9 +157,16 @@ class _Rows:
 
     def products(self, vector: Tensor) -> Tensor:
         """Of each row with a vector."""
+        if self._by_row:
+            return torch.stack([torch.dot(row, vector) for row in self.table[0]])
         return torch.bmm(self.table, self._cut(vector)[:, :, None]).to(vector.dtype).sum(0)[:, 0]
 
     def added(self, vector: Tensor, factors: Tensor) -> Tensor:
         """A vector plus Σ factorᵢ · rowᵢ."""
+        if self._by_row:
+            total = vector.clone()
+            for factor, row in zip(factors.tolist(), self.table[0], strict=True):
+                total.add_(row, alpha=factor)
+            return total
         weights = factors.to(self.table.dtype).expand(len(self.table), 1, -1)
         return vector + torch.bmm(weights, self.table).flatten()[: self.size].to(vector.dtype)
