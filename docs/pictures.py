@@ -1,4 +1,4 @@
-"""Draws the pictures of the README and of docs/: `python docs/pictures.py` (about ten minutes on four cores)."""
+"""Draws the pictures of the README and of docs/: `python docs/pictures.py` (about two minutes on four cores)."""
 
 from pathlib import Path
 
