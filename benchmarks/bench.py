@@ -149,10 +149,8 @@ def per_evaluation(name: str, size: int, precision_name: str, device_name: str, 
             seconds = alternating(device, runs, lambda: graph(content), lambda: evaluate(content), lambda: next(steps))
         else:
             seconds = alternating(device, runs, bare, lambda: evaluate(content), lambda: next(steps))
-    flops = (
-        4 * 9 * sum(encoder.convolution(n)[0].shape[:2].numel() * (size >> (int(n[4]) - 1)) ** 2 for n in encoder.names)
-    )
-    return {**dict(zip(("floor", "evaluation", "iteration"), seconds, strict=True)), "gflop": flops / 1e9}
+    gflop = 2 * 2 * encoder.macs_per_pixel * size**2 / 1e9  # multiply and add, there and back
+    return {**dict(zip(("floor", "evaluation", "iteration"), seconds, strict=True)), "gflop": gflop}
 
 
 # --- memory --------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """What an optimiser has learnt about a function's curvature: L-BFGS in a spectrum of its own.
 
-Everything stays on the image's device and nothing waits for it: no value is read by the host.
+Everything stays on the image's device, and on a GPU nothing waits for it: no value is read by the host.
 """
 
 from typing import cast

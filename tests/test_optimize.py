@@ -23,7 +23,7 @@ def test_lbfgs_needs_few_more_evaluations_than_scipys() -> None:
     scipys = scipy_minimize(rosen, start.flatten().numpy(), jac=rosen_der, method="L-BFGS-B", options={"maxcor": 20})
     steps = list(islice(minimize(rosenbrock, start, "lbfgs"), 400))
     first = next(step for step in steps if step.losses.total <= max(scipys.fun, 1e-9))
-    assert first.iteration + 1 <= 1.5 * scipys.nfev  # every iteration is one evaluation
+    assert first.iteration + 1 <= 1.3 * scipys.nfev  # every iteration is one evaluation
     np.testing.assert_allclose(steps[-1].image.numpy(), 1, atol=1e-5)
     totals = [step.losses.total for step in steps]
     assert totals == sorted(totals, reverse=True)
@@ -35,8 +35,8 @@ def test_lbfgs_solves_an_ill_conditioned_quadratic() -> None:
     def quadratic(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.stack([(scales * x * x).sum() / 2, *x.new_zeros(3)]), scales * x
 
-    last = list(islice(minimize(quadratic, torch.ones(1, 3, 4, 4, dtype=torch.float64), "lbfgs"), 300))[-1]
-    assert last.losses.total < 1e-6  # from 28 000
+    last = list(islice(minimize(quadratic, torch.ones(1, 3, 4, 4, dtype=torch.float64), "lbfgs"), 450))[-1]
+    assert last.losses.total < 1e-10  # from 28 000
 
 
 @pytest.mark.parametrize("factor", [1e-9, 1.0, 1e9])
@@ -50,7 +50,7 @@ def test_the_path_does_not_depend_on_the_scale_of_the_loss(factor: float) -> Non
     start = torch.full((1, 3, 2, 5), -0.7, dtype=torch.float64)
     for optimizer in ("lbfgs", "adam"):
         plain, other = (list(islice(minimize(f, start, optimizer), 15))[-1].image for f in (rosenbrock, scaled))
-        np.testing.assert_allclose(other.numpy(), plain.numpy(), rtol=1e-5)
+        np.testing.assert_allclose(other.numpy(), plain.numpy(), rtol=1e-6)
 
 
 def test_every_step_taken_lowers_the_loss_enough_and_the_others_are_not_taken() -> None:
@@ -101,9 +101,9 @@ def test_a_loss_that_is_not_finite_beyond_a_wall_is_backed_away_from(beyond: flo
             return x.new_full((4,), beyond), torch.full_like(x, math.nan)
         return torch.stack([-x.sum(), *x.new_zeros(3)]), -torch.ones_like(x)
 
-    steps = list(islice(minimize(walled, torch.zeros(1, 3, 2, 2, dtype=torch.float64), "lbfgs"), 200))
+    steps = list(islice(minimize(walled, torch.zeros(1, 3, 2, 2, dtype=torch.float64), "lbfgs"), 400))
     assert all(math.isfinite(step.losses.total) for step in steps)
-    assert 1 - 1e-4 < float(steps[-1].image.max()) <= 1
+    assert 1 - 1e-6 < float(steps[-1].image.max()) <= 1
 
 
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
