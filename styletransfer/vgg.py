@@ -4,6 +4,7 @@ Simonyan and Zisserman, *Very Deep Convolutional Networks for Large-Scale Image 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from .options import LAYERS
 #: A filter that hardly fires on the job's pictures is scaled as if its mean activation were this share of its layer's
 #: average. Without the floor such filters get thousandfold weights and ruin the conditioning of the optimisation.
 ACTIVATION_FLOOR = 0.05
-#: Feature maps with so many values are not copied for the sake of their padding.
+#: Feature maps with so many values are not copied for the sake of their padding, if their border is cheap to do again.
 LARGE_MAP = 1 << 23
 
 
@@ -29,6 +30,9 @@ POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "max": lambda x: F.max_pool2d(x, 2),
     "l2": _l2_pool,
 }
+
+#: oneDNN's convolution that applies the ReLU while the values are still in the cache: what inductor's code calls.
+_FUSED = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
 
 #: Called with a layer's name and its feature map F, 1×N×H×W; gives the gradient of a loss with respect to F as a map of
 #: F's shape and a matrix K, N×N, that stands for K·F. Either may be None.
@@ -137,7 +141,7 @@ class Encoder(nn.Module):
                 x, block = self.pool(x), name[4]
             weight, bias = self.convolution(name)
             x = x.to(weight.dtype, memory_format=torch.channels_last)
-            x = _convolution(x, weight, bias).relu_()
+            x = _convolution(x, weight, bias)
             yield name, x
 
     def _pool_back(self, gradient: Tensor, x: Tensor) -> Tensor:
@@ -148,7 +152,8 @@ class Encoder(nn.Module):
                 return torch.autograd.grad(self.pool(x), x, gradient)[0]
         # Up to ten times as fast as autograd's on channels-last maps.
         gradient = F.interpolate(gradient / 4, scale_factor=2, mode="nearest")
-        return F.pad(gradient, (0, x.shape[3] - gradient.shape[3], 0, x.shape[2] - gradient.shape[2]))
+        missing = x.shape[3] - gradient.shape[3], x.shape[2] - gradient.shape[2]
+        return F.pad(gradient, (0, missing[0], 0, missing[1])) if any(missing) else gradient
 
     @torch.no_grad()
     def normalize(self, images: Sequence[Tensor]) -> None:
@@ -197,16 +202,23 @@ def _injected(gradient: Tensor | None, features: Tensor, pull: Tensor | None, mi
 
 
 def _convolution(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
-    """A 3×3 convolution with replicated borders."""
-    if x.numel() < LARGE_MAP:
-        return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, bias)
+    """A 3×3 convolution with replicated borders, and its ReLU."""
+    channels, height, width = x.shape[1:]
+    if x.numel() < LARGE_MAP or channels * (height + width) > height * width / 2:
+        return _rectified_convolution(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, bias)
     # A padded copy would cost more memory and time than doing the border once more.
-    y = F.conv2d(x, kernel, bias, padding=1)
+    y = _rectified_convolution(x, kernel, bias, padding=1)
     for row, strip, padding in ((0, x[:, :, :2], (1, 1, 1, 0)), (-1, x[:, :, -2:], (1, 1, 0, 1))):
-        y[:, :, row] = F.conv2d(F.pad(strip, padding, mode="replicate"), kernel, bias)[:, :, 0]
+        y[:, :, row] = _rectified_convolution(F.pad(strip, padding, mode="replicate"), kernel, bias)[:, :, 0]
     for column, strip, padding in ((0, x[..., :2], (1, 0, 1, 1)), (-1, x[..., -2:], (0, 1, 1, 1))):
-        y[..., column] = F.conv2d(F.pad(strip, padding, mode="replicate"), kernel, bias)[..., 0]
+        y[..., column] = _rectified_convolution(F.pad(strip, padding, mode="replicate"), kernel, bias)[..., 0]
     return y
+
+
+def _rectified_convolution(x: Tensor, kernel: Tensor, bias: Tensor, padding: int = 0) -> Tensor:
+    if _FUSED and x.device.type == "cpu" and x.dtype == torch.float32:
+        return cast(Tensor, _FUSED(x, kernel, bias, [padding] * 2, [1, 1], [1, 1], 1, "relu", [], ""))
+    return F.conv2d(x, kernel, bias, padding=padding).relu_()
 
 
 def _convolution_back(gradient: Tensor, kernel: Tensor) -> Tensor:

@@ -16,11 +16,7 @@ STYLE = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
 
 @pytest.mark.parametrize(("height", "width"), [(32, 48), (33, 50)])
 @pytest.mark.parametrize("pooling", ["avg", "max", "l2"])
-@pytest.mark.parametrize("large", [1 << 23, 2000])  # borders by a padded copy, or from about conv2_2 up by strips
-def test_features_are_those_of_torchvisions_vgg19(
-    pooling: str, height: int, width: int, large: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(vgg, "LARGE_MAP", large)
+def test_features_are_those_of_torchvisions_vgg19(pooling: str, height: int, width: int) -> None:
     torch.manual_seed(0)
     reference = vgg19().features.double().eval()
     convolutions = [m for m in reference if isinstance(m, nn.Conv2d)]
@@ -40,6 +36,23 @@ def test_features_are_those_of_torchvisions_vgg19(
     assert list(features) == list(LAYERS)
     for layer, value in zip(LAYERS, expected, strict=True):
         np.testing.assert_allclose(features[layer].numpy(), value.numpy(), rtol=1e-6, atol=1e-9, err_msg=layer)
+
+
+@pytest.mark.parametrize("large", [1 << 23, 0])  # borders by a padded copy, or by strips where there are few channels
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-4)])
+def test_every_way_of_convolving_gives_the_same(
+    dtype: torch.dtype, tolerance: float, large: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vgg, "LARGE_MAP", large)
+    encoder = Encoder(random_convolutions(SMALL), ["conv2_2"])
+    image = x = torch.rand(1, 3, 90, 75, dtype=torch.float64)
+    for name in encoder.names:
+        x = torch.nn.functional.avg_pool2d(x, 2) if name == "conv2_1" else x
+        weight, bias = (value.double() for value in encoder.convolution(name))
+        x = torch.nn.functional.pad(x, (1, 1, 1, 1), mode="replicate")
+        x = torch.nn.functional.conv2d(x, weight, bias).relu()
+    features = encoder.to(dtype)(image.to(dtype))["conv2_2"]
+    np.testing.assert_allclose(features.numpy(), x.numpy(), rtol=tolerance, atol=tolerance * float(x.max()))
 
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 31), (37, 18)])
