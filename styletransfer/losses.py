@@ -12,21 +12,25 @@ from torch import Tensor
 Loss = tuple[Tensor, Tensor]
 
 
-def content_loss(features: Tensor, target: Tensor) -> Loss:
+def content_loss(features: Tensor, target: Tensor, positions: int | None = None) -> Loss:
     """Mean over filters and positions of (F − P)², and its gradient with respect to F.
+
+    Of a part of a map it is what the part contributes: `positions` is the number of the whole.
 
     The paper's eq. 1 is half the *sum*, which makes the balance with the style depend on the picture's size.
     """
-    return _mean_square(features - target)
+    return _mean_square(features - target, positions and positions * features.shape[1])
 
 
-def gram_matrix(features: Tensor) -> Tensor:
+def gram_matrix(features: Tensor, positions: int | None = None) -> Tensor:
     """Gram matrix N×N of a feature map 1×N×H×W: G = F Fᵀ / M (eq. 3), accumulated in at least float32.
+
+    It is a sum over positions: with `positions`, M of the whole map, those of its parts add up to that of the whole.
 
     The paper divides by M in the loss (eq. 4); dividing here lets pictures of different sizes be compared.
     """
     features = features.to(torch.promote_types(features.dtype, torch.float32))
-    n, m = features.shape[1], features.shape[2] * features.shape[3]
+    n, m = features.shape[1], positions or features.shape[2] * features.shape[3]
     if features.device.type != "cpu":
         flat = features.flatten(2)[0]
         return flat @ flat.T / m
@@ -72,5 +76,6 @@ def gamut_loss(image: Tensor) -> Loss:
     return _mean_square(image - image.clamp(0, 1))
 
 
-def _mean_square(difference: Tensor) -> Loss:
-    return difference.square().mean(), difference * (2 / difference.numel())
+def _mean_square(difference: Tensor, count: int | None = None) -> Loss:
+    count = count or difference.numel()
+    return difference.square().sum() / count, difference * (2 / count)

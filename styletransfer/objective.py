@@ -4,14 +4,17 @@ Gatys, Ecker, Bethge, CVPR 2016, eq. 7: total = α · content + β · style. Two
 request, and a term that keeps the values within what a file can hold.
 """
 
+import itertools
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from .losses import content_loss, gamut_loss, gram_matrix, style_loss, total_variation
-from .vgg import Encoder
+from .vgg import Encoder, Trace, level
 
 #: Image 1×3×H×W -> (terms in the order of `Losses`, gradient of the total), on the image's device.
 Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -30,8 +33,42 @@ class Losses:
     tv: float = 0.0
 
 
+@dataclass(frozen=True)
+class Tiling:
+    """How an image is evaluated: memory and time depend on it, the result doesn't (docs/any-size.md).
+
+    Attributes:
+        columns: width in pixels of the bands that are worked through one after the other; None for one band.
+        rows: height of the strips in which a band is worked through; None for one strip.
+        kept: the first block of the network whose maps are kept between the two passes; 1 for all, 6 for none.
+    """
+
+    columns: int | None = None
+    rows: int | None = None
+    kept: int = 1
+
+
+@dataclass(frozen=True)
+class Band:
+    """Columns of the image from left to right, of which those in `core` count; the others are the halo."""
+
+    left: int
+    right: int
+    core: slice
+
+    def at(self, layer: str) -> tuple[slice, slice]:
+        """Which columns of a layer's map count: in the band's map, and the same ones in the whole image's."""
+        within = slice(self.core.start >> level(layer), self.core.stop >> level(layer))
+        offset = self.left >> level(layer)
+        return within, slice(offset + within.start, offset + within.stop)
+
+
 class Objective:
     """What the generated picture is to minimise.
+
+    The style loss depends on the image only through Gram matrices, which are sums over positions. So it is evaluated in
+    two passes, each of which can work through the image in parts: the first adds up Gram matrices and content loss; the
+    second knows from them the gradient with respect to each feature, and takes it back to the image.
 
     Args:
         encoder: returns at least the layers named in the weights.
@@ -39,6 +76,7 @@ class Objective:
             content's.
         content_weights, style_weights: shares of the layers in the content and in the style loss, each of sum 1.
         alpha, beta, tv: weights of the content loss, the style loss and the total variation.
+        tiling: in which parts; the whole image at once if not given.
     """
 
     def __init__(
@@ -51,11 +89,20 @@ class Objective:
         alpha: float,
         beta: float,
         tv: float = 0.0,
+        tiling: Tiling | None = None,
     ) -> None:
-        self.encoder, self.alpha, self.beta, self.tv = encoder, alpha, beta, tv
+        self.encoder, self.alpha, self.beta, self.tv, self.tiling = encoder, alpha, beta, tv, tiling or Tiling()
         self.content_weights, self.style_weights = dict(content_weights), dict(style_weights)
-        self.content_targets = {layer: f for layer, f in encoder.features(content) if layer in content_weights}
-        self.style_targets = {layer: gram_matrix(f) for layer, f in encoder.features(style) if layer in style_weights}
+        self.bands = bands(content.shape[3], self.tiling.columns, encoder)
+        targets = defaultdict(list)
+        for layer, features in encoder.features(content, self.tiling.rows):
+            if layer in content_weights:
+                targets[layer].append(features)
+        self.content_targets = {layer: _joined(strips, 2) for layer, strips in targets.items()}
+        self.style_targets: dict[str, Tensor] = defaultdict(lambda: style.new_zeros(()))
+        for layer, features in encoder.features(style, self.tiling.rows):
+            if layer in style_weights:
+                self.style_targets[layer] = self.style_targets[layer] + gram_matrix(features, _positions(layer, style))
 
     @torch.no_grad()
     def evaluate(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,21 +110,50 @@ class Objective:
 
         Nothing here waits for the device: the terms are a tensor, to be read when somebody wants to know.
         """
-        content, style = [], []
+        content = image.new_zeros(())
+        grams: dict[str, Tensor] = defaultdict(lambda: image.new_zeros(()))
 
-        def tap(layer: str, features: Tensor) -> tuple[Tensor | None, Tensor | None]:
-            pull = mixing = None
-            if weight := self.content_weights.get(layer):
-                loss, slope = content_loss(features, self.content_targets[layer])
-                content.append(weight * loss)
-                pull = slope * (self.alpha * weight)
-            if weight := self.style_weights.get(layer):
-                loss, slope = style_loss(gram_matrix(features), self.style_targets[layer])
-                style.append(weight * loss)
-                mixing = slope * (self.beta * weight * 2 / (features.shape[2] * features.shape[3]))
-            return pull, mixing
+        def first(band: Band, layer: str, top: int, features: Tensor) -> Tensor | None:
+            nonlocal content
+            if layer in self.style_weights:
+                within, _ = band.at(layer)
+                grams[layer] = grams[layer] + gram_matrix(features[..., within], _positions(layer, image))
+            loss, pull = self._content(band, layer, top, features)
+            content = content + loss
+            return pull
 
-        gradient = self.encoder.gradient(image, tap)
+        def second(band: Band, layer: str, top: int, features: Tensor) -> Tensor | None:
+            return self._content(band, layer, top, features)[1]
+
+        def trace(band: Band) -> Trace:
+            return Trace(self.encoder, image[..., band.left : band.right], self.tiling.rows, self.tiling.kept)
+
+        traces = [(band, trace(band)) for band in self.bands]
+        for band, way in traces:
+            way.forward(partial(first, band))
+        style, mixings = image.new_zeros(()), {}
+        for layer, weight in self.style_weights.items():
+            loss, slope = style_loss(grams[layer], self.style_targets[layer])
+            style = style + weight * loss
+            mixings[layer] = slope * (self.beta * weight * 2 / _positions(layer, image))
+        gradient = torch.zeros_like(image)
+        for band, way in traces:
+            gradient[..., band.left : band.right] += way.backward(mixings, partial(second, band), band.core)
+        return self._regularized(image, content, style, gradient)
+
+    def _content(self, band: Band, layer: str, top: int, features: Tensor) -> tuple[Tensor | float, Tensor | None]:
+        """What a strip of a layer's features contributes to the content loss, and α times its gradient."""
+        weight = self.content_weights.get(layer)
+        if not weight:
+            return 0.0, None
+        target = self.content_targets[layer]
+        within, columns = band.at(layer)
+        target = target[:, :, top : top + features.shape[2], columns]
+        loss, slope = content_loss(features[..., within], target, self.content_targets[layer][0, 0].numel())
+        return weight * loss, slope * (self.alpha * weight)
+
+    def _regularized(self, image: Tensor, content: Tensor, style: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss terms and the gradient of the total: the network's and that of the pixels' own terms."""
         variation = image.new_zeros(())
         if self.tv:
             variation, slope = total_variation(image)
@@ -85,6 +161,30 @@ class Objective:
         gamut, slope = gamut_loss(image)
         weights = [self.alpha, self.beta, self.tv, GAMUT_WEIGHT * (self.alpha + self.beta)]
         gradient += weights[3] * slope
-        losses = [torch.stack(content).sum(), torch.stack(style).sum(), variation, gamut]
+        losses = [content, style, variation, gamut]
         total = torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum()
         return torch.stack([total, *losses[:3]]), gradient
+
+
+def bands(width: int, columns: int | None, encoder: Encoder) -> list[Band]:
+    """Cuts an image so wide into bands of about so many columns, each with the encoder's halo on both sides.
+
+    Every cut lies between two positions of the deepest layer. A rest narrower than one position goes to its neighbour.
+    """
+    unit = encoder.minimum_size
+    step = max(unit, (columns or width) // unit * unit)
+    cuts = [*range(0, max(1, width - unit + 1), step), width]
+    result = []
+    for start, stop in itertools.pairwise(cuts):
+        left, right = max(0, start - encoder.halo), min(width, stop + encoder.halo)
+        result.append(Band(left, right, slice(start - left, stop - left)))
+    return result
+
+
+def _positions(layer: str, image: Tensor) -> int:
+    """M, the number of positions that a layer has of an image."""
+    return (image.shape[2] >> level(layer)) * (image.shape[3] >> level(layer))
+
+
+def _joined(parts: list[Tensor], dimension: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dimension)

@@ -4,6 +4,8 @@ Simonyan and Zisserman, *Very Deep Convolutional Networks for Large-Scale Image 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import cast
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from .errors import UsageError
 from .options import LAYERS
+from .strips import Halving, Queue, Sliding
 
 #: A filter that hardly fires on the job's pictures is scaled as if its mean activation were this share of its layer's
 #: average. Without the floor such filters get thousandfold weights and ruin the conditioning of the optimisation.
@@ -34,16 +37,13 @@ POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {
 #: oneDNN's convolution that applies the ReLU while the values are still in the cache: what inductor's code calls.
 _FUSED = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
 
-#: Called with a layer's name and its feature map F, 1×N×H×W; gives the gradient of a loss with respect to F as a map of
-#: F's shape and a matrix K, N×N, that stands for K·F. Either may be None.
-Tap = Callable[[str, Tensor], tuple[Tensor | None, Tensor | None]]
+#: Called with a layer's name, the number of a row of its feature map and a strip of the map from there on, 1×N×rows×W.
+#: Gives the part of the loss's gradient with respect to the strip that can be told from it alone, if there is any.
+Tap = Callable[[str, int, Tensor], Tensor | None]
 
 
 class Encoder(nn.Module):
-    """Maps an image to the feature maps of chosen layers, and gradients with respect to those back to the image.
-
-    Both ways are written out, without autograd: frozen convolutions need no more than that, the maps are kept in
-    between in the precision of the way back only, and each way has its own precision (`cast`).
+    """Maps an image to the feature maps of chosen layers; `Trace` takes gradients with respect to those back.
 
     Args:
         weights: ``{"conv1_1": (weight Cout×Cin×3×3, bias Cout), …}`` that take RGB in [0, 1], in the order of `LAYERS`
@@ -89,70 +89,74 @@ class Encoder(nn.Module):
     @property
     def minimum_size(self) -> int:
         """The least side of an image, in pixels, that leaves one position at the deepest layer."""
-        return int(2 ** (int(self.names[-1][4]) - 1))
+        return 1 << level(self.names[-1])
+
+    @property
+    def halo(self) -> int:
+        """How many pixels beyond its own, on every side, a part of a picture needs to be seen as within the whole.
+
+        A convolution looks one position further, which is 1, 2, 4, … pixels: 70 up to conv5_1. Rounded up to whole
+        positions of the deepest layer, so that what is padded beyond reaches no position that counts.
+        """
+        return -(-sum(1 << level(name) for name in self.names) // self.minimum_size) * self.minimum_size
 
     @property
     def macs_per_pixel(self) -> float:
         """Multiply-adds per pixel of the image for the features."""
-        return float(sum(9 * self.convolution(n)[0].shape[:2].numel() / 4 ** (int(n[4]) - 1) for n in self.names))
+        return float(sum(9 * self.convolution(n)[0].shape[:2].numel() / 4 ** level(n) for n in self.names))
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Image B×3×H×W, RGB in [0, 1] -> ``{layer: B×N×H'×W'}`` after ReLU; H' = H // 2^(block − 1)."""
         return dict(self.features(image))
 
     @torch.no_grad()
-    def features(self, image: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """The same layer by layer, so that nobody need hold more than one large map."""
-        for name, x in self._maps(image):
+    def features(self, image: Tensor, rows: int | None = None) -> Iterator[tuple[str, Tensor]]:
+        """The same layer by layer, so that nobody need hold more than one large map.
+
+        With `rows`, in strips of about so many rows of the image: each layer's from top to bottom, the layers in turn.
+        """
+        for name, _, x in self.maps(image, rows or image.shape[2], self.names):
             if name in self.layers:
                 yield name, x
             del x
 
-    @torch.no_grad()
-    def gradient(self, image: Tensor, tap: Tap) -> Tensor:
-        """Gradient with respect to the image 1×3×H×W of a loss that is a sum over layers.
+    def maps(self, image: Tensor, rows: int, names: Sequence[str]) -> Iterator[tuple[str, int, Tensor]]:
+        """Strips of the feature maps of the first layers, which are named, and where each begins.
 
-        `tap` sees each layer's features on the way there and says what the loss's gradient there is.
+        Raises:
+            ValueError: the image is smaller than `minimum_size`.
         """
-        kept: dict[str, Tensor] = {}
-        pulls: dict[str, tuple[Tensor | None, Tensor | None]] = {}
-        backward = self.get_buffer(f"{self.names[-1]}_adjoint").dtype
-        for name, x in self._maps(image):
-            if name in self.layers:
-                pulls[name] = tap(name, x)
-            # Mixing precisions within one operation is slow, and the way back needs no more than its own.
-            kept[name] = x.to(backward)
-            del x
-        gradient: Tensor | None = None
-        for previous, name in reversed(list(zip((None, *self.names), self.names, strict=False))):
-            gradient = _injected(gradient, kept[name], *pulls.pop(name, (None, None)))
-            torch.ops.aten.threshold_backward.grad_input(gradient, kept.pop(name), 0, grad_input=gradient)
-            gradient = _convolution_back(gradient, self.get_buffer(f"{name}_adjoint"))
-            if previous and previous[4] != name[4]:
-                gradient = self._pool_back(gradient, kept[previous])
-        assert gradient is not None
-        return gradient.to(image.dtype, memory_format=torch.contiguous_format)
-
-    def _maps(self, image: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Layer by layer the name and the feature map."""
-        x, block = image, "1"
-        for name in self.names:
-            if name[4] != block:
-                x, block = self.pool(x), name[4]
+        if min(image.shape[2:]) < self.minimum_size:
+            raise ValueError(f"{self.names[-1]} needs {self.minimum_size} pixels at the shorter side of an image")
+        pools = [Halving(self.pool) for _ in range(5)]
+        convolutions = {}
+        for name in names:
             weight, bias = self.convolution(name)
-            x = x.to(weight.dtype, memory_format=torch.channels_last)
-            x = _convolution(x, weight, bias)
-            yield name, x
+            operation = partial(_convolution, kernel=weight, bias=bias)
+            convolutions[name] = Sliding(operation, image.shape[2] >> level(name))
+        for top in range(0, image.shape[2], rows):
+            x: Tensor | None = image[:, :, top : top + rows]
+            for name in names:
+                if x is not None and _after_pooling(name):
+                    x = pools[level(name)].push(x)
+                if x is None:
+                    break
+                x = x.to(self.get_buffer(f"{name}_weight").dtype, memory_format=torch.channels_last)
+                begin, x = convolutions[name].done, convolutions[name].push(x)
+                if x is None:
+                    break
+                yield name, begin, x
 
-    def _pool_back(self, gradient: Tensor, x: Tensor) -> Tensor:
-        """Gradient with respect to the pooling's input x, from that with respect to its output."""
+    def pool_back(self, gradient: Tensor, strips: list[Tensor]) -> Tensor:
+        """Gradient with respect to the pooling's input, which is in strips, from that with respect to its output."""
         if not self.average:
             with torch.enable_grad():
-                x = x.detach().requires_grad_()
+                x = torch.cat(strips, 2).requires_grad_()
                 return torch.autograd.grad(self.pool(x), x, gradient)[0]
         # Up to ten times as fast as autograd's on channels-last maps.
         gradient = F.interpolate(gradient / 4, scale_factor=2, mode="nearest")
-        missing = x.shape[3] - gradient.shape[3], x.shape[2] - gradient.shape[2]
+        width, height = strips[0].shape[3], sum(strip.shape[2] for strip in strips)
+        missing = width - gradient.shape[3], height - gradient.shape[2]
         return F.pad(gradient, (0, missing[0], 0, missing[1])) if any(missing) else gradient
 
     @torch.no_grad()
@@ -188,51 +192,168 @@ class Encoder(nn.Module):
         return {name: torch.stack([m[name].mean((0, 2, 3)) for m in maps]).mean(0) for name in self.names}
 
 
-def _injected(gradient: Tensor | None, features: Tensor, pull: Tensor | None, mixing: Tensor | None) -> Tensor:
-    """The gradient that comes from deeper layers plus a tap's own: a map and a matrix K that stands for K·F."""
-    parts = [] if gradient is None else [gradient]
-    if mixing is not None:
-        parts.append(F.conv2d(features, mixing.to(features.dtype)[:, :, None, None]))
-    if pull is not None:
-        parts.append(pull.to(features.dtype))
-    total = parts[0] if parts else torch.zeros_like(features)
-    for part in parts[1:]:
-        total = total.add_(part)
-    return total
+def level(layer: str) -> int:
+    """How often the picture's sides were halved before a layer."""
+    return int(layer[4]) - 1
 
 
-def _convolution(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
-    """A 3×3 convolution with replicated borders, and its ReLU."""
+def _after_pooling(layer: str) -> bool:
+    return level(layer) > 0 and layer.endswith("_1")
+
+
+class Trace:
+    """The way of one image through the encoder and of a gradient back, without autograd.
+
+    Frozen convolutions need no more than the signs of their outputs and what the taps use of them; these are kept in
+    the precision of the way back. The image can go in strips, and the maps of the first blocks, which are the largest,
+    can be computed once more instead of being kept. Of those, only the rows between the way there and the way back
+    are then in memory: twice the halo and some strips. The result is the same in every case.
+
+    Args:
+        image: 1×3×H×W, RGB in [0, 1].
+        rows: height of a strip; None for one strip.
+        kept: the first block whose maps are kept: 1 for all, 6 for none.
+    """
+
+    def __init__(self, encoder: Encoder, image: Tensor, rows: int | None = None, kept: int = 1) -> None:
+        self.encoder, self.image, self.rows, self.kept = encoder, image, rows or image.shape[2], kept
+        self.layers = {name: self._layer(name) for name in encoder.names}
+        self.precision = encoder.get_buffer(f"{encoder.names[0]}_adjoint").dtype
+
+    def _layer(self, name: str) -> "_Layer":
+        height, following = self.image.shape[2] >> level(name), LAYERS[LAYERS.index(name) + 1 :][:1]
+        pooled = name != self.encoder.names[-1] and any(map(_after_pooling, following))
+        back = partial(_convolution_back, kernel=self.encoder.get_buffer(f"{name}_adjoint"))
+        return _Layer(name, pooled, height, Sliding(back, height))
+
+    @torch.no_grad()
+    def forward(self, tap: Tap) -> None:
+        """Shows the features of the encoder's layers to the tap."""
+        for name, top, x in self.encoder.maps(self.image, self.rows, self.encoder.names):
+            pull = tap(name, top, x) if name in self.encoder.layers else None
+            if level(name) + 1 >= self.kept:
+                self._keep(name, x, pull)
+            del x, pull
+
+    @torch.no_grad()
+    def backward(self, mixings: Mapping[str, Tensor], tap: Tap, columns: slice = slice(None)) -> Tensor:
+        """Gradient with respect to the image of a loss that is a sum over layers; once, after `forward`.
+
+        With respect to a layer's features F it is what the tap has given for them plus K·F.
+
+        Args:
+            mixings: ``{layer: K}``, N×N.
+            tap: sees the features again that weren't kept.
+            columns: those of the image that count: outside, K·F is left out, and the tap's maps are for these only.
+        """
+        lost = [name for name in self.encoder.names if level(name) + 1 < self.kept]
+        again = self.encoder.maps(self.image, self.rows, lost)
+        deepest, strips = self.layers[self.encoder.names[-1]], []
+        while deepest.missing:
+            gradient: Tensor | None = None
+            for layer in reversed(self.layers.values()):
+                rows = layer.take(gradient.shape[2] if gradient is not None else self.rows >> level(layer.name))
+                while layer.waiting.rows < rows:
+                    name, top, x = next(again)
+                    self._keep(name, x, tap(name, top, x) if name in self.encoder.layers else None)
+                gradient = self._back(layer, layer.waiting.take(rows), gradient, mixings.get(layer.name), columns)
+                if gradient is None:
+                    break
+            else:
+                assert gradient is not None
+                strips.append(gradient.to(self.image.dtype, memory_format=torch.contiguous_format))
+        return strips[0] if len(strips) == 1 else torch.cat(strips, 2)
+
+    def _keep(self, name: str, x: Tensor, pull: Tensor | None) -> None:
+        # Mixing precisions within one operation is slow, and the way back needs no more than its own.
+        self.layers[name].waiting.push(x.to(self.precision), pull if pull is None else pull.to(self.precision))
+
+    def _back(
+        self,
+        layer: "_Layer",
+        pieces: list[tuple[Tensor, Tensor | None]],
+        gradient: Tensor | None,
+        mixing: Tensor | None,
+        columns: slice,
+    ) -> Tensor | None:
+        """Takes a strip of the gradient from what follows a layer to its input; gives the rows that are ready."""
+        if gradient is None:
+            gradient = torch.cat([torch.zeros_like(x) for x, _ in pieces], 2)
+        elif layer.pooled:
+            gradient = self.encoder.pool_back(gradient, [x for x, _ in pieces])
+        within = slice(*((c and c >> level(layer.name)) for c in (columns.start, columns.stop)))
+        top = 0
+        for x, pull in pieces:
+            part = gradient[:, :, top : top + x.shape[2]]
+            if mixing is not None:
+                part[..., within] += F.conv2d(x[..., within], mixing.to(x.dtype)[:, :, None, None])
+            if pull is not None:
+                part[..., within] += pull
+            torch.ops.aten.threshold_backward.grad_input(part, x, 0, grad_input=part)
+            top += x.shape[2]
+        return layer.convolution.push(gradient)
+
+
+@dataclass
+class _Layer:
+    """What a `Trace` has of one layer: whether a pooling follows, how many rows of the gradient are missing, what
+    takes the gradient back, and the features and the tap's maps that are kept for it."""
+
+    name: str
+    pooled: bool
+    missing: int
+    convolution: Sliding
+    waiting: Queue = field(default_factory=Queue)
+
+    def take(self, following: int) -> int:
+        """How many rows belong to so many rows of what follows; they are not missing any more."""
+        rows = 2 * following if self.pooled else max(1, following)
+        if rows >= self.missing - self.pooled:  # the pooling leaves out the last of an odd number
+            rows = self.missing
+        self.missing -= rows
+        return rows
+
+
+def _convolution(x: Tensor, top: bool, bottom: bool, kernel: Tensor, bias: Tensor) -> Tensor:
+    """A 3×3 convolution and its ReLU, with replicated borders: left and right, and at the top and bottom if told."""
     channels, height, width = x.shape[1:]
     if x.numel() < LARGE_MAP or channels * (height + width) > height * width / 2:
-        return _rectified_convolution(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, bias)
+        return _rectified_convolution(F.pad(x, (1, 1, int(top), int(bottom)), mode="replicate"), kernel, bias)
     # A padded copy would cost more memory and time than doing the border once more.
-    y = _rectified_convolution(x, kernel, bias, padding=1)
-    for row, strip, padding in ((0, x[:, :, :2], (1, 1, 1, 0)), (-1, x[:, :, -2:], (1, 1, 0, 1))):
-        y[:, :, row] = _rectified_convolution(F.pad(strip, padding, mode="replicate"), kernel, bias)[:, :, 0]
-    for column, strip, padding in ((0, x[..., :2], (1, 0, 1, 1)), (-1, x[..., -2:], (0, 1, 1, 1))):
-        y[..., column] = _rectified_convolution(F.pad(strip, padding, mode="replicate"), kernel, bias)[..., 0]
+    if top != bottom:
+        x, top, bottom = F.pad(x, (0, 0, int(top), int(bottom)), mode="replicate"), False, False
+    y = _rectified_convolution(x, kernel, bias, (int(top), 1))
+    if top:
+        for row, strip, padding in ((0, x[:, :, :2], (1, 1, 1, 0)), (-1, x[:, :, -2:], (1, 1, 0, 1))):
+            y[:, :, row] = _rectified_convolution(F.pad(strip, padding, mode="replicate"), kernel, bias)[:, :, 0]
+    for column, strip, sides in ((0, x[..., :2], (1, 0)), (-1, x[..., -2:], (0, 1))):
+        strip = F.pad(strip, (*sides, int(top), int(top)), mode="replicate")
+        y[..., column] = _rectified_convolution(strip, kernel, bias)[..., 0]
     return y
 
 
-def _rectified_convolution(x: Tensor, kernel: Tensor, bias: Tensor, padding: int = 0) -> Tensor:
+def _rectified_convolution(x: Tensor, kernel: Tensor, bias: Tensor, padding: tuple[int, int] = (0, 0)) -> Tensor:
     if _FUSED and x.device.type == "cpu" and x.dtype == torch.float32:
-        return cast(Tensor, _FUSED(x, kernel, bias, [padding] * 2, [1, 1], [1, 1], 1, "relu", [], ""))
+        return cast(Tensor, _FUSED(x, kernel, bias, padding, [1, 1], [1, 1], 1, "relu", [], ""))
     return F.conv2d(x, kernel, bias, padding=padding).relu_()
 
 
-def _convolution_back(gradient: Tensor, kernel: Tensor) -> Tensor:
-    """Adjoint of a 3×3 convolution with replicated borders; kernel is the flipped and transposed one.
+def _convolution_back(gradient: Tensor, top: bool, bottom: bool, kernel: Tensor) -> Tensor:
+    """Adjoint of a 3×3 convolution with borders replicated likewise; kernel is the flipped and transposed one.
 
     What reaches the padding, a ring one pixel wide, is added to the border pixels that it replicates. The ring is
-    computed from the four border strips: taking it from one convolution of (H + 2)×(W + 2) costs a tenth more.
+    computed from the border strips: taking it from one convolution of (H + 2)×(W + 2) costs a tenth more.
     """
-    x = F.conv2d(gradient, kernel, padding=1)
-    for row, taps in ((0, kernel[:, :, 2:]), (-1, kernel[:, :, :1])):
-        ring = F.conv2d(gradient[:, :, row, None], taps, padding=(0, 2))[:, :, 0]
+    rows = [(0, kernel[:, :, 2:])] * top + [(-1, kernel[:, :, :1])] * bottom
+    rings = [F.conv2d(gradient[:, :, row, None], taps, padding=(0, 2))[:, :, 0] for row, taps in rows]
+    if top != bottom:
+        gradient = F.pad(gradient, (0, 0, int(top), int(bottom)))
+    within = int(top and bottom)
+    x = F.conv2d(gradient, kernel, padding=(within, 1))
+    for (row, _), ring in zip(rows, rings, strict=True):
         ring[..., 1] += ring[..., 0]
         ring[..., -2] += ring[..., -1]
         x[:, :, row] += ring[..., 1:-1]
     for column, taps in ((0, kernel[..., 2:]), (-1, kernel[..., :1])):
-        x[..., column] += F.conv2d(gradient[..., column, None], taps, padding=(1, 0))[..., 0]
+        x[..., column] += F.conv2d(gradient[..., column, None], taps, padding=(within, 0))[..., 0]
     return x

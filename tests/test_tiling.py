@@ -1,0 +1,82 @@
+"""Evaluation in bands and strips against evaluation as a whole: the same to rounding, whatever the sizes."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL, random_convolutions
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from styletransfer.objective import Objective, Tiling, bands
+from styletransfer.options import LAYERS
+from styletransfer.vgg import Encoder
+
+PAPERS = ["conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1"]
+CONVOLUTIONS = random_convolutions(SMALL)
+
+
+def objective(
+    dtype: torch.dtype, size: tuple[int, int], style: list[str], content: list[str], pooling: str, tiling: Tiling
+) -> Objective:
+    encoder = Encoder(CONVOLUTIONS, [*style, *content], pooling).to(dtype)
+    rng = torch.Generator().manual_seed(1)
+    pictures = (torch.rand(1, 3, *s, generator=rng, dtype=torch.float64).to(dtype) for s in (size, (70, 83)))
+    equal = ({layer: 1 / len(layers) for layer in layers} for layers in (content, style))
+    return Objective(encoder, *pictures, *equal, alpha=1.0, beta=1e3, tv=0.3, tiling=tiling)
+
+
+layer_sets = st.lists(st.sampled_from(LAYERS), min_size=1, max_size=5, unique=True)
+tilings = st.builds(
+    Tiling,
+    columns=st.none() | st.integers(1, 150),
+    rows=st.none() | st.integers(1, 150),
+    kept=st.integers(1, 6),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.tuples(st.integers(16, 170), st.integers(16, 170)),
+    style=layer_sets,
+    content=layer_sets,
+    pooling=st.sampled_from(["avg", "max", "l2"]),
+    tiling=tilings,
+)
+@example(size=(97, 131), style=PAPERS, content=["conv4_2"], pooling="avg", tiling=Tiling(32, 16, 6))
+@example(size=(65, 65), style=PAPERS, content=["conv4_2"], pooling="avg", tiling=Tiling(64, 64, 6))  # a pixel more
+@example(size=(31, 40), style=PAPERS, content=["conv4_2"], pooling="max", tiling=Tiling(64, 64, 3))  # smaller
+@example(size=(170, 16), style=PAPERS, content=["conv1_1"], pooling="l2", tiling=Tiling(16, 1, 6))
+def test_loss_and_gradient_are_those_of_the_whole(
+    size: tuple[int, int], style: list[str], content: list[str], pooling: str, tiling: Tiling
+) -> None:
+    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    arguments = (torch.float64, size, style, content, pooling)
+    terms, gradient = objective(*arguments, Tiling()).evaluate(image)
+    tiled_terms, tiled_gradient = objective(*arguments, tiling).evaluate(image)
+    np.testing.assert_allclose(tiled_terms.numpy(), terms.numpy(), rtol=1e-10)
+    assert (tiled_gradient - gradient).norm() <= 1e-10 * gradient.norm()
+
+
+@pytest.mark.parametrize("tiling", [Tiling(64, 32, 6), Tiling(None, 50, 3), Tiling(80, None, 1)])
+def test_float32_agrees_within_rounding(tiling: Tiling) -> None:
+    image = torch.rand(1, 3, 203, 157, generator=torch.Generator().manual_seed(2))
+    arguments = (torch.float32, (203, 157), PAPERS, ["conv4_2"], "avg")
+    exact, exact_gradient = objective(torch.float64, *arguments[1:], Tiling()).evaluate(image.double())
+    _, gradient = objective(*arguments, Tiling()).evaluate(image)
+    tiled_terms, tiled_gradient = objective(*arguments, tiling).evaluate(image)
+    whole, tiled = ((g.double() - exact_gradient).norm() for g in (gradient, tiled_gradient))
+    assert tiled <= 2 * whole  # as far from the truth as the whole one
+    assert whole <= 1e-3 * exact_gradient.norm()
+    np.testing.assert_allclose(tiled_terms.numpy(), exact.numpy(), rtol=1e-3)
+
+
+@given(width=st.integers(16, 400), columns=st.integers(1, 500))
+def test_bands_count_every_column_of_every_layer_once(width: int, columns: int) -> None:
+    encoder = Encoder(CONVOLUTIONS, PAPERS)
+    cut = bands(width, columns, encoder)
+    for layer in LAYERS[:13]:
+        counted = [i for band in cut for i in range(*band.at(layer)[1].indices(width))]
+        assert counted == list(range(width >> (int(layer[4]) - 1))), layer
+    for band in cut:
+        core = band.left + band.core.start, band.left + band.core.stop
+        assert band.left == max(0, core[0] - 80) and band.right == min(width, core[1] + 80)
