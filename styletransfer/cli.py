@@ -149,12 +149,12 @@ def stylize_command(
 
 def _verdict(result: "Result", target: Path, interrupted: bool) -> int:
     """The exit code, and a line for what didn't go as meant."""
-    done = f"after {result.iterations} of {result.options.iterations} iterations"
+    done = f"after {result.iterations} iterations"
     if interrupted:
         return _complain(f"interrupted {done}; the picture so far is {target}", INTERRUPTED)
     if result.stopped == "diverged":
         return _complain(f"the loss was no longer finite {done}; {target} is the best picture before that", 1)
-    if result.best_iteration < result.iterations:
+    if result.best_iteration < len(result.losses) - 1:
         log = logging.getLogger(__name__)
         log.info("the loss rose again at the end; the picture is that of iteration %d", result.best_iteration)
     return 0
@@ -169,6 +169,7 @@ def _summary(result: "Result", target: Path) -> dict[str, Any]:
         "device": result.device,
         "iterations": result.iterations,
         "warm_start_iterations": result.warm_start_iterations,
+        "scales": [{"size": [width, height], "iterations": n} for width, height, n in result.scales],
         "seconds": round(result.seconds, 3),
         "loss": loss,
         "stopped": result.stopped,
@@ -194,8 +195,9 @@ def _bar(options: Options, quiet: bool) -> "Iterator[Callable[[Step], None]]":
 
         def show(step: "Step") -> None:
             if step.iteration == 0:
-                bar.reset()
-                bar.set_description_str(step.network, refresh=False)
+                bar.reset(total=step.most)
+                height, width = step.image.shape[2:]
+                bar.set_description_str(f"{step.network} {width}×{height}", refresh=False)
             bar.set_postfix_str(f"loss {step.losses.total:.4g}", refresh=False)
             bar.update(step.iteration - bar.n)
 

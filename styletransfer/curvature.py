@@ -35,29 +35,33 @@ class Spectrum:
         self.size = image.shape[2], image.shape[3]
         fy, fx = torch.fft.fftfreq(self.size[0]), torch.fft.rfftfreq(self.size[1])
         radius = (fy[:, None] ** 2 + fx**2).sqrt()
-        self.band = (torch.bucketize(radius, torch.tensor(BANDS), right=True) - 1).to(image.device)
+        self.band = (torch.bucketize(radius, torch.tensor(BANDS), right=True, out_int32=True) - 1).to(image.device)
         # The half of the columns that a real transform leaves out repeats these.
         self.twice = ((fx > 0) & (fx < 0.5)).to(image) + 1
         self.colours = torch.tensor(OPPONENT, dtype=image.dtype, device=image.device)
         self.steps = image.new_zeros(3, len(BANDS) - 1)
         self.slopes = self.steps.clone()
         self.gain = torch.ones_like(self.steps)
-        self._everywhere = self.gain[:, self.band]
 
-    def _transform(self, image: Tensor) -> Tensor:
-        opponent = (self.colours @ image[0].flatten(1)).view(3, *self.size)
-        return cast(Tensor, torch.fft.rfft2(opponent, norm="ortho"))
+    def _transform(self, image: Tensor, colour: Tensor) -> Tensor:
+        plane = (colour @ image[0].flatten(1)).view(self.size)
+        return cast(Tensor, torch.fft.rfft2(plane, norm="ortho"))
 
     def apply(self, gradient: Tensor) -> Tensor:
         """The product with an image-shaped tensor 1×3×H×W."""
-        spectrum = self._transform(gradient).mul_(self._everywhere)
-        image: Tensor = torch.fft.irfft2(spectrum, s=self.size, norm="ortho")
-        return (self.colours.T @ image.flatten(1)).view_as(gradient)
+        result = torch.zeros_like(gradient)
+        for colour, gain in zip(self.colours, self.gain, strict=True):  # one by one, to save memory
+            spectrum = self._transform(gradient, colour).mul_(gain[self.band])
+            result[0].addcmul_(colour[:, None, None], torch.fft.irfft2(spectrum, s=self.size, norm="ortho"))
+        return result
 
     def energy(self, image: Tensor) -> Tensor:
         """The squared norm of an image 1×3×H×W, split into colours and bands: 3×bands."""
-        halves = torch.view_as_real(self._transform(image)).square().sum(-1).mul_(self.twice)
-        return torch.zeros_like(self.steps).index_add_(1, self.band.flatten(), halves.flatten(1))
+        result = torch.zeros_like(self.steps)
+        for colour, energies in zip(self.colours, result, strict=True):
+            halves = torch.view_as_real(self._transform(image, colour)).square_().sum(-1).mul_(self.twice)
+            energies.index_add_(0, self.band.flatten(), halves.flatten())
+        return result
 
     def learn(self, step: Tensor, slope: Tensor) -> None:
         """Takes in the energies of a step and of the difference that it made to the gradient."""
@@ -66,7 +70,6 @@ class Spectrum:
         self.slopes = MEMORY * self.slopes + slope / slope.sum().clamp(min=tiny)
         known = (self.steps > 0) & (self.slopes > 0)
         self.gain = torch.where(known, (self.steps / self.slopes).sqrt(), 1.0)
-        self._everywhere = self.gain[:, self.band]
 
 
 class InverseHessian:
@@ -77,9 +80,22 @@ class InverseHessian:
     the products sᵢᵀyⱼ, so that four matrix-vector products do all that is as long as the image.
     """
 
-    def __init__(self, image: Tensor, history: int = HISTORY, dtype: torch.dtype | None = None) -> None:
-        """For images like this one; the pairs are kept in another dtype if told, as half as large in bfloat16."""
+    def __init__(
+        self,
+        image: Tensor,
+        history: int = HISTORY,
+        dtype: torch.dtype | None = None,
+        coarser: "InverseHessian | None" = None,
+    ) -> None:
+        """For images like this one.
+
+        Args:
+            dtype: of the pairs, if not the image's; in bfloat16 they are half as large.
+            coarser: what was learnt on a smaller version of the image; its spectrum is a start for this one's.
+        """
         self.spectrum = Spectrum(image)
+        if coarser:
+            self.spectrum.gain = coarser.spectrum.gain
         self.history = history
         self.steps, self.slopes = (_Rows(history, image, dtype or image.dtype) for _ in range(2))
         # products[i, j] = sᵢᵀyⱼ where i is no younger than j. Small systems are solved in float64 where there is one.
@@ -129,7 +145,8 @@ class InverseHessian:
         # The recursion's αᵢ = sᵢᵀq / sᵢᵀyᵢ with q = g − Σ_{j>i} αⱼyⱼ, and then its αᵢ − βᵢ likewise.
         first = solve(triangle, by_age(self.steps.products(g)), upper=True)
         q = self.slopes.added(g, by_slot(-first))
-        r = (self.scale * self.spectrum.apply(q.view_as(gradient))).flatten()
+        r = self.spectrum.apply(q.view_as(gradient)).mul_(self.scale).flatten()
+        del q
         second = solve(triangle.T, triangle.diagonal() * first - by_age(self.slopes.products(r)), upper=False)
         return self.steps.added(r, by_slot(second)).view_as(gradient)
 
@@ -149,8 +166,9 @@ class _Rows:
 
     def _cut(self, vector: Tensor) -> Tensor:
         pieces, _, length = self.table.shape
-        vector = torch.nn.functional.pad(vector.to(self.table.dtype), (0, pieces * length - self.size))
-        return vector.view(pieces, length)
+        cut = self.table.new_zeros(pieces * length)
+        cut[: self.size] = vector
+        return cut.view(pieces, length)
 
     def set(self, row: int, vector: Tensor) -> None:
         self.table[:, row] = self._cut(vector)
@@ -169,4 +187,4 @@ class _Rows:
                 total.add_(row, alpha=factor)
             return total
         weights = factors.to(self.table.dtype).expand(len(self.table), 1, -1)
-        return vector + torch.bmm(weights, self.table).flatten()[: self.size].to(vector.dtype)
+        return vector + torch.bmm(weights, self.table).flatten()[: self.size]

@@ -153,6 +153,43 @@ def _allowed_cpus(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
         return available
 
 
+def free_memory(on: torch.device) -> int | None:
+    """Bytes that can still be taken: of the system, the container and the process's own limit; None if unknown."""
+    if on.type == "cuda":
+        unused = torch.cuda.memory_reserved(on) - torch.cuda.memory_allocated(on)
+        return int(torch.cuda.mem_get_info(on)[0]) + unused
+    if not sys.platform.startswith("linux"):
+        return None
+    import resource
+
+    free = [1024 * _kilobytes("/proc/meminfo", "MemAvailable")]
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY:
+        free.append(limit - 1024 * _kilobytes("/proc/self/status", "VmSize"))
+    return min([*free, *_cgroup_memory()])
+
+
+def _kilobytes(file: str, name: str) -> int:
+    return next(int(line.split()[1]) for line in Path(file).read_text().splitlines() if line.startswith(name + ":"))
+
+
+def _cgroup_memory(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[int]:
+    """What the control groups that the process is in leave of their limits (cgroup v2)."""
+    with contextlib.suppress(OSError):
+        group = next((line[4:] for line in own.read_text().splitlines() if line.startswith("0::/")), "")
+        for folder in (root / group, *(root / group).parents):
+            with contextlib.suppress(OSError, ValueError):  # not a group, or no limit ("max")
+                limit = int((folder / "memory.max").read_text())
+                files = [line for line in (folder / "memory.stat").read_text().splitlines() if "inactive_file" in line]
+                cache = sum(int(line.split()[1]) for line in files if line.startswith("inactive_file"))
+                yield limit - int((folder / "memory.current").read_text()) + cache
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory didn't suffice."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)
+
+
 def peak_memory(on: torch.device) -> int:
     """The most memory so far, in bytes: of the process on a CPU (resident), of torch's allocations on a GPU."""
     if on.type == "cuda":

@@ -11,9 +11,8 @@ import json
 import logging
 import os
 import struct
-import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from .errors import StyleTransferError, UsageError
 from .files import write_whole
+from .options import Options
 
 log = logging.getLogger(__name__)
 
@@ -94,12 +94,15 @@ def _integers(image: Tensor, bits: int) -> np.ndarray[Any, Any]:
 # --- reading -------------------------------------------------------------------------------------------------------
 
 
-def read(source: "str | os.PathLike[str] | Image.Image | Tensor | Picture") -> Picture:
+def read(
+    source: "str | os.PathLike[str] | Image.Image | Tensor | Picture", max_pixels: int = Options.max_pixels
+) -> Picture:
     """Reads a picture from a path, a Pillow image or an image tensor, with 8 bits a channel.
 
     Raises:
         UsageError: the path names no file.
-        StyleTransferError: not a picture, damaged, or larger than Pillow's limit against decompression bombs.
+        StyleTransferError: not a picture, damaged, or of more than `max_pixels`: a small file can claim any number and
+            fill the memory.
     """
     if isinstance(source, Picture):
         return source
@@ -112,17 +115,27 @@ def read(source: "str | os.PathLike[str] | Image.Image | Tensor | Picture") -> P
         other = "a folder" if os.path.isdir(path) else "a pipe or a device" if os.path.exists(path) else None
         raise UsageError(f"{path} is {other}, not a picture" if other else f"{path}: no such file")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit itself is an error, below
-            with Image.open(path) as image:
-                image.load()
-                return _upright(image, path.name)
-    except Image.DecompressionBombError as error:
-        raise StyleTransferError(f"{path}: too large a picture: {str(error).split(',')[0]}") from error
+        with _pillows_limit_off(), Image.open(path) as image:
+            if image.width * image.height > max_pixels:
+                raise StyleTransferError(
+                    f"{path}: too large a picture: {image.width}×{image.height} pixels; "
+                    f"if that is right: --max-pixels {image.width * image.height}"
+                )
+            image.load()
+            return _upright(image, path.name)
     except UnidentifiedImageError as error:
         raise StyleTransferError(f"{path}: not a picture that can be read (or an empty file)") from error
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, zlib.error, MemoryError) as error:
         raise StyleTransferError(f"{path}: can't be read: {error}") from error
+
+
+@contextlib.contextmanager
+def _pillows_limit_off() -> Iterator[None]:
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def _checked(image: Tensor) -> Tensor:

@@ -67,13 +67,15 @@ def total_variation(image: Tensor) -> Loss:
     return total, gradient
 
 
-def gamut_loss(image: Tensor) -> Loss:
+def gamut_loss(image: Tensor, values: int | None = None) -> Loss:
     """Mean squared distance of the values from [0, 1], and its gradient.
+
+    Of a part of an image it is what the part contributes: `values` is the number of the whole.
 
     Not in the paper, which clamps the finished picture. Left free, 2 % of the values end outside, where no file can
     hold them, and clamping them made the loss three times higher than what was optimised (docs/method.md).
     """
-    return _mean_square(image - image.clamp(0, 1))
+    return _mean_square(image - image.clamp(0, 1), values)
 
 
 def _mean_square(difference: Tensor, count: int | None = None) -> Loss:

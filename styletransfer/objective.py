@@ -138,7 +138,7 @@ class Objective:
             mixings[layer] = slope * (self.beta * weight * 2 / _positions(layer, image))
         gradient = torch.zeros_like(image)
         for band, way in traces:
-            gradient[..., band.left : band.right] += way.backward(mixings, partial(second, band), band.core)
+            way.backward(mixings, partial(second, band), gradient[..., band.left : band.right], band.core)
         return self._regularized(image, content, style, gradient)
 
     def _content(self, band: Band, layer: str, top: int, features: Tensor) -> tuple[Tensor | float, Tensor | None]:
@@ -157,10 +157,14 @@ class Objective:
         variation = image.new_zeros(())
         if self.tv:
             variation, slope = total_variation(image)
-            gradient += self.tv * slope
-        gamut, slope = gamut_loss(image)
+            gradient += slope.mul_(self.tv)
+        gamut = image.new_zeros(())
         weights = [self.alpha, self.beta, self.tv, GAMUT_WEIGHT * (self.alpha + self.beta)]
-        gradient += weights[3] * slope
+        for top in range(0, image.shape[2], rows := self.tiling.rows or image.shape[2]):
+            strip = slice(top, top + rows)
+            loss, slope = gamut_loss(image[:, :, strip], image.numel())
+            gamut = gamut + loss
+            gradient[:, :, strip] += slope.mul_(weights[3])
         losses = [content, style, variation, gamut]
         total = torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum()
         return torch.stack([total, *losses[:3]]), gradient

@@ -31,6 +31,7 @@ class Step:
         tried: total loss where the step would have led; that of `terms` if it was taken. A tensor too.
         seconds: since the start of the optimisation.
         network: whose losses these are.
+        most: iterations at most, with this network in this size.
     """
 
     iteration: int
@@ -39,6 +40,7 @@ class Step:
     tried: Tensor
     seconds: float
     network: str = ""
+    most: int = 0
 
     @property
     def losses(self) -> Losses:
@@ -50,8 +52,8 @@ def minimize(
     evaluate: Evaluate,
     image: Tensor,
     optimizer: str,
-    *,
     learning_rate: float | None = None,
+    *,
     curvature: InverseHessian | None = None,
 ) -> Iterator[Step]:
     """Yields the start and then every iterate, for ever: the caller stops when it has enough.
@@ -68,6 +70,7 @@ def minimize(
         points = _lbfgs(evaluate, image.detach(), curvature or InverseHessian(image))
     else:
         points = _adam(evaluate, image, ADAM_LEARNING_RATE if learning_rate is None else learning_rate)
+    del image  # it may be large
     for iteration, (terms, x, tried) in enumerate(points):
         yield Step(iteration, terms, x, tried, time.monotonic() - start)
 
@@ -97,10 +100,11 @@ def _lbfgs(evaluate: Evaluate, x: Tensor, curvature: InverseHessian) -> Iterator
         stuck = refused >= PATIENCE
         curvature.forget(stuck)
         length, refused = torch.where(stuck, 1.0, length), torch.where(stuck, 0, refused)
-        step = direction * (full * taken)
-        new_gradient = torch.where(taken, new_gradient, gradient)
-        curvature.learn(step, new_gradient - gradient)
+        step = direction.mul_(full * taken)
+        torch.where(taken, new_gradient, gradient, out=new_gradient)
+        curvature.learn(step, gradient.sub_(new_gradient).neg_())
         x, gradient, terms = x + step, new_gradient, torch.where(taken, new_terms, terms)
+        del direction, step, new_gradient  # as large as the picture
         yield terms, x, new_terms[0]
 
 

@@ -35,6 +35,7 @@ class Options:
     size: int = _picture(512, "Longer side in pixels; a smaller content picture keeps its own size.", minimum=16)
     enlarge: bool = _picture(False, "Enlarge a content picture smaller than --size.")
     bit_depth: int = _picture(8, "Bits per channel of the output: 8, or 16 for PNG and TIFF.")
+    max_pixels: int = _picture(179_000_000, "Refuse pictures with more pixels: files can lie.", minimum=1)
 
     alpha: float = _style(1.0, "Content weight.", minimum=0)
     beta: float = _style(1e3, "Style weight. Only alpha/beta counts: 1e-4 all style, 1e-1 nearly the photo.", minimum=0)
@@ -45,10 +46,16 @@ class Options:
         _PAPERS_STYLE_LAYERS, "Style layer, NAME or NAME=WEIGHT; repeatable.", flag="--style-layer"
     )
     pooling: Literal["avg", "max", "l2"] = _style("avg", "Pooling of the network; the paper's choice is avg.")
+    style_scale: float = _style(
+        1.0, "Size of the style picture by that of the content: sets that of the strokes.", minimum=0.01
+    )
     tv: float = _style(0.0, "Weight of the total variation, which smooths; try 100 to 1000.", minimum=0)
 
     optimizer: Literal["lbfgs", "adam"] = _optimisation("lbfgs", "L-BFGS, or Adam.")
     iterations: int = _optimisation(500, "Iterations at most; it ends when nothing visible changes.", minimum=0)
+    scales: str = _optimisation(
+        "auto", "Number of sizes to work through, each twice the last; auto: from 384…768 px up."
+    )
     learning_rate: float | None = _optimisation(None, "Step of Adam, in values 0…1; 0.02 if not given.", minimum=0)
     init: str = _optimisation("content", "Where to start: content, style, noise, or the path of a picture.")
     seed: int = _optimisation(0, "Seed of the noise of --init noise.", minimum=0)
@@ -66,6 +73,8 @@ class Options:
         "auto", "Of the network: auto is the fastest that makes no visible difference."
     )
 
+    tile: str = _network("auto", "auto: whole or in parts, as memory allows; off; or PIXELS: in parts so wide.")
+
     def __post_init__(self) -> None:
         for f in fields(self):
             self._check(f.name, f.metadata["minimum"])
@@ -75,6 +84,8 @@ class Options:
             raise UsageError(f"bit_depth is {self.bit_depth}; it can be 8 or 16")
         if self.learning_rate is not None and self.optimizer != "adam":
             raise UsageError("learning_rate is Adam's; L-BFGS finds its own steps (use --optimizer adam)")
+        _check_number("scales", self.scales, "auto", least=1)
+        _check_number("tile", self.tile, "auto", "off", least=16)
         layer_weights(self.content_layers)
         layer_weights(self.style_layers)
 
@@ -99,6 +110,11 @@ class Options:
 
 
 _HINTS = get_type_hints(Options)
+
+
+def _check_number(name: str, value: str, *words: str, least: int) -> None:
+    if value not in words and not (str(value).isdecimal() and int(value) >= least):
+        raise UsageError(f"{name} is {value!r}; it can be {', '.join(words)} or a number of at least {least}")
 
 
 def layer_weights(specs: Sequence[str]) -> dict[str, float]:

@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,11 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from . import hardware, images, weights
-from .curvature import InverseHessian
+from . import hardware, images, plan, weights
+from .curvature import HISTORY, InverseHessian
 from .errors import StyleTransferError, UsageError
 from .images import Picture
-from .objective import Losses, Objective
+from .objective import Losses, Objective, Tiling
 from .optimize import PATIENCE, Step, minimize
 from .options import Options
 from .vgg import Encoder
@@ -39,6 +39,13 @@ LARGE = 100_000
 WARM_START_ITERATIONS = 150
 #: The run ends when the loss fell by less than this share within so many iterations: nobody sees such a change.
 SETTLED, WINDOW = 0.02, 50
+#: Larger pictures start smaller, with the longer side between half of this and this: there, strokes are as large beside
+#: the picture as the filters see.
+COARSEST = 768
+#: No scale but the last has a shorter side.
+SMALLEST = 32
+#: Each finer scale has half the iterations of the one before and costs four times as much for each; at least so many.
+FINER_ITERATIONS = 30
 #: On a GPU the loss is read once in so many iterations, since reading makes the GPU wait for the host.
 READ_EVERY = 10
 
@@ -49,10 +56,11 @@ class Result:
 
     Attributes:
         tensor: the picture, float32 1×3×H×W on the CPU, RGB in [0, 1].
-        losses: of the start, which a warm start may have made, and of every iteration, in order.
+        losses: of the start of the last scale worked on, and of each of its iterations, in order.
         best: the losses of the picture, the lowest total of all.
         best_iteration: where they were reached; earlier than the last if the loss rose again.
         warm_start_iterations: done with the bundled network before.
+        scales: width, height and iterations of every scale, the coarsest first.
         options: the settings of the run.
         model: name of the network, or of the file it came from.
         device: "cpu", "cuda:0", …
@@ -69,6 +77,7 @@ class Result:
     best: Losses
     best_iteration: int
     warm_start_iterations: int
+    scales: list[tuple[int, int, int]]
     options: Options
     model: str
     device: str
@@ -80,8 +89,8 @@ class Result:
 
     @property
     def iterations(self) -> int:
-        """Iterations done."""
-        return len(self.losses) - 1
+        """Iterations done, on all scales."""
+        return sum(iterations for *_, iterations in self.scales)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -142,88 +151,176 @@ def stylize(
         raise UsageError(str(error).replace("Options.__init__() got an ", "")) from error
     device = hardware.device(options.device)
     precision = hardware.precision(options.precision, device)
-    pictures = images.read(content), images.read(style)
-    start_picture = images.read(options.init) if options.init not in ("content", "style", "noise") else pictures[1]
-    sizes = (
-        _fitted(pictures[0].rgb.size, options.size, enlarge=options.enlarge),
-        _fitted(pictures[1].rgb.size, options.size),
-    )
-    if max(sizes[0]) < options.size != Options.size:
-        log.info("%s has %d×%d pixels and keeps them (--enlarge makes it larger)", pictures[0].name, *sizes[0])
+    pictures = images.read(content, options.max_pixels), images.read(style, options.max_pixels)
+    start_picture = pictures[1]
+    if options.init not in ("content", "style", "noise"):
+        start_picture = images.read(options.init, options.max_pixels)
+    scales = _scales(pictures, options)
+    size = scales[-1].content
+    if max(size) < options.size != Options.size:
+        log.info("%s has %d×%d pixels and keeps them (--enlarge makes it larger)", pictures[0].name, *size)
     try:
         with hardware.tuned(device, tf32=precision.tf32):
             model, convolutions = weights.resolve(options.model, options.weights, options.preprocessing)
-            encoder = _encoder(convolutions, pictures, options, device)
-            _check_sizes(pictures, sizes, encoder)
-            resized = pictures[0].resized(sizes[0]), pictures[1].resized(sizes[1])
-            targets = _with_bleed(resized[0].tensor()).to(device), resized[1].tensor().to(device)
-            image = _with_bleed(_initial(resized[0], start_picture, options)).to(device)
-            curvature = None
-            if options.optimizer == "lbfgs":
-                curvature = InverseHessian(image, dtype=precision.backward)
-
-            def run(network: str, encoder: Encoder, image: Tensor, iterations: int, callback: Callback | None) -> _Run:
-                objective = _objective(encoder.cast(precision.forward, precision.backward), targets, options)
-                return _run(network, objective, image, options, iterations, curvature, callback)
-
-            small, warm = _warm_start(encoder, options), None
-            if small:
-                iterations = min(WARM_START_ITERATIONS, options.iterations)
-                warm = run("vgg19-lite", _encoder(small, pictures, options, device), image, iterations, callback)
-            if warm and warm.stopped == "callback":
-                done = run(model, encoder, warm.image, 0, None)
-            else:
-                done = run(model, encoder, warm.image if warm else image, options.iterations, callback)
+            networks = [_Network(model, _encoder(convolutions, pictures, options, device))]
+            _check_sizes(pictures, scales[-1], networks[0].encoder)
+            if small := _warm_start(networks[0].encoder, options):
+                networks.insert(0, _Network("vgg19-lite", _encoder(small, pictures, options, device)))
+            for network in networks:
+                network.encoder.cast(precision.forward, precision.backward)
+            job = _Job(pictures, start_picture, networks, options, precision, device, callback)
+            runs = _paint(job, scales)
+            done = runs[-1]
+            image = _trimmed(done.image)
+            if done.scale != scales[-1]:
+                image = _stepped_up(image, pictures[0], size).to(device)
     except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+        if not hardware.out_of_memory(error):
             raise
         raise StyleTransferError(
-            f"not enough memory for {sizes[0][0]}×{sizes[0][1]} pixels on {device}: use a smaller --size"
+            f"not enough memory for {size[0]}×{size[1]} pixels on {device}: use a smaller --size"
         ) from error
     return Result(
-        tensor=_trimmed(done.image).clamp(0, 1).cpu(),
+        tensor=image.clamp(0, 1).cpu(),
         losses=done.losses,
         best=done.losses[done.best],
         best_iteration=done.best,
-        warm_start_iterations=len(warm.losses) - 1 if warm else 0,
+        warm_start_iterations=sum(run.iterations for run in runs if run.network != model),
+        scales=[(*run.scale.content, run.iterations) for run in runs if run.network == model],
         options=options,
         model=model,
         device=str(device),
-        stopped=warm.stopped if warm and warm.stopped == "callback" else done.stopped,
+        stopped=done.stopped,
         seconds=time.monotonic() - start,
         peak_memory_bytes=hardware.peak_memory(device),
-        alpha=resized[0].alpha,
+        alpha=pictures[0].resized(size).alpha,
         inputs=(pictures[0].name, pictures[1].name),
     )
 
 
 @dataclass(frozen=True)
-class _Run:
-    """What one network has made: the best canvas, the losses of all iterations, which one is best, why it ended."""
+class _Scale:
+    """(width, height) of content and style in one of the sizes that are worked through."""
 
+    content: tuple[int, int]
+    style: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Network:
+    name: str
+    encoder: Encoder
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What stays the same on all scales. The last network is the one that counts; one before it makes a warm start."""
+
+    pictures: tuple[Picture, Picture]
+    start: Picture
+    networks: list[_Network]
+    options: Options
+    precision: hardware.Precision
+    device: torch.device
+    callback: Callback | None
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a network has made on one scale: the best canvas, the losses of all iterations, which one is best, why it
+    ended."""
+
+    network: str
+    scale: _Scale
     image: Tensor
     losses: list[Losses]
     best: int
     stopped: str
 
+    @property
+    def iterations(self) -> int:
+        return len(self.losses) - 1
+
+
+def _paint(job: _Job, scales: list[_Scale]) -> list[_Run]:
+    """Works through the scales from coarse to fine, each with a plan of its own."""
+    runs: list[_Run] = []
+    curvature: InverseHessian | None = None
+    for index, scale in enumerate(scales):
+        choice = _plan(job, scale.content)
+        if choice.tiling.rows or len(scales) > 1:
+            log.info("%d×%d: %s", *scale.content, choice)
+        if job.options.optimizer == "lbfgs":
+            canvas = torch.empty(1, 3, *(side + 2 * BLEED for side in reversed(scale.content)), device=job.device)
+            curvature = InverseHessian(canvas, choice.history, job.precision.backward, coarser=curvature)
+            del canvas
+        iterations = job.options.iterations
+        if index:
+            iterations = min(iterations, max(FINER_ITERATIONS, iterations >> index))
+        for network in job.networks[-1:] if index else job.networks:
+            warming = network is not job.networks[-1]
+            if runs and runs[-1].stopped == "callback":  # only the losses are wanted, of what there is
+                quiet = dataclasses.replace(job, callback=None)
+                run = _run(quiet, network, scale, _start(job, scale, runs), choice, 0, curvature)
+                return [*runs, dataclasses.replace(run, stopped="callback")]
+            most = min(WARM_START_ITERATIONS, iterations) if warming else iterations
+            runs.append(_run(job, network, scale, _start(job, scale, runs), choice, most, curvature))
+        if runs[-1].stopped in ("callback", "diverged"):
+            break
+    return runs
+
+
+def _start(job: _Job, scale: _Scale, runs: list[_Run]) -> Tensor:
+    """The canvas to start with: what was made before, or as the options say."""
+    if runs and runs[-1].scale == scale:
+        return runs[-1].image
+    if runs:
+        image = _stepped_up(_trimmed(runs[-1].image), job.pictures[0], scale.content)
+    else:
+        image = _initial(job.pictures[0].resized(scale.content), job.start, job.options)
+    return _with_bleed(image).to(job.device)
+
+
+def _stepped_up(image: Tensor, content: Picture, size: tuple[int, int]) -> Tensor:
+    """An image 1×3×H×W in a finer size: the finer content plus, enlarged, what was changed so far.
+
+    Enlarging the image itself would lose the photograph's detail; the loss would start ten times higher.
+    """
+    height, width = image.shape[2:]
+    change = image.cpu() - content.resized((width, height)).tensor()
+    change = torch.nn.functional.interpolate(change, size=(size[1], size[0]), mode="bicubic", antialias=True)
+    return change.add_(content.resized(size).tensor()).clamp_(0, 1)
+
+
+def _plan(job: _Job, size: tuple[int, int], below: int | None = None) -> plan.Plan:
+    """The plan for a picture of (width, height); with `below` one that takes less than so many bytes."""
+    options = job.options
+    needs = plan.Job(
+        encoder=job.networks[-1].encoder,
+        height=size[1] + 2 * BLEED,
+        width=size[0] + 2 * BLEED,
+        precision=job.precision,
+        content_layers=tuple(options.content_weights),
+        history=HISTORY if options.optimizer == "lbfgs" else 0,
+    )
+    return plan.make(needs, hardware.free_memory(job.device), options.tile, below)
+
 
 def _run(
-    network: str,
-    objective: Objective,
+    job: _Job,
+    network: _Network,
+    scale: _Scale,
     image: Tensor,
-    options: Options,
+    choice: plan.Plan,
     iterations: int,
     curvature: InverseHessian | None,
-    callback: Callback | None,
 ) -> _Run:
-    """Optimises with one network until a reason to stop."""
+    """Optimises with one network on one scale until a reason to stop."""
     every = READ_EVERY if image.device.type == "cuda" else 1
-    evaluate = hardware.captured(objective.evaluate, image)
     losses: list[Losses] = []
     unread: list[Tensor] = []
     best = 0
-    steps = minimize(evaluate, image, options.optimizer, learning_rate=options.learning_rate, curvature=curvature)
-    for step in steps:
+    for step in _steps(job, network, scale, image, choice, curvature):
         unread.append(step.terms)
         if step.iteration % every and step.iteration < iterations:
             continue
@@ -231,11 +328,33 @@ def _run(
         unread.clear()
         if losses[-1].total <= losses[best].total:
             best, image = step.iteration, step.image
-        asked = callback and callback(dataclasses.replace(step, image=_trimmed(step.image), network=network))
+        shown = dataclasses.replace(step, image=_trimmed(step.image), network=network.name, most=iterations)
+        asked = job.callback and job.callback(shown)
         stopped = "callback" if asked else _reason_to_stop(losses, step, iterations)
         if stopped:
-            return _Run(image, losses, best, stopped)
+            return _Run(network.name, scale, image, losses, best, stopped)
     raise AssertionError("minimize never ends")
+
+
+def _steps(
+    job: _Job, network: _Network, scale: _Scale, image: Tensor, choice: plan.Plan, curvature: InverseHessian | None
+) -> Iterator[Step]:
+    """The optimiser's steps. When memory runs out they go on from the last one, in smaller parts."""
+    done, start = -1, time.monotonic()
+    while True:
+        try:
+            evaluate = hardware.captured(_objective(job, network.encoder, scale, choice.tiling).evaluate, image)
+            options = job.options
+            steps = minimize(evaluate, image, options.optimizer, options.learning_rate, curvature=curvature)
+            for number, step in enumerate(steps, max(done, 0)):
+                if number > done:
+                    done, image = number, step.image
+                    yield dataclasses.replace(step, iteration=number, seconds=time.monotonic() - start)
+        except (RuntimeError, MemoryError) as error:
+            if job.options.tile == "off" or not hardware.out_of_memory(error):
+                raise
+        choice = _plan(job, scale.content, below=choice.memory * 3 // 4)
+        log.info("out of memory after %d iterations; going on: %s", max(done, 0), choice)
 
 
 def _reason_to_stop(losses: list[Losses], step: Step, iterations: int) -> str:
@@ -252,15 +371,18 @@ def _reason_to_stop(losses: list[Losses], step: Step, iterations: int) -> str:
     return "converged" if stuck or before - now < SETTLED * now else ""
 
 
-def _objective(encoder: Encoder, targets: tuple[Tensor, Tensor], options: Options) -> Objective:
+def _objective(job: _Job, encoder: Encoder, scale: _Scale, tiling: Tiling) -> Objective:
+    options = job.options
     return Objective(
         encoder,
-        *targets,
+        _with_bleed(job.pictures[0].resized(scale.content).tensor()).to(job.device),
+        job.pictures[1].resized(scale.style).tensor().to(job.device),
         content_weights=options.content_weights,
         style_weights=options.style_weights,
         alpha=options.alpha,
         beta=options.beta,
         tv=options.tv,
+        tiling=tiling,
     )
 
 
@@ -280,6 +402,19 @@ def _warm_start(encoder: Encoder, options: Options) -> weights.Convolutions | No
         return None
     _, small = weights.resolve("vgg19-lite")
     return small if set(encoder.layers) <= small.keys() else None
+
+
+def _scales(pictures: tuple[Picture, Picture], options: Options) -> list[_Scale]:
+    """The sizes to work through, the coarsest first."""
+    longer = max(_fitted(pictures[0].rgb.size, options.size, enlarge=options.enlarge))
+    count = 1 + max(0, math.ceil(math.log2(longer / COARSEST))) if options.scales == "auto" else int(options.scales)
+    scales: list[_Scale] = []
+    for size in (max(1, round(longer / 2**i)) for i in range(count)):
+        content = _fitted(pictures[0].rgb.size, size, enlarge=options.enlarge)
+        style = _fitted(pictures[1].rgb.size, max(1, round(size * options.style_scale)))
+        if not scales or min(*content, *style) >= SMALLEST:
+            scales.insert(0, _Scale(content, style))
+    return scales
 
 
 def _initial(content: Picture, other: Picture, options: Options) -> Tensor:
@@ -310,11 +445,9 @@ def _fitted(size: tuple[int, int], longer: int, shorter: int = 1, *, enlarge: bo
     return max(shorter, round(size[0] * scale)), max(shorter, round(size[1] * scale))
 
 
-def _check_sizes(
-    pictures: tuple[Picture, Picture], sizes: tuple[tuple[int, int], tuple[int, int]], encoder: Encoder
-) -> None:
+def _check_sizes(pictures: tuple[Picture, Picture], scale: _Scale, encoder: Encoder) -> None:
     needed = max(encoder.minimum_size, BLEED + 1)  # the bleed mirrors that much
-    for picture, size in zip(pictures, sizes, strict=True):
+    for picture, size in zip(pictures, (scale.content, scale.style), strict=True):
         if min(size) < needed:
             raise UsageError(
                 f"{picture.name} would be {size[0]}×{size[1]} pixels; {encoder.layers[-1]} needs "

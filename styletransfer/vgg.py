@@ -236,33 +236,34 @@ class Trace:
             del x, pull
 
     @torch.no_grad()
-    def backward(self, mixings: Mapping[str, Tensor], tap: Tap, columns: slice = slice(None)) -> Tensor:
-        """Gradient with respect to the image of a loss that is a sum over layers; once, after `forward`.
+    def backward(self, mixings: Mapping[str, Tensor], tap: Tap, gradient: Tensor, columns: slice = slice(None)) -> None:
+        """Adds the gradient with respect to the image of a loss that is a sum over layers; once, after `forward`.
 
         With respect to a layer's features F it is what the tap has given for them plus K·F.
 
         Args:
             mixings: ``{layer: K}``, N×N.
             tap: sees the features again that weren't kept.
+            gradient: of the image's shape; what it is added to.
             columns: those of the image that count: outside, K·F is left out, and the tap's maps are for these only.
         """
         lost = [name for name in self.encoder.names if level(name) + 1 < self.kept]
         again = self.encoder.maps(self.image, self.rows, lost)
-        deepest, strips = self.layers[self.encoder.names[-1]], []
+        deepest, done = self.layers[self.encoder.names[-1]], 0
         while deepest.missing:
-            gradient: Tensor | None = None
+            strip: Tensor | None = None
             for layer in reversed(self.layers.values()):
-                rows = layer.take(gradient.shape[2] if gradient is not None else self.rows >> level(layer.name))
+                rows = layer.take(strip.shape[2] if strip is not None else self.rows >> level(layer.name))
                 while layer.waiting.rows < rows:
                     name, top, x = next(again)
                     self._keep(name, x, tap(name, top, x) if name in self.encoder.layers else None)
-                gradient = self._back(layer, layer.waiting.take(rows), gradient, mixings.get(layer.name), columns)
-                if gradient is None:
+                strip = self._back(layer, layer.waiting.take(rows), strip, mixings.get(layer.name), columns)
+                if strip is None:
                     break
             else:
-                assert gradient is not None
-                strips.append(gradient.to(self.image.dtype, memory_format=torch.contiguous_format))
-        return strips[0] if len(strips) == 1 else torch.cat(strips, 2)
+                assert strip is not None
+                gradient[:, :, done : done + strip.shape[2]] += strip
+                done += strip.shape[2]
 
     def _keep(self, name: str, x: Tensor, pull: Tensor | None) -> None:
         # Mixing precisions within one operation is slow, and the way back needs no more than its own.

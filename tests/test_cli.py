@@ -86,6 +86,7 @@ def test_json_is_one_object_with_the_documented_fields(
         "device": "cpu",
         "iterations": 3,
         "warm_start_iterations": 0,
+        "scales": [{"size": [80, 64], "iterations": 3}],
         "stopped": "iterations",
     }
 

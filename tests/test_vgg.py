@@ -79,7 +79,8 @@ def test_gradient_is_that_of_autograd(pooling: str, size: tuple[int, int]) -> No
 
     trace = Trace(encoder, image.detach())
     trace.forward(lambda name, top, features: pulls[name])
-    gradient = trace.backward(mixings, lambda name, top, features: None)
+    gradient = torch.zeros_like(image)
+    trace.backward(mixings, lambda name, top, features: None, gradient)
     np.testing.assert_allclose(gradient.numpy(), expected.numpy(), rtol=1e-9, atol=1e-12)
 
 
