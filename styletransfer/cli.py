@@ -133,13 +133,19 @@ def stylize_command(
     given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}
     options = Options(**given)
     target = output or Path(f"{content.stem}_{style.stem}.png")
-    _notices(quiet)
-    from . import images
+    from . import images, ranks
     from .pipeline import stylize
 
-    images.check_output(target, options.bit_depth, (content, style, Path(options.init), Path(options.weights or "")))
-    with _interruptible() as interrupted, _bar(options, quiet) as show:
-        result = stylize(content, style, options, callback=lambda step: show(step) or interrupted())
+    with ranks.joined(), _interruptible() as interrupted:
+        first = ranks.rank() == 0
+        _notices(quiet or not first)
+        images.check_output(
+            target, options.bit_depth, (content, style, Path(options.init), Path(options.weights or ""))
+        )
+        with _bar(options, quiet or not first) as show:
+            result = stylize(content, style, options, callback=lambda step: show(step) or interrupted())
+        if not first:
+            return
         result.save(target)
     print(json.dumps(_summary(result, target)) if as_json else target)
     code = _verdict(result, target, bool(interrupted()))

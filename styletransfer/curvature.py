@@ -80,22 +80,9 @@ class InverseHessian:
     the products sᵢᵀyⱼ, so that four matrix-vector products do all that is as long as the image.
     """
 
-    def __init__(
-        self,
-        image: Tensor,
-        history: int = HISTORY,
-        dtype: torch.dtype | None = None,
-        coarser: "InverseHessian | None" = None,
-    ) -> None:
-        """For images like this one.
-
-        Args:
-            dtype: of the pairs, if not the image's; in bfloat16 they are half as large.
-            coarser: what was learnt on a smaller version of the image; its spectrum is a start for this one's.
-        """
+    def __init__(self, image: Tensor, history: int = HISTORY, dtype: torch.dtype | None = None) -> None:
+        """For images like this one; the pairs are kept in another dtype if told, as half as large in bfloat16."""
         self.spectrum = Spectrum(image)
-        if coarser:
-            self.spectrum.gain = coarser.spectrum.gain
         self.history = history
         self.steps, self.slopes = (_Rows(history, image, dtype or image.dtype) for _ in range(2))
         # products[i, j] = sᵢᵀyⱼ where i is no younger than j. Small systems are solved in float64 where there is one.

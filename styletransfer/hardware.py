@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from . import ranks
 from .errors import UsageError
 from .objective import Evaluate
 
@@ -83,7 +84,11 @@ def tuned(on: torch.device, tf32: bool = False) -> Iterator[None]:
     flags = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
     try:
         if on.type == "cpu":
-            torch.set_num_threads(min(threads, _allowed_cpus()))
+            # torchrun tells every process to use one thread.
+            alone = ranks.neighbours() == 1
+            torch.set_num_threads(
+                min(threads, _allowed_cpus()) if alone else _allowed_cpus() // ranks.neighbours() or 1
+            )
             _keep_memory(True)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
         torch.backends.cudnn.benchmark = True

@@ -13,6 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from . import ranks
 from .losses import content_loss, gamut_loss, gram_matrix, style_loss, total_variation
 from .vgg import Encoder, Trace, level
 
@@ -93,16 +94,17 @@ class Objective:
     ) -> None:
         self.encoder, self.alpha, self.beta, self.tv, self.tiling = encoder, alpha, beta, tv, tiling or Tiling()
         self.content_weights, self.style_weights = dict(content_weights), dict(style_weights)
-        self.bands = bands(content.shape[3], self.tiling.columns, encoder)
+        self.bands = ranks.share(bands(content.shape[3], self.tiling.columns, encoder))
         targets = defaultdict(list)
         for layer, features in encoder.features(content, self.tiling.rows):
             if layer in content_weights:
                 targets[layer].append(features)
         self.content_targets = {layer: _joined(strips, 2) for layer, strips in targets.items()}
-        self.style_targets: dict[str, Tensor] = defaultdict(lambda: style.new_zeros(()))
+        sides = {layer: encoder.convolution(layer)[0].shape[0] for layer in style_weights}
+        self.style_targets = {layer: style.new_zeros(n, n) for layer, n in sides.items()}
         for layer, features in encoder.features(style, self.tiling.rows):
             if layer in style_weights:
-                self.style_targets[layer] = self.style_targets[layer] + gram_matrix(features, _positions(layer, style))
+                self.style_targets[layer] += gram_matrix(features, _positions(layer, style))
 
     @torch.no_grad()
     def evaluate(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,15 +113,14 @@ class Objective:
         Nothing here waits for the device: the terms are a tensor, to be read when somebody wants to know.
         """
         content = image.new_zeros(())
-        grams: dict[str, Tensor] = defaultdict(lambda: image.new_zeros(()))
+        grams = {layer: torch.zeros_like(target) for layer, target in self.style_targets.items()}
 
         def first(band: Band, layer: str, top: int, features: Tensor) -> Tensor | None:
-            nonlocal content
             if layer in self.style_weights:
                 within, _ = band.at(layer)
-                grams[layer] = grams[layer] + gram_matrix(features[..., within], _positions(layer, image))
+                grams[layer] += gram_matrix(features[..., within], _positions(layer, image))
             loss, pull = self._content(band, layer, top, features)
-            content = content + loss
+            content.add_(loss)
             return pull
 
         def second(band: Band, layer: str, top: int, features: Tensor) -> Tensor | None:
@@ -131,6 +132,7 @@ class Objective:
         traces = [(band, trace(band)) for band in self.bands]
         for band, way in traces:
             way.forward(partial(first, band))
+        ranks.add_up([content, *grams.values()])
         style, mixings = image.new_zeros(()), {}
         for layer, weight in self.style_weights.items():
             loss, slope = style_loss(grams[layer], self.style_targets[layer])
@@ -139,6 +141,7 @@ class Objective:
         gradient = torch.zeros_like(image)
         for band, way in traces:
             way.backward(mixings, partial(second, band), gradient[..., band.left : band.right], band.core)
+        ranks.add_up([gradient])
         return self._regularized(image, content, style, gradient)
 
     def _content(self, band: Band, layer: str, top: int, features: Tensor) -> tuple[Tensor | float, Tensor | None]:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from . import hardware, images, plan, weights
+from . import hardware, images, plan, ranks, weights
 from .curvature import HISTORY, InverseHessian
 from .errors import StyleTransferError, UsageError
 from .images import Picture
@@ -252,7 +252,7 @@ def _paint(job: _Job, scales: list[_Scale]) -> list[_Run]:
             log.info("%d×%d: %s", *scale.content, choice)
         if job.options.optimizer == "lbfgs":
             canvas = torch.empty(1, 3, *(side + 2 * BLEED for side in reversed(scale.content)), device=job.device)
-            curvature = InverseHessian(canvas, choice.history, job.precision.backward, coarser=curvature)
+            curvature = InverseHessian(canvas, choice.history, job.precision.backward)
             del canvas
         iterations = job.options.iterations
         if index:
@@ -302,8 +302,12 @@ def _plan(job: _Job, size: tuple[int, int], below: int | None = None) -> plan.Pl
         precision=job.precision,
         content_layers=tuple(options.content_weights),
         history=HISTORY if options.optimizer == "lbfgs" else 0,
+        world=ranks.world(),
     )
-    return plan.make(needs, hardware.free_memory(job.device), options.tile, below)
+    free = hardware.free_memory(job.device)
+    if free is not None and job.device.type != "cuda":
+        free //= ranks.neighbours()
+    return plan.make(needs, free, options.tile, below)
 
 
 def _run(
@@ -329,7 +333,7 @@ def _run(
         if losses[-1].total <= losses[best].total:
             best, image = step.iteration, step.image
         shown = dataclasses.replace(step, image=_trimmed(step.image), network=network.name, most=iterations)
-        asked = job.callback and job.callback(shown)
+        asked = ranks.agreed(bool(job.callback and job.callback(shown)))
         stopped = "callback" if asked else _reason_to_stop(losses, step, iterations)
         if stopped:
             return _Run(network.name, scale, image, losses, best, stopped)
