@@ -109,7 +109,7 @@ def _from_options(function: Callable[..., None]) -> Callable[..., None]:
 
 @app.command(
     DEFAULT_COMMAND,
-    epilog="Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted. Other commands: styletransfer weights --help",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted. Other commands: plan, weights",
 )
 @_from_options
 def stylize_command(
@@ -130,8 +130,7 @@ def stylize_command(
 
     Prints the path of the picture; progress and notices go to stderr.
     """
-    given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}
-    options = Options(**given)
+    options = _options(settings)
     target = output or Path(f"{content.stem}_{style.stem}.png")
     from . import images, ranks
     from .pipeline import stylize
@@ -151,6 +150,38 @@ def stylize_command(
     code = _verdict(result, target, bool(interrupted()))
     if code:
         raise typer.Exit(code)
+
+
+@app.command("plan")
+@_from_options
+def plan_command(
+    content: Annotated[Path, typer.Argument(metavar="CONTENT", help="The photograph.")],
+    style: Annotated[Path, typer.Argument(metavar="STYLE", help="The painting.")],
+    **settings: Any,
+) -> None:
+    """Tell how long a picture would take, in what memory and in which parts, without making it.
+
+    Takes the options of the picture itself, and tries some iterations on a part of it.
+    """
+    from .pipeline import estimate
+
+    _notices(quiet=False)
+    scales = estimate(content, style, _options(settings))
+    print(f"{'pixels':>13}{'memory':>10}{'iteration':>12}{'iterations':>13}{'time':>10}  plan")
+    for scale in scales:
+        size, time = "{}×{}".format(*scale.size), scale.seconds * scale.iterations
+        print(
+            f"{size:>13}{scale.plan.memory / 2**30:>6.1f} GiB{scale.seconds:>10.2f} s{'≤ ' + str(scale.iterations):>13}"
+            f"{time / 60:>6.1f} min  {scale.plan}"
+        )
+    print(f"at most {sum(scale.seconds * scale.iterations for scale in scales) / 60:.1f} min in all")
+
+
+def _options(settings: dict[str, Any]) -> Options:
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()
+    }
+    return Options(**given)
 
 
 def _verdict(result: "Result", target: Path, interrupted: bool) -> int:

@@ -170,7 +170,8 @@ def free_memory(on: torch.device) -> int | None:
     free = [1024 * _kilobytes("/proc/meminfo", "MemAvailable")]
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY:
-        free.append(limit - 1024 * _kilobytes("/proc/self/status", "VmSize"))
+        # It is a limit on addresses, many of which lie between pieces of memory and serve nothing.
+        free.append(2 * (limit - 1024 * _kilobytes("/proc/self/status", "VmSize")) // 3)
     return min([*free, *_cgroup_memory()])
 
 
@@ -179,20 +180,35 @@ def _kilobytes(file: str, name: str) -> int:
 
 
 def _cgroup_memory(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[int]:
-    """What the control groups that the process is in leave of their limits (cgroup v2)."""
-    with contextlib.suppress(OSError):
-        group = next((line[4:] for line in own.read_text().splitlines() if line.startswith("0::/")), "")
-        for folder in (root / group, *(root / group).parents):
-            with contextlib.suppress(OSError, ValueError):  # not a group, or no limit ("max")
-                limit = int((folder / "memory.max").read_text())
-                files = [line for line in (folder / "memory.stat").read_text().splitlines() if "inactive_file" in line]
-                cache = sum(int(line.split()[1]) for line in files if line.startswith("inactive_file"))
-                yield limit - int((folder / "memory.current").read_text()) + cache
+    """What the control groups that the process is in leave of their limits."""
+    for line in own.read_text().splitlines() if own.exists() else []:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:  # version 2
+            base, limit, used = root, "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            base, limit, used = root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        group = base / path.lstrip("/")
+        for folder in (group, *group.parents):
+            with contextlib.suppress(OSError, ValueError):  # no group, or no limit ("max")
+                cached = next(
+                    line for line in (folder / "memory.stat").read_text().splitlines() if "inactive_file" in line
+                )
+                left = int((folder / limit).read_text()) - int((folder / used).read_text())
+                yield left + int(cached.split()[1])  # files that were read only; they make room
+
+
+def release_memory(on: torch.device) -> None:
+    """Gives back what torch holds on a GPU for later; on a CPU it is used again anyway."""
+    if on.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory didn't suffice."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)
+    told = ("allocate memory", "could not create a primitive")  # by torch, and by oneDNN
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in told)
 
 
 def peak_memory(on: torch.device) -> int:

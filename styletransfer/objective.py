@@ -96,15 +96,20 @@ class Objective:
         self.content_weights, self.style_weights = dict(content_weights), dict(style_weights)
         self.bands = ranks.share(bands(content.shape[3], self.tiling.columns, encoder))
         targets = defaultdict(list)
-        for layer, features in encoder.features(content, self.tiling.rows):
+        for layer, features in encoder.features(content, self._rows(content)):
             if layer in content_weights:
                 targets[layer].append(features)
         self.content_targets = {layer: _joined(strips, 2) for layer, strips in targets.items()}
         sides = {layer: encoder.convolution(layer)[0].shape[0] for layer in style_weights}
         self.style_targets = {layer: style.new_zeros(n, n) for layer, n in sides.items()}
-        for layer, features in encoder.features(style, self.tiling.rows):
+        for layer, features in encoder.features(style, self._rows(style)):
             if layer in style_weights:
                 self.style_targets[layer] += gram_matrix(features, _positions(layer, style))
+
+    def _rows(self, image: Tensor) -> int | None:
+        """The height of strips as wide as an image that take no more memory than those of the bands."""
+        rows, columns = self.tiling.rows, self.tiling.columns
+        return rows if rows is None or columns is None else max(16, rows * columns // image.shape[3])
 
     @torch.no_grad()
     def evaluate(self, image: Tensor) -> tuple[Tensor, Tensor]:

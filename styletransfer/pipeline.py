@@ -1,11 +1,13 @@
 """stylize(): inputs -> targets -> optimisation -> Result."""
 
+import contextlib
 import dataclasses
+import itertools
 import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,8 @@ COARSEST = 768
 SMALLEST = 32
 #: Each finer scale has half the iterations of the one before and costs four times as much for each; at least so many.
 FINER_ITERATIONS = 30
+#: Pixels of the longer side of the part of a picture by which `estimate` tells the time.
+SAMPLE = 1024
 #: On a GPU the loss is read once in so many iterations, since reading makes the GPU wait for the host.
 READ_EVERY = 10
 
@@ -145,41 +149,16 @@ def stylize(
         StyleTransferError: an input or the weights can't be read, or memory doesn't suffice.
     """
     start = time.monotonic()
-    try:
-        options = dataclasses.replace(options or Options(), **changes)
-    except TypeError as error:
-        raise UsageError(str(error).replace("Options.__init__() got an ", "")) from error
+    options = _changed(options, changes)
     device = hardware.device(options.device)
     precision = hardware.precision(options.precision, device)
-    pictures = images.read(content, options.max_pixels), images.read(style, options.max_pixels)
-    start_picture = pictures[1]
-    if options.init not in ("content", "style", "noise"):
-        start_picture = images.read(options.init, options.max_pixels)
-    scales = _scales(pictures, options)
-    size = scales[-1].content
-    if max(size) < options.size != Options.size:
-        log.info("%s has %d×%d pixels and keeps them (--enlarge makes it larger)", pictures[0].name, *size)
-    try:
-        with hardware.tuned(device, tf32=precision.tf32):
-            model, convolutions = weights.resolve(options.model, options.weights, options.preprocessing)
-            networks = [_Network(model, _encoder(convolutions, pictures, options, device))]
-            _check_sizes(pictures, scales[-1], networks[0].encoder)
-            if small := _warm_start(networks[0].encoder, options):
-                networks.insert(0, _Network("vgg19-lite", _encoder(small, pictures, options, device)))
-            for network in networks:
-                network.encoder.cast(precision.forward, precision.backward)
-            job = _Job(pictures, start_picture, networks, options, precision, device, callback)
-            runs = _paint(job, scales)
-            done = runs[-1]
-            image = _trimmed(done.image)
-            if done.scale != scales[-1]:
-                image = _stepped_up(image, pictures[0], size).to(device)
-    except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-        if not hardware.out_of_memory(error):
-            raise
-        raise StyleTransferError(
-            f"not enough memory for {size[0]}×{size[1]} pixels on {device}: use a smaller --size"
-        ) from error
+    with hardware.tuned(device, tf32=precision.tf32), _memory_told(device):
+        job = _prepared(content, style, options, precision, device, callback)
+        runs = _paint(job)
+        done, size, model = runs[-1], job.scales[-1].content, job.networks[-1].name
+        image = _trimmed(done.image)
+        if done.scale != job.scales[-1]:
+            image = _stepped_up(image, job.pictures[0], size)
     return Result(
         tensor=image.clamp(0, 1).cpu(),
         losses=done.losses,
@@ -193,9 +172,26 @@ def stylize(
         stopped=done.stopped,
         seconds=time.monotonic() - start,
         peak_memory_bytes=hardware.peak_memory(device),
-        alpha=pictures[0].resized(size).alpha,
-        inputs=(pictures[0].name, pictures[1].name),
+        alpha=job.pictures[0].resized(size).alpha,
+        inputs=(job.pictures[0].name, job.pictures[1].name),
     )
+
+
+def _changed(options: Options | None, changes: Mapping[str, Any]) -> Options:
+    try:
+        return dataclasses.replace(options or Options(), **changes)
+    except TypeError as error:
+        raise UsageError(str(error).replace("Options.__init__() got an ", "")) from error
+
+
+@contextlib.contextmanager
+def _memory_told(device: torch.device) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not hardware.out_of_memory(error):
+            raise
+        raise StyleTransferError(f"there is not enough memory on {device}: use a smaller --size") from error
 
 
 @dataclass(frozen=True)
@@ -218,6 +214,7 @@ class _Job:
 
     pictures: tuple[Picture, Picture]
     start: Picture
+    scales: list[_Scale]
     networks: list[_Network]
     options: Options
     precision: hardware.Precision
@@ -242,21 +239,46 @@ class _Run:
         return len(self.losses) - 1
 
 
-def _paint(job: _Job, scales: list[_Scale]) -> list[_Run]:
+def _prepared(
+    content: Source,
+    style: Source,
+    options: Options,
+    precision: hardware.Precision,
+    device: torch.device,
+    callback: Callback | None,
+) -> _Job:
+    """Reads the inputs and the networks, and checks what can be checked."""
+    pictures = images.read(content, options.max_pixels), images.read(style, options.max_pixels)
+    start = pictures[1]
+    if options.init not in ("content", "style", "noise"):
+        start = images.read(options.init, options.max_pixels)
+    scales = _scales(pictures, options)
+    size = scales[-1].content
+    if max(size) < options.size != Options.size:
+        log.info("%s has %d×%d pixels and keeps them (--enlarge makes it larger)", pictures[0].name, *size)
+    model, convolutions = weights.resolve(options.model, options.weights, options.preprocessing)
+    networks = [_Network(model, _encoder(convolutions, pictures, options, device))]
+    _check_sizes(pictures, scales[-1], networks[0].encoder)
+    if small := _warm_start(networks[0].encoder, options):
+        networks.insert(0, _Network("vgg19-lite", _encoder(small, pictures, options, device)))
+    for network in networks:
+        network.encoder.cast(precision.forward, precision.backward)
+    return _Job(pictures, start, scales, networks, options, precision, device, callback)
+
+
+def _paint(job: _Job) -> list[_Run]:
     """Works through the scales from coarse to fine, each with a plan of its own."""
     runs: list[_Run] = []
     curvature: InverseHessian | None = None
-    for index, scale in enumerate(scales):
+    for index, scale in enumerate(job.scales):
         choice = _plan(job, scale.content)
-        if choice.tiling.rows or len(scales) > 1:
+        if choice.tiling.rows or len(job.scales) > 1:
             log.info("%d×%d: %s", *scale.content, choice)
         if job.options.optimizer == "lbfgs":
             canvas = torch.empty(1, 3, *(side + 2 * BLEED for side in reversed(scale.content)), device=job.device)
             curvature = InverseHessian(canvas, choice.history, job.precision.backward)
             del canvas
-        iterations = job.options.iterations
-        if index:
-            iterations = min(iterations, max(FINER_ITERATIONS, iterations >> index))
+        iterations = _most(job.options, index)
         for network in job.networks[-1:] if index else job.networks:
             warming = network is not job.networks[-1]
             if runs and runs[-1].stopped == "callback":  # only the losses are wanted, of what there is
@@ -268,6 +290,13 @@ def _paint(job: _Job, scales: list[_Scale]) -> list[_Run]:
         if runs[-1].stopped in ("callback", "diverged"):
             break
     return runs
+
+
+def _most(options: Options, index: int) -> int:
+    """Iterations at most on a scale."""
+    if index == 0:
+        return options.iterations
+    return min(options.iterations, max(FINER_ITERATIONS, options.iterations >> index))
 
 
 def _start(job: _Job, scale: _Scale, runs: list[_Run]) -> Tensor:
@@ -292,10 +321,10 @@ def _stepped_up(image: Tensor, content: Picture, size: tuple[int, int]) -> Tenso
     return change.add_(content.resized(size).tensor()).clamp_(0, 1)
 
 
-def _plan(job: _Job, size: tuple[int, int], below: int | None = None) -> plan.Plan:
-    """The plan for a picture of (width, height); with `below` one that takes less than so many bytes."""
+def _needs(job: _Job, size: tuple[int, int]) -> plan.Job:
+    """What a picture of (width, height) needs a plan for."""
     options = job.options
-    needs = plan.Job(
+    return plan.Job(
         encoder=job.networks[-1].encoder,
         height=size[1] + 2 * BLEED,
         width=size[0] + 2 * BLEED,
@@ -304,10 +333,14 @@ def _plan(job: _Job, size: tuple[int, int], below: int | None = None) -> plan.Pl
         history=HISTORY if options.optimizer == "lbfgs" else 0,
         world=ranks.world(),
     )
+
+
+def _plan(job: _Job, size: tuple[int, int]) -> plan.Plan:
+    """The plan for a picture of (width, height)."""
     free = hardware.free_memory(job.device)
     if free is not None and job.device.type != "cuda":
         free //= ranks.neighbours()
-    return plan.make(needs, free, options.tile, below)
+    return plan.make(_needs(job, size), free, job.options.tile)
 
 
 def _run(
@@ -347,18 +380,26 @@ def _steps(
     done, start = -1, time.monotonic()
     while True:
         try:
-            evaluate = hardware.captured(_objective(job, network.encoder, scale, choice.tiling).evaluate, image)
-            options = job.options
-            steps = minimize(evaluate, image, options.optimizer, options.learning_rate, curvature=curvature)
-            for number, step in enumerate(steps, max(done, 0)):
+            for number, step in enumerate(
+                _plain_steps(job, network, scale, image, choice.tiling, curvature), max(done, 0)
+            ):
                 if number > done:
                     done, image = number, step.image
                     yield dataclasses.replace(step, iteration=number, seconds=time.monotonic() - start)
         except (RuntimeError, MemoryError) as error:
             if job.options.tile == "off" or not hardware.out_of_memory(error):
                 raise
-        choice = _plan(job, scale.content, below=choice.memory * 3 // 4)
+        hardware.release_memory(job.device)
+        # What is free now doesn't tell: memory that the process keeps for itself is free too.
+        choice = plan.make(_needs(job, scale.content), int(0.8 * choice.memory / plan.SHARE))
         log.info("out of memory after %d iterations; going on: %s", max(done, 0), choice)
+
+
+def _plain_steps(
+    job: _Job, network: _Network, scale: _Scale, image: Tensor, tiling: Tiling, curvature: InverseHessian | None
+) -> Iterator[Step]:
+    evaluate = hardware.captured(_objective(job, network.encoder, scale, tiling).evaluate, image)
+    return minimize(evaluate, image, job.options.optimizer, job.options.learning_rate, curvature=curvature)
 
 
 def _reason_to_stop(losses: list[Losses], step: Step, iterations: int) -> str:
@@ -457,3 +498,58 @@ def _check_sizes(pictures: tuple[Picture, Picture], scale: _Scale, encoder: Enco
                 f"{picture.name} would be {size[0]}×{size[1]} pixels; {encoder.layers[-1]} needs "
                 f"{needed} at the shorter side: use a larger picture or --size"
             )
+
+
+# --- what it would take -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a scale of a run will take.
+
+    Attributes:
+        size: width and height in pixels.
+        plan: bands, strips, pairs and bytes.
+        seconds: of an iteration of the network that counts, from some iterations on a part of the picture.
+        iterations: at most.
+    """
+
+    size: tuple[int, int]
+    plan: plan.Plan
+    seconds: float
+    iterations: int
+
+
+def estimate(content: Source, style: Source, options: Options | None = None, **changes: Any) -> list[Estimate]:
+    """What `stylize` would do with the same arguments and how long it would take, scale by scale, without doing it.
+
+    Raises:
+        UsageError, StyleTransferError: as `stylize`.
+    """
+    options = _changed(options, changes)
+    device = hardware.device(options.device)
+    precision = hardware.precision(options.precision, device)
+    with hardware.tuned(device, tf32=precision.tf32), _memory_told(device):
+        job = _prepared(content, style, options, precision, device, None)
+        plans = [_plan(job, scale.content) for scale in job.scales]
+        return [
+            Estimate(scale.content, choice, _seconds(job, scale, choice), _most(options, index))
+            for index, (scale, choice) in enumerate(zip(job.scales, plans, strict=True))
+        ]
+
+
+def _seconds(job: _Job, scale: _Scale, choice: plan.Plan) -> float:
+    """Of an iteration, told from some on the middle of the picture."""
+    (width, height), style = scale.content, scale.style
+    part = _Scale((min(width, SAMPLE), min(height, SAMPLE)), style)
+    left, top = (width - part.content[0]) // 2, (height - part.content[1]) // 2
+    box = left, top, left + part.content[0], top + part.content[1]
+    middle = job.pictures[0].resized(scale.content).rgb.crop(box)
+    sample = dataclasses.replace(job, pictures=(Picture(middle), job.pictures[1]))
+    tiling = dataclasses.replace(choice.tiling, columns=None)
+    start = _start(sample, part, [])
+    curvature = InverseHessian(start, choice.history or 1, job.precision.backward)
+    steps = _steps(sample, job.networks[-1], part, start, dataclasses.replace(choice, tiling=tiling), curvature)
+    times = [step.seconds for step in itertools.islice(steps, 4)]
+    wider = _needs(job, scale.content).work(choice.tiling) / _needs(sample, part.content).work(tiling)
+    return (times[3] - times[1]) / 2 * wider * width * height / math.prod(part.content)

@@ -1,6 +1,5 @@
 """The plan: in which parts a picture is evaluated, and how much the optimiser remembers, in the memory there is."""
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -123,13 +122,12 @@ class Job:
         return whole + strips + [Tiling(w, min(self._strip(w), w), kept) for w in widths for kept in kepts]
 
 
-def make(job: Job, free: int | None, tile: str = "auto", below: int | None = None) -> Plan:
+def make(job: Job, free: int | None, tile: str = "auto") -> Plan:
     """The fastest plan that fits.
 
     Args:
         free: bytes that the process can still take; None if unknown.
         tile: as in `Options`: "auto", "off" for the whole picture whatever it takes, or a number.
-        below: bytes that were too much already.
 
     Raises:
         StyleTransferError: nothing fits.
@@ -141,13 +139,12 @@ def make(job: Job, free: int | None, tile: str = "auto", below: int | None = Non
     ]
     if tile == "off" or free is None:
         return plans[0]
-    limit = min(SHARE * free, below or math.inf)
-    fitting = [plan for plan in plans if plan.memory <= limit]
+    fitting = [plan for plan in plans if plan.memory <= SHARE * free]
     if not fitting:
         least = min(plan.memory for plan in plans) / SHARE / 2**30
         way_out = "a smaller --size" + (" or --tile auto" if tile != "auto" else "")
         raise StyleTransferError(
             f"{job.width}×{job.height} pixels need {least:.1f} GiB of free memory, "
-            f"there are {limit / SHARE / 2**30:.1f}: use {way_out}"
+            f"there are {free / 2**30:.1f}: use {way_out}"
         )
     return min(fitting, key=lambda plan: plan.work * ITERATIONS.get(plan.history, 1.0))

@@ -85,5 +85,4 @@ def _told() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
-        raise StyleTransferError(f"another process of this run has ended or can't be reached ({reason})") from error
+        raise StyleTransferError("another process of this run has ended or can't be reached") from error

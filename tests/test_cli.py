@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import signal
 import struct
 import subprocess
@@ -349,3 +350,16 @@ def test_ctrl_c_during_the_set_up_leaves_nothing(content_path: Path, style_path:
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, b"", b"")
     assert os.listdir(here) == []
+
+
+def test_plan_tells_sizes_memory_and_time_and_makes_nothing(
+    content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = shlex.split("--size 160 --enlarge --scales 2 --model vgg19-lite --iterations 90")
+    code, out, _ = run("plan", content_path, style_path, *options, capsys=capsys)
+    lines = out.splitlines()
+    assert code == 0 and len(lines) == 4
+    assert "80×64" in lines[1] and "≤ 90" in lines[1] and "whole" in lines[1]
+    assert "160×128" in lines[2] and "≤ 45" in lines[2] and "GiB" in lines[2]
+    assert "min in all" in lines[3]
+    assert list(here.iterdir()) == []

@@ -578,3 +578,12 @@ def test_damage_of_any_kind_gives_a_picture_or_our_error(tmp_path: Path, kind: s
     assert all(picture.rgb.mode == "RGB" for picture in pictures)
     assert errors
     assert all("damaged" in error for error in errors)
+
+
+def test_the_limit_of_pixels_is_the_callers_and_pillows_is_as_before(tmp_path: Path) -> None:
+    Image.new("RGB", (30, 20)).save(tmp_path / "small.png")
+    before = Image.MAX_IMAGE_PIXELS
+    assert read(tmp_path / "small.png", max_pixels=600).rgb.size == (30, 20)
+    with pytest.raises(StyleTransferError, match=r"30×20 pixels; if that is right: --max-pixels 600$"):
+        read(tmp_path / "small.png", max_pixels=599)
+    assert before == Image.MAX_IMAGE_PIXELS

@@ -10,8 +10,9 @@ import torch
 from conftest import random_convolutions
 from PIL import Image
 
-from styletransfer import Options, StyleTransferError, UsageError, images, stylize, weights
-from styletransfer.objective import Objective
+from styletransfer import Options, StyleTransferError, UsageError, images, pipeline, plan, stylize, weights
+from styletransfer.images import Picture
+from styletransfer.objective import Objective, Tiling
 from styletransfer.optimize import Step
 from styletransfer.pipeline import SETTLED, WINDOW
 
@@ -249,3 +250,90 @@ def test_a_gpu_gives_the_same_picture_as_the_cpu(content_path: Path, style_path:
     assert gpu.device == "cuda:0"
     np.testing.assert_allclose(gpu.best.total, cpu.best.total, rtol=1e-2)
     assert (gpu.tensor - cpu.tensor).abs().mean() < 1e-2
+
+
+@pytest.mark.parametrize(
+    ("size", "scales", "expected"),
+    [
+        (512, "auto", [512]),
+        (768, "auto", [768]),
+        (1024, "auto", [512, 1024]),
+        (10800, "auto", [675, 1350, 2700, 5400, 10800]),
+        (1000, "3", [250, 500, 1000]),
+        (200, "9", [100, 200]),  # no smaller than makes sense
+    ],
+)
+def test_large_pictures_start_small(size: int, scales: str, expected: list[int]) -> None:
+    pictures = Picture(Image.new("RGB", (1200, 800))), Picture(Image.new("RGB", (4000, 4000)))
+    options = Options(size=size, scales=scales, enlarge=True, style_scale=0.5)
+    made = pipeline._scales(pictures, options)
+    assert [scale.content[0] for scale in made] == expected
+    assert made[-1].content == (size, round(size * 2 / 3))
+    assert made[-1].style == (min(4000, round(size / 2)),) * 2
+
+
+def test_a_finer_scale_starts_with_the_finer_content_and_what_was_changed() -> None:
+    rng = np.random.default_rng(0)
+    content = Picture(Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)))
+    coarse, fine = content.resized((40, 30)).tensor(), content.tensor()
+    np.testing.assert_array_equal(pipeline._stepped_up(coarse, content, (80, 60)), fine)
+    brighter = pipeline._stepped_up(coarse + 0.1, content, (80, 60))
+    np.testing.assert_allclose(brighter, (fine + 0.1).clamp(0, 1), atol=1e-6)
+
+
+def test_scales_halve_their_iterations_and_tell_the_listener_their_size(content_path: Path, style_path: Path) -> None:
+    steps: list[tuple[int, int, int]] = []
+
+    def listen(step: Step) -> None:
+        steps.append((step.image.shape[3], step.iteration, step.most))
+
+    result = stylize(content_path, style_path, SMALL, iterations=80, scales="2", callback=listen)
+    assert result.scales == [(40, 32, 80), (80, 64, 40)] and result.iterations == 120
+    assert steps == [(40, i, 80) for i in range(81)] + [(80, i, 40) for i in range(41)]
+    assert result.size == (80, 64) and len(result.losses) == 41
+
+
+def test_stopped_on_a_coarse_scale_the_picture_has_the_full_size(content_path: Path, style_path: Path) -> None:
+    result = stylize(content_path, style_path, SMALL, scales="2", callback=lambda step: step.iteration == 3)
+    assert result.size == (80, 64) and result.scales == [(40, 32, 3)] and result.stopped == "callback"
+    content = images.read(content_path)
+    assert not torch.equal(result.tensor, content.tensor())
+
+
+@pytest.mark.parametrize("tile", ["auto", "16", "48"])
+def test_in_parts_the_picture_is_the_same(tile: str, content_path: Path, style_path: Path) -> None:
+    whole = stylize(content_path, style_path, SMALL, precision="fp32", iterations=4)
+    parts = stylize(content_path, style_path, SMALL, precision="fp32", iterations=4, tile=tile)
+    assert (whole.tensor - parts.tensor).abs().max() < 2e-3
+
+
+def test_out_of_memory_it_goes_on_in_smaller_parts(
+    content_path: Path, style_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    large = dataclasses.replace(SMALL, size=320, enlarge=True, precision="fp32")
+    expected = stylize(content_path, style_path, large)
+    evaluate, evaluations = Objective.evaluate, []
+
+    def failing(self: Objective, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        evaluations.append(self.tiling)
+        if self.tiling == Tiling() and len(evaluations) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
+        return evaluate(self, image)
+
+    monkeypatch.setattr(Objective, "evaluate", failing)
+    caplog.set_level("INFO")
+    result = stylize(content_path, style_path, large)
+    assert "out of memory after 3 iterations; going on: " in caplog.text
+    assert result.stopped == "iterations" and len(result.losses) == 9
+    assert [loss.total for loss in result.losses[:4]] == [loss.total for loss in expected.losses[:4]]
+    np.testing.assert_allclose(result.best.total, expected.best.total, rtol=0.02)
+    with pytest.raises(StyleTransferError, match="memory"):
+        stylize(content_path, style_path, large, tile="off")
+
+
+def test_an_estimate_names_every_scale_and_tells_about_the_true_time(content_path: Path, style_path: Path) -> None:
+    coarse, fine = pipeline.estimate(content_path, style_path, SMALL, size=160, enlarge=True, scales=2, iterations=100)
+    assert (coarse.size, coarse.iterations) == ((80, 64), 100)
+    assert (fine.size, fine.iterations) == ((160, 128), 50)
+    assert isinstance(fine.plan, plan.Plan) and fine.plan.memory > coarse.plan.memory > 0
+    assert 0 < coarse.seconds < 10 and 0 < fine.seconds < 10

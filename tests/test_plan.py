@@ -1,0 +1,150 @@
+"""Plans: what fits, what is fastest of it, and whether the predicted memory is the true one, in real processes."""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SMALL, random_convolutions
+from hypothesis import given
+from hypothesis import strategies as st
+
+from styletransfer import StyleTransferError, hardware, plan
+from styletransfer.objective import Tiling
+from styletransfer.vgg import Encoder
+
+MIB = 2**20
+ENCODER = Encoder(random_convolutions(SMALL), ["conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv4_2", "conv5_1"])
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
+
+
+def job(width: int = 4000, height: int = 3000, history: int = 50, world: int = 1) -> plan.Job:
+    precision = hardware.Precision(torch.float32, torch.float32)
+    return plan.Job(ENCODER, height, width, precision, ("conv4_2",), history, world)
+
+
+def test_with_plenty_of_memory_it_is_the_whole_with_all_pairs() -> None:
+    made = plan.make(job(), 1 << 50)
+    assert made.tiling == Tiling() and made.history == 50 and made.work == 1
+
+
+@given(size=st.integers(300, 20000), shares=st.lists(st.floats(0.05, 2), min_size=2, max_size=2))
+def test_a_plan_fits_and_less_memory_never_makes_it_faster(size: int, shares: list[float]) -> None:
+    task = job(size, size * 3 // 4)
+    times = []
+    for share in sorted(shares):
+        free = int(share * task.memory(Tiling(), 50))
+        try:
+            made = plan.make(task, free)
+        except StyleTransferError:
+            times.append(float("inf"))
+            continue
+        assert made.memory <= free
+        times.append(made.work * plan.ITERATIONS[made.history])
+    assert times[0] >= times[1]
+
+
+def test_what_the_user_says_holds() -> None:
+    assert plan.make(job(), 1, "off").tiling == Tiling()
+    made = plan.make(job(), 1 << 40, "512").tiling
+    assert made.columns == 512 and made.rows is not None and made.rows <= 512 and made.kept == 6
+    assert plan.make(job(), None).tiling == Tiling()
+    assert plan.make(job(history=0), 1 << 40).history == 0
+    with pytest.raises(StyleTransferError, match=r"4000×3000 pixels need .* GiB .* --tile auto"):
+        plan.make(job(), 100 * MIB, "512")
+
+
+def test_every_process_gets_bands() -> None:
+    made = plan.make(job(world=4), 1 << 50).tiling
+    assert made.columns is not None and made.columns <= 1000
+
+
+_MEASURE = """
+import sys, torch
+from styletransfer import Options, hardware, plan, weights
+from styletransfer.curvature import InverseHessian
+from styletransfer.objective import Objective, Tiling
+from styletransfer.optimize import minimize
+from styletransfer.vgg import Encoder
+
+def kilobytes(name):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name))
+
+torch.set_num_threads(2)
+columns, rows, kept, history = (int(a) or None for a in sys.argv[1:])
+cpu, o = torch.device("cpu"), Options()
+with hardware.tuned(cpu):
+    p = hardware.precision("fp32", cpu)
+    encoder = Encoder(weights.resolve("vgg19-lite")[1], {**o.content_weights, **o.style_weights})
+    encoder(torch.rand(1, 3, 64, 64))
+    content, style = torch.rand(1, 3, 900, 1200), torch.rand(1, 3, 64, 64)
+    before = kilobytes("VmRSS")
+    tiling = Tiling(columns, rows, kept)
+    objective = Objective(encoder, content, style, o.content_weights, o.style_weights, 1.0, 1e3, tiling=tiling)
+    steps = minimize(objective.evaluate, content, "lbfgs", curvature=InverseHessian(content, history))
+    for _ in range(history + 2):
+        next(steps)
+    job = plan.Job(encoder, 900, 1200, p, tuple(o.content_weights), history)
+    print(job.memory(tiling, history), 1024 * (kilobytes("VmHWM") - before))
+"""
+
+
+@linux
+@pytest.mark.parametrize("tiling", ["0 0 1 3", "0 64 3 3", "0 64 6 5", "256 64 6 3"])
+def test_predicted_memory_is_the_true_one(tiling: str) -> None:
+    done = subprocess.run([sys.executable, "-c", _MEASURE, *tiling.split()], capture_output=True, text=True, check=True)
+    predicted, measured = map(int, done.stdout.split())
+    assert measured / 1.2 < predicted < 1.5 * measured + 40 * MIB
+
+
+@linux
+def test_free_memory_knows_the_processes_own_limit() -> None:
+    code = (
+        "import resource; from styletransfer import hardware; import torch\n"
+        "used = 1024 * hardware._kilobytes('/proc/self/status', 'VmSize')\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 300 * 2**20, -1))\n"
+        "print(hardware.free_memory(torch.device('cpu')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 150 * MIB < int(done.stdout) <= 200 * MIB  # two thirds
+
+
+def test_free_memory_knows_the_groups_limits(tmp_path: Path) -> None:
+    def group(folder: Path, limit: str, used: str, files: dict[str, str]) -> None:
+        folder.mkdir(parents=True)
+        (folder / limit).write_text(files["limit"])
+        (folder / used).write_text(files["used"])
+        (folder / "memory.stat").write_text("anon 7\ninactive_file 50\n")
+
+    own = tmp_path / "cgroup"
+    own.write_text("4:memory:/a/b\n1:cpu:/\n0::/user/job\n")
+    second = ("memory.max", "memory.current")
+    group(tmp_path / "user" / "job", *second, {"limit": "1000\n", "used": "300\n"})
+    group(tmp_path / "user" / "other", *second, {"limit": "1\n", "used": "0\n"})
+    (tmp_path / "user" / "memory.max").write_text("max\n")
+    first = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    group(tmp_path / "memory" / "a", *first, {"limit": "600\n", "used": "100\n"})
+    assert sorted(hardware._cgroup_memory(tmp_path, own)) == [550, 750]
+    assert list(hardware._cgroup_memory(tmp_path, tmp_path / "none")) == []
+
+
+@linux
+def test_a_picture_is_made_in_little_memory(content_path: Path, style_path: Path, tmp_path: Path) -> None:
+    """In a process that may take 600 MB more, where the whole picture at once needs over 1000."""
+    code = (
+        "import resource, sys, torch; torch.set_num_threads(1)\n"
+        "from styletransfer import cli, hardware, weights; import styletransfer.pipeline\n"
+        "torch.nn.functional.conv2d(torch.rand(1, 8, 64, 64), torch.rand(8, 8, 3, 3))\n"
+        "limit = 1024 * hardware._kilobytes('/proc/self/status', 'VmSize') + 600 * 2**20\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (limit, -1))\n"
+        "cli.main(sys.argv[1:])"
+    )
+    options = shlex.split("--size 1400 --enlarge --scales 1 --iterations 2 --model vgg19-lite -o out.png")
+    command = [sys.executable, "-c", code, str(content_path), str(style_path), *options]
+    environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert (done.returncode, done.stdout) == (0, "out.png\n"), done.stderr
+    assert "strips of" in done.stderr or "bands of" in done.stderr

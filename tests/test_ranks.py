@@ -1,0 +1,72 @@
+"""Several real processes for one picture, joined by torchrun over the loopback."""
+
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+torchrun = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
+OPTIONS = shlex.split(
+    "--size 160 --enlarge --iterations 6 --scales 1 --model vgg19-lite --device cpu --precision fp32 --json"
+)
+
+
+def command(processes: int, *arguments: object) -> list[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    run = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(port)]
+    return [sys.executable, *run, "-m", "styletransfer", *map(str, arguments)]
+
+
+@torchrun
+@pytest.mark.parametrize("processes", [2, 4])
+def test_they_make_the_same_picture_as_one(
+    processes: int, content_path: Path, style_path: Path, tmp_path: Path
+) -> None:
+    one = [sys.executable, "-m", "styletransfer", content_path, style_path, *OPTIONS, "-o", tmp_path / "one.png"]
+    alone = subprocess.run(one, capture_output=True, text=True, check=True)
+    many = command(processes, content_path, style_path, *OPTIONS, "-o", tmp_path / "many.png")
+    done = subprocess.run(many, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    expected, result = json.loads(alone.stdout), json.loads(done.stdout)  # one of them speaks
+    assert result["loss"]["total"] == pytest.approx(expected["loss"]["total"], rel=1e-4)
+    pictures = [np.asarray(Image.open(tmp_path / name)).astype(int) for name in ("one.png", "many.png")]
+    assert abs(pictures[0] - pictures[1]).max() <= 2
+
+
+@torchrun
+def test_when_one_is_killed_all_end_with_a_line_that_says_so(
+    content_path: Path, style_path: Path, tmp_path: Path
+) -> None:
+    endless = shlex.split("--size 512 --enlarge --iterations 5000 --scales 1 --model vgg19-lite --device cpu")
+    process = subprocess.Popen(
+        command(2, content_path, style_path, *endless, "-o", tmp_path / "out.png"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    if not children.exists():
+        process.kill()
+        pytest.skip("only Linux tells the children of a process in /proc")
+    deadline = time.monotonic() + 60
+    while len(children.read_text().split()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(8)
+    os.kill(int(children.read_text().split()[-1]), signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "another process of this run has ended" in errors
+    assert "styletransfer/pipeline.py" not in errors  # no traceback of ours
+    assert not (tmp_path / "out.png").exists()
