@@ -191,6 +191,9 @@ def _verdict(result: "Result", target: Path, interrupted: bool) -> int:
         return _complain(f"interrupted {done}; the picture so far is {target}", INTERRUPTED)
     if result.stopped == "diverged":
         return _complain(f"the loss was no longer finite {done}; {target} is the best picture before that", 1)
+    if result.stopped == "memory":
+        width, height, _ = result.scales[-1]
+        return _complain(f"not enough memory any more for the finer scales; {target} is {width}×{height} enlarged", 1)
     if result.best_iteration < len(result.losses) - 1:
         log = logging.getLogger(__name__)
         log.info("the loss rose again at the end; the picture is that of iteration %d", result.best_iteration)

@@ -98,6 +98,7 @@ def tuned(on: torch.device, tf32: bool = False) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = flags
         if on.type == "cpu":
             _keep_memory(False)
+            release_memory(on)
 
 
 def captured(evaluate: Evaluate, image: Tensor) -> Evaluate:
@@ -144,8 +145,6 @@ def _keep_memory(keep: bool) -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_MAX, 0 if keep else _DEFAULT_MMAP_MAX)
         libc.mallopt(_M_TRIM_THRESHOLD, -1 if keep else _DEFAULT_TRIM_THRESHOLD)  # −1: never
-        if not keep:
-            libc.malloc_trim(0)
 
 
 def _allowed_cpus(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
@@ -200,9 +199,12 @@ def _cgroup_memory(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/
 
 
 def release_memory(on: torch.device) -> None:
-    """Gives back what torch holds on a GPU for later; on a CPU it is used again anyway."""
+    """Gives memory that was kept for later back to the system."""
     if on.type == "cuda":
         torch.cuda.empty_cache()
+    elif sys.platform.startswith("linux"):
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -69,7 +69,8 @@ class Result:
         model: name of the network, or of the file it came from.
         device: "cpu", "cuda:0", …
         stopped: why it ended: "iterations" (all done), "converged" (no visible change any more), "callback" (asked to),
-            or "diverged" (the loss was no longer finite; the picture is the best before that).
+            "diverged" (the loss was no longer finite; the picture is the best before that), or "memory" (there was no
+            longer enough for a finer scale; the picture is an enlarged one).
         seconds: wall time from the call to the picture.
         peak_memory_bytes: of the process on a CPU (resident), of torch's allocations on a GPU.
         alpha: the content's opacity, Pillow mode L, or None.
@@ -269,9 +270,19 @@ def _prepared(
 def _paint(job: _Job) -> list[_Run]:
     """Works through the scales from coarse to fine, each with a plan of its own."""
     runs: list[_Run] = []
-    curvature: InverseHessian | None = None
+    for scale in job.scales:
+        _plan(job, scale.content)  # what won't fit is refused before the work begins
     for index, scale in enumerate(job.scales):
-        choice = _plan(job, scale.content)
+        curvature = None
+        hardware.release_memory(job.device)
+        try:
+            choice = _plan(job, scale.content)
+        except StyleTransferError as error:  # others have taken memory meanwhile
+            if not runs:
+                raise
+            log.warning("%s", error)
+            runs[-1] = dataclasses.replace(runs[-1], stopped="memory")
+            break
         if choice.tiling.rows or len(job.scales) > 1:
             log.info("%d×%d: %s", *scale.content, choice)
         if job.options.optimizer == "lbfgs":

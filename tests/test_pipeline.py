@@ -337,3 +337,19 @@ def test_an_estimate_names_every_scale_and_tells_about_the_true_time(content_pat
     assert (fine.size, fine.iterations) == ((160, 128), 50)
     assert isinstance(fine.plan, plan.Plan) and fine.plan.memory > coarse.plan.memory > 0
     assert 0 < coarse.seconds < 10 and 0 < fine.seconds < 10
+
+
+def test_when_memory_becomes_scarce_the_coarser_picture_is_not_lost(
+    content_path: Path, style_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine says that it has less from the third iteration on."""
+    free = [10**12]
+    monkeypatch.setattr(pipeline.hardware, "free_memory", lambda device: free[0])
+
+    def listen(step: Step) -> None:
+        free[0] = 10**6 if step.iteration > 2 else free[0]
+
+    result = stylize(content_path, style_path, SMALL, scales="2", callback=listen)
+    assert result.stopped == "memory" and result.size == (80, 64) and result.scales == [(40, 32, 8)]
+    with pytest.raises(StyleTransferError, match="80×64|88×72"):  # known from the beginning, it is refused
+        stylize(content_path, style_path, SMALL, scales="2")
