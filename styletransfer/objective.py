@@ -95,11 +95,20 @@ class Objective:
         self.encoder, self.alpha, self.beta, self.tv, self.tiling = encoder, alpha, beta, tv, tiling or Tiling()
         self.content_weights, self.style_weights = dict(content_weights), dict(style_weights)
         self.bands = ranks.share(bands(content.shape[3], self.tiling.columns, encoder))
-        targets = defaultdict(list)
+        self.content_targets: dict[str, Tensor] = {}
+        done: dict[str, int] = defaultdict(int)
         for layer, features in encoder.features(content, self._rows(content)):
-            if layer in content_weights:
-                targets[layer].append(features)
-        self.content_targets = {layer: _joined(strips, 2) for layer, strips in targets.items()}
+            if layer not in content_weights:
+                continue
+            if layer not in done:
+                size = 1, features.shape[1], content.shape[2] >> level(layer), features.shape[3]
+                whole = torch.empty(
+                    size, dtype=features.dtype, device=features.device, memory_format=torch.channels_last
+                )
+                self.content_targets[layer] = whole
+            rows = slice(done[layer], done[layer] + features.shape[2])
+            self.content_targets[layer][:, :, rows] = features
+            done[layer] = rows.stop
         sides = {layer: encoder.convolution(layer)[0].shape[0] for layer in style_weights}
         self.style_targets = {layer: style.new_zeros(n, n) for layer, n in sides.items()}
         for layer, features in encoder.features(style, self._rows(style)):
@@ -168,7 +177,7 @@ class Objective:
             gradient += slope.mul_(self.tv)
         gamut = image.new_zeros(())
         weights = [self.alpha, self.beta, self.tv, GAMUT_WEIGHT * (self.alpha + self.beta)]
-        for top in range(0, image.shape[2], rows := self.tiling.rows or image.shape[2]):
+        for top in range(0, image.shape[2], rows := self._rows(image) or image.shape[2]):
             strip = slice(top, top + rows)
             loss, slope = gamut_loss(image[:, :, strip], image.numel())
             gamut = gamut + loss
@@ -196,7 +205,3 @@ def bands(width: int, columns: int | None, encoder: Encoder) -> list[Band]:
 def _positions(layer: str, image: Tensor) -> int:
     """M, the number of positions that a layer has of an image."""
     return (image.shape[2] >> level(layer)) * (image.shape[3] >> level(layer))
-
-
-def _joined(parts: list[Tensor], dimension: int) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dimension)

@@ -351,5 +351,5 @@ def test_when_memory_becomes_scarce_the_coarser_picture_is_not_lost(
 
     result = stylize(content_path, style_path, SMALL, scales="2", callback=listen)
     assert result.stopped == "memory" and result.size == (80, 64) and result.scales == [(40, 32, 8)]
-    with pytest.raises(StyleTransferError, match="80×64|88×72"):  # known from the beginning, it is refused
+    with pytest.raises(StyleTransferError, match="need"):  # known from the beginning, it is refused
         stylize(content_path, style_path, SMALL, scales="2")
