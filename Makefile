@@ -11,7 +11,7 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow test-gpu lint weights bench bench-gpu gallery clean
+.PHONY: demo test test-slow test-gpu lint weights bench bench-any-size bench-gpu gallery clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -40,6 +40,9 @@ weights: $(READY)
 # Under ten minutes on four cores. Options in ARGS, as in ARGS='--part table'.
 bench: $(READY)
 	$(BIN)/python benchmarks/bench.py $(ARGS)
+
+bench-any-size: $(READY)
+	$(BIN)/python benchmarks/any_size.py $(ARGS)
 
 bench-gpu: $(READY)
 	$(BIN)/python benchmarks/bench.py --device cuda $(ARGS)
