@@ -163,7 +163,10 @@ def free_memory(on: torch.device) -> int | None:
         unused = torch.cuda.memory_reserved(on) - torch.cuda.memory_allocated(on)
         return int(torch.cuda.mem_get_info(on)[0]) + unused
     if not sys.platform.startswith("linux"):
-        return None
+        try:  # macOS tells how much there is, not how much is free
+            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+        except (AttributeError, ValueError, OSError):
+            return None
     import resource
 
     free = [1024 * _kilobytes("/proc/meminfo", "MemAvailable")]
