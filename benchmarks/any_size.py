@@ -119,16 +119,20 @@ def processes(count: int) -> dict[str, Any]:
 
 
 def seams(file: Path, period: int, offset: int) -> None:
-    """Prints the mean difference of neighbouring rows and columns across multiples of `period`, and elsewhere."""
+    """Prints the mean difference of neighbouring rows and columns at the borders of parts, and elsewhere.
+
+    Other multiples of 16 tell seams from the poolings' own grid, which shows in a picture that isn't optimised long.
+    """
     Image.MAX_IMAGE_PIXELS = None
     with Image.open(file) as image:
         pixels = np.asarray(image.convert("RGB")).astype(np.int16)
     for axis, name in ((0, "rows"), (1, "columns")):
-        step = np.abs(np.diff(pixels, axis=axis)).mean(axis=(1 - axis, 2))
-        at = (np.arange(1, len(step) + 1) + offset) % period == 0
+        step = np.mean([np.abs(np.diff(pixels[..., c], axis=axis)).mean(axis=1 - axis) for c in range(3)], axis=0)
+        place = np.arange(1, len(step) + 1) + offset
+        at, grid = place % period == 0, place % 16 == 0
         print(
-            f"{name}: across {at.sum()} borders {step[at].mean():.3f}, elsewhere {step[~at].mean():.3f} "
-            f"± {step[~at].std():.3f} (of 255)"
+            f"{name}: at {at.sum()} multiples of {period} {step[at].mean():.2f}, at other multiples of 16 "
+            f"{step[grid & ~at].mean():.2f} ± {step[grid & ~at].std():.2f}, elsewhere {step[~grid].mean():.2f} (of 255)"
         )
 
 
