@@ -138,7 +138,7 @@ def seams(file: Path, period: int, offset: int) -> None:
 
 def plot(rows: list[dict[str, float]], path: Path) -> None:
     """Draws memory against the number of pixels as an SVG, both axes logarithmic."""
-    left, bottom, width, height = 70, 260, 420, 220
+    left, bottom, width, height = 85, 260, 420, 220
     xs = [np.log2(row["width"]) for row in rows]
     low, high = 5, 14  # log2 MiB
 
@@ -165,7 +165,7 @@ def plot(rows: list[dict[str, float]], path: Path) -> None:
         lines.append(f'<line x1="{left}" x2="{left + width}" y1="{spot}" y2="{spot}" stroke="#ddd"/>')
     style = 'font-family="sans-serif" font-size="12"'
     path.write_text(
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="520" height="300" {style}>{"".join(lines)}</svg>\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="530" height="300" {style}>{"".join(lines)}</svg>\n'
     )
 
 
