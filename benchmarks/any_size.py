@@ -8,17 +8,19 @@ Every measurement runs in a process of its own. Peak memory is resident, above w
 
 import argparse
 import json
+import shlex
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from bench import isolated, network
+from bench import alternating, isolated, network
 from PIL import Image
 
 from styletransfer import Options, hardware, stylize
@@ -30,10 +32,6 @@ EXAMPLES = HERE.parent / "examples"
 COFFEE, SWIRLS = EXAMPLES / "coffee.jpg", EXAMPLES / "swirls.jpg"
 TILE = 512
 CPU = torch.device("cpu")
-
-
-def kilobytes(name: str) -> int:
-    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if name in line)
 
 
 def objective(name: str, width: int, height: int, tiling: Tiling, precision: str = "auto") -> tuple[Objective, Any]:
@@ -52,13 +50,13 @@ def memory(name: str, width: int, height: int, tiling: Tiling) -> dict[str, floa
     with hardware.tuned(CPU):
         warm, x = objective(name, 64, 64, tiling)
         warm.evaluate(x)
-        before = kilobytes("VmRSS")
+        before = hardware._kilobytes("/proc/self/status", "VmRSS")
         task, image = objective(name, width, height, tiling)
         start = time.perf_counter()
         task.evaluate(image)
         seconds = time.perf_counter() - start
         state = 2 * 4 * image.numel() + sum(4 * target.numel() for target in task.content_targets.values())
-        peak = 1024 * (kilobytes("VmHWM") - before)
+        peak = 1024 * (hardware._kilobytes("/proc/self/status", "VmHWM") - before)
     return {"width": width, "peak": peak / 2**20, "beyond": (peak - state) / 2**20, "seconds": seconds}
 
 
@@ -66,13 +64,7 @@ def overhead(name: str, side: int, tilings: list[Tiling]) -> list[float]:
     """Seconds of an evaluation in each way, medians of three taken in turn."""
     with hardware.tuned(CPU):
         tasks = [objective(name, side, side * 3 // 4, tiling) for tiling in tilings]
-        times: list[list[float]] = [[] for _ in tasks]
-        for _ in range(4):
-            for (task, image), taken in zip(tasks, times, strict=True):
-                start = time.perf_counter()
-                task.evaluate(image)
-                taken.append(time.perf_counter() - start)
-        return [sorted(taken[1:])[1] for taken in times]
+        return alternating(CPU, 3, *(partial(task.evaluate, image) for task, image in tasks))
 
 
 def picture(tile: str, precision: str, iterations: int, threads: int | None = None) -> dict[str, Any]:
@@ -94,20 +86,8 @@ def picture(tile: str, precision: str, iterations: int, threads: int | None = No
 
 def processes(count: int) -> dict[str, Any]:
     """Seconds and losses of the command in so many processes on this machine."""
-    options = [
-        "--size",
-        "1024",
-        "--enlarge",
-        "--scales",
-        "1",
-        "--iterations",
-        "15",
-        "--model",
-        "vgg19-lite",
-        "--json",
-        "-q",
-    ]
-    options += ["--device", "cpu", "--tile", "256", "--precision", "fp32", "-o", f"out/ranks{count}.png"]
+    options = shlex.split("--size 1024 --enlarge --scales 1 --iterations 15 --model vgg19-lite --json -q")
+    options += shlex.split(f"--device cpu --tile 256 --precision fp32 -o out/ranks{count}.png")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])

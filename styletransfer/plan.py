@@ -96,8 +96,7 @@ class Job:
 
     def work(self, tiling: Tiling) -> float:
         """Time of an evaluation relative to one of the whole picture at once."""
-        macs = {n: self.encoder.convolution(n)[0].shape[:2].numel() / 4 ** level(n) for n in self.encoder.names}
-        again = sum(macs[name] for name in self._blocks(1, tiling.kept - 1)) / sum(macs.values())
+        again = sum(map(self.encoder.macs, self._blocks(1, tiling.kept - 1))) / self.encoder.macs_per_pixel
         there = 1 / 2 if self.precision.forward == self.precision.backward else 2 / 3
         wide = sum(band.right - band.left for band in bands(self.width, tiling.columns, self.encoder))
         return float((1 + there * again) * (STRIPS if tiling.rows else 1.0) * wide / self.width)

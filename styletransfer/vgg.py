@@ -6,6 +6,7 @@ Simonyan and Zisserman, *Very Deep Convolutional Networks for Large-Scale Image 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import zip_longest
 from typing import cast
 
 import torch
@@ -100,10 +101,14 @@ class Encoder(nn.Module):
         """
         return -(-sum(1 << level(name) for name in self.names) // self.minimum_size) * self.minimum_size
 
+    def macs(self, layer: str) -> float:
+        """Multiply-adds per pixel of the image for one layer's features."""
+        return 9 * self.convolution(layer)[0].shape[:2].numel() / 4.0 ** level(layer)
+
     @property
     def macs_per_pixel(self) -> float:
         """Multiply-adds per pixel of the image for the features."""
-        return float(sum(9 * self.convolution(n)[0].shape[:2].numel() / 4 ** level(n) for n in self.names))
+        return sum(map(self.macs, self.names))
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Image B×3×H×W, RGB in [0, 1] -> ``{layer: B×N×H'×W'}`` after ReLU; H' = H // 2^(block − 1)."""
@@ -217,14 +222,12 @@ class Trace:
 
     def __init__(self, encoder: Encoder, image: Tensor, rows: int | None = None, kept: int = 1) -> None:
         self.encoder, self.image, self.rows, self.kept = encoder, image, rows or image.shape[2], kept
-        self.layers = {name: self._layer(name) for name in encoder.names}
         self.precision = encoder.get_buffer(f"{encoder.names[0]}_adjoint").dtype
-
-    def _layer(self, name: str) -> "_Layer":
-        height, following = self.image.shape[2] >> level(name), LAYERS[LAYERS.index(name) + 1 :][:1]
-        pooled = name != self.encoder.names[-1] and any(map(_after_pooling, following))
-        back = partial(_convolution_back, kernel=self.encoder.get_buffer(f"{name}_adjoint"))
-        return _Layer(name, pooled, height, Sliding(back, height))
+        self.layers: dict[str, _Layer] = {}
+        for name, following in zip_longest(encoder.names, encoder.names[1:]):
+            height, pooled = image.shape[2] >> level(name), following is not None and _after_pooling(following)
+            back = partial(_convolution_back, kernel=encoder.get_buffer(f"{name}_adjoint"))
+            self.layers[name] = _Layer(name, pooled, height, Sliding(back, height))
 
     @torch.no_grad()
     def forward(self, tap: Tap) -> None:
