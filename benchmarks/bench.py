@@ -129,6 +129,7 @@ def middle_of_a_run(
     encoder.cast(precision.forward, precision.backward)
     content, style = torch.rand(2, 1, 3, size, size, device=device)
     objective = Objective(encoder, content, style, options.content_weights, options.style_weights, 1.0, 1e3)
+    hardware.release_memory(device)  # as stylize() does
     evaluate = hardware.captured(objective.evaluate, content)
     curvature = InverseHessian(content, dtype=precision.backward)
     for _ in range(curvature.history):

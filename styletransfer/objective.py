@@ -126,6 +126,8 @@ class Objective:
 
         Nothing here waits for the device: the terms are a tensor, to be read when somebody wants to know.
         """
+        # First of all: between the maps it would lie in the way of the next evaluation's, and the heap would grow.
+        gradient = torch.zeros_like(image)
         content = image.new_zeros(())
         grams = {layer: torch.zeros_like(target) for layer, target in self.style_targets.items()}
 
@@ -152,7 +154,6 @@ class Objective:
             loss, slope = style_loss(grams[layer], self.style_targets[layer])
             style = style + weight * loss
             mixings[layer] = slope * (self.beta * weight * 2 / _positions(layer, image))
-        gradient = torch.zeros_like(image)
         for band, way in traces:
             way.backward(mixings, partial(second, band), gradient[..., band.left : band.right], band.core)
         ranks.add_up([gradient])

@@ -409,7 +409,9 @@ def _steps(
 def _plain_steps(
     job: _Job, network: _Network, scale: _Scale, image: Tensor, tiling: Tiling, curvature: InverseHessian | None
 ) -> Iterator[Step]:
-    evaluate = hardware.captured(_objective(job, network.encoder, scale, tiling).evaluate, image)
+    objective = _objective(job, network.encoder, scale, tiling)
+    hardware.release_memory(job.device)  # what making it has left in pieces
+    evaluate = hardware.captured(objective.evaluate, image)
     return minimize(evaluate, image, job.options.optimizer, job.options.learning_rate, curvature=curvature)
 
 

@@ -287,7 +287,8 @@ class Trace:
             gradient = self.encoder.pool_back(gradient, [x for x, _ in pieces])
         within = slice(*((c and c >> level(layer.name)) for c in (columns.start, columns.stop)))
         top = 0
-        for x, pull in pieces:
+        while pieces:  # none is needed twice, and they are large
+            x, pull = pieces.pop(0)
             part = gradient[:, :, top : top + x.shape[2]]
             if mixing is not None:
                 part[..., within] += F.conv2d(x[..., within], mixing.to(x.dtype)[:, :, None, None])
@@ -295,6 +296,7 @@ class Trace:
                 part[..., within] += pull
             torch.ops.aten.threshold_backward.grad_input(part, x, 0, grad_input=part)
             top += x.shape[2]
+            del x, pull, part
         return layer.convolution.push(gradient)
 
 
