@@ -1,4 +1,7 @@
-"""The command line: parses, prints, exits. Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
+"""The command line: parses, prints, exits.
+
+Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted, 143 terminated.
+"""
 
 import contextlib
 import dataclasses
@@ -25,7 +28,6 @@ if TYPE_CHECKING:  # torch takes seconds to import: `--help` must not
     from .pipeline import Result
 
 DEFAULT_COMMAND = "stylize"
-INTERRUPTED = 130
 
 
 class _DefaultCommandGroup(TyperGroup):
@@ -61,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except StyleTransferError as error:
         code = _complain(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        code = INTERRUPTED
+        code = 128 + signal.SIGINT
     except BrokenPipeError:  # whoever read stdout has gone
         sys.stderr.close()
         code = 1
@@ -109,7 +111,8 @@ def _from_options(function: Callable[..., None]) -> Callable[..., None]:
 
 @app.command(
     DEFAULT_COMMAND,
-    epilog="Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted. Other commands: plan, weights",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted, 143 terminated. "
+    "Other commands: resume, plan, weights",
 )
 @_from_options
 def stylize_command(
@@ -121,6 +124,7 @@ def stylize_command(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no notices.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what was interrupted, if anything was.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -130,9 +134,38 @@ def stylize_command(
 
     Prints the path of the picture; progress and notices go to stderr.
     """
-    options = _options(settings)
-    target = output or Path(f"{content.stem}_{style.stem}.png")
+    _make(
+        content,
+        style,
+        _options(settings),
+        output or Path(f"{content.stem}_{style.stem}.png"),
+        quiet=quiet,
+        as_json=as_json,
+        resume=resume,
+    )
+
+
+@app.command("resume")
+def resume_command(
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="The picture that was to be made.")],
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no notices.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+) -> None:
+    """Go on with the picture OUT, whose run was interrupted or killed, as if nothing had happened."""
+    from . import checkpoint
+
+    saved = checkpoint.read(checkpoint.beside(output)).sources
+    if not (saved["content"] and saved["style"]):
+        raise UsageError(f"{output}: its content and style were no files; go on from Python")
+    options = _options(saved["options"])
+    _make(Path(saved["content"]), Path(saved["style"]), options, output, quiet=quiet, as_json=as_json, resume=True)
+
+
+def _make(
+    content: Path, style: Path, options: Options, target: Path, *, quiet: bool, as_json: bool, resume: bool
+) -> None:
     from . import images, ranks
+    from .checkpoint import beside
     from .pipeline import stylize
 
     with ranks.joined(), _interruptible() as interrupted:
@@ -142,12 +175,19 @@ def stylize_command(
             target, options.bit_depth, (content, style, Path(options.init), Path(options.weights or ""))
         )
         with _bar(options, quiet or not first) as show:
-            result = stylize(content, style, options, callback=lambda step: show(step) or interrupted())
+            result = stylize(
+                content,
+                style,
+                options,
+                callback=lambda step: show(step) or interrupted(),
+                checkpoint=beside(target),
+                resume=resume,
+            )
         if not first:
             return
         result.save(target)
     print(json.dumps(_summary(result, target)) if as_json else target)
-    code = _verdict(result, target, bool(interrupted()))
+    code = _verdict(result, target, interrupted())
     if code:
         raise typer.Exit(code)
 
@@ -184,11 +224,12 @@ def _options(settings: dict[str, Any]) -> Options:
     return Options(**given)
 
 
-def _verdict(result: "Result", target: Path, interrupted: bool) -> int:
+def _verdict(result: "Result", target: Path, interrupted: int) -> int:
     """The exit code, and a line for what didn't go as meant."""
     done = f"after {result.iterations} iterations"
     if interrupted:
-        return _complain(f"interrupted {done}; the picture so far is {target}", INTERRUPTED)
+        go_on = f"; to go on: styletransfer resume {target}" if result.checkpoint and result.checkpoint.exists() else ""
+        return _complain(f"interrupted {done}; the picture so far is {target}{go_on}", 128 + interrupted)
     if result.stopped == "diverged":
         return _complain(f"the loss was no longer finite {done}; {target} is the best picture before that", 1)
     if result.stopped == "memory":
@@ -245,29 +286,31 @@ def _bar(options: Options, quiet: bool) -> "Iterator[Callable[[Step], None]]":
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C lets the iteration finish and keeps its picture; a second one ends at once.
+def _interruptible() -> Iterator[Callable[[], int]]:
+    """The first Ctrl-C or SIGTERM lets the iteration finish and keeps its picture; a second one ends at once.
 
-    Before the first iteration there is no picture to keep, and Ctrl-C ends at once too.
+    Gives what tells the number of the signal that has come, or 0. Before the first iteration there is no picture to
+    keep, and the first one ends at once too.
     """
-    asked = running = False
+    asked, running = 0, False
 
-    def interrupted() -> bool:
+    def interrupted() -> int:
         nonlocal running
         running = True
         return asked
 
-    def ask(_signal: int, _frame: object) -> None:
+    def ask(number: int, _frame: object) -> None:
         nonlocal asked
         if asked or not running:
-            raise KeyboardInterrupt
-        asked = True
+            raise SystemExit(128 + number)
+        asked = number
 
-    before = signal.signal(signal.SIGINT, ask)
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield interrupted
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 # --- weights -------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 Everything stays on the image's device, and on a GPU nothing waits for it: no value is read by the host.
 """
 
+from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -91,6 +92,27 @@ class InverseHessian:
         self.alive = torch.zeros(history, dtype=torch.bool, device=image.device)
         self.scale = image.new_ones(())
         self.pairs = 0
+
+    def state(self) -> dict[str, Tensor]:
+        """All that was learnt, for `load`: tensors that go on changing here."""
+        return {
+            "pairs": torch.tensor(self.pairs),
+            "pair_steps": self.steps.table,
+            "pair_slopes": self.slopes.table,
+            "products": self.products,
+            "alive": self.alive,
+            "scale": self.scale,
+            "spectrum_steps": self.spectrum.steps,
+            "spectrum_slopes": self.spectrum.slopes,
+            "spectrum_gain": self.spectrum.gain,
+        }
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Takes over what another one of the same history and precision knew, for images of the same size."""
+        self.pairs = int(state["pairs"])
+        for name, mine in self.state().items():
+            if name != "pairs":
+                mine.copy_(state[name])
 
     def forget(self, really: Tensor) -> None:
         """Drops every pair if the 0-dimensional truth value says so."""

@@ -1,31 +1,60 @@
 """How every file of ours comes to be: whole, or not at all."""
 
+import contextlib
 import os
+import secrets
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from .errors import StyleTransferError
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file that appears under its name by rename, when it is complete; what had the name is then replaced.
+    """Writes a file as `whole` does."""
+    with whole(path) as file:
+        file.write(data)
 
-    Raises `StyleTransferError` when it can't be written; nothing is left behind, and what had the name stays.
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[BinaryIO]:
+    """Gives a temporary file to write to, which takes the name when the block ends; what had the name is then replaced.
+
+    It is on the disk before it has the name, so that even after a power failure there is either the old one or the new
+    one. When the block fails nothing is left behind, and what had the name stays; where the system has nameless files
+    (Linux, most file systems), not even a killed process leaves anything.
+
+    Raises `StyleTransferError` when it can't be written.
     """
-    temporary: Path | None = None
+    name: Path | None = None
     try:
-        # Made by mkstemp and not by name: two runs with the same output must not write into one file.
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".styletransfer-")
-        temporary = Path(name)
+        handle, name = _opened(path.parent)
         with open(handle, "wb") as file:
-            file.write(data)
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
+            yield file
+            file.flush()
+            os.fsync(handle)
+            if name is None:
+                name = path.parent / f".styletransfer-{secrets.token_hex(8)}"
+                # With a directory given, Python calls linkat, which follows the link to the nameless file.
+                os.link(f"/proc/self/fd/{handle}", name, src_dir_fd=handle)
+        name.replace(path)
     except OSError as error:
         raise StyleTransferError(f"{path}: can't be written: {error.strerror or error}") from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        if name is not None:
+            name.unlink(missing_ok=True)
+
+
+def _opened(folder: Path) -> tuple[int, Path | None]:
+    """The handle of a new file in a folder, and its name if it has one."""
+    with contextlib.suppress(OSError, AttributeError):  # another system, or a file system without nameless files
+        if os.path.isdir("/proc/self/fd"):
+            return os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o666), None
+    # Made by mkstemp and not by the file's name: two runs with the same output must not write into one file.
+    handle, name = tempfile.mkstemp(dir=folder, prefix=".styletransfer-")
+    os.chmod(name, 0o666 & ~_umask())
+    return handle, Path(name)
 
 
 def _umask() -> int:

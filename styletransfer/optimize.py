@@ -1,7 +1,7 @@
 """The drivers: an image and evaluate() -> a stream of Step. They know of no file, no bar and no network."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,10 @@ FIRST_STEP = 0.01
 ADAM_LEARNING_RATE = 0.02
 
 
+State = Callable[[], dict[str, Tensor]]
+_Points = Iterator[tuple[Tensor, Tensor, Tensor, State]]
+
+
 @dataclass(frozen=True)
 class Step:
     """One iteration, as listeners see it. Each costs one evaluation of loss and gradient.
@@ -30,6 +34,7 @@ class Step:
         image: the iterate, 1×3×H×W; not changed afterwards. Values may lie slightly outside [0, 1] until it is written.
         tried: total loss where the step would have led; that of `terms` if it was taken. A tensor too.
         seconds: since the start of the optimisation.
+        state: gives what `minimize` needs besides the image to go on from here; only until the next step is made.
         network: whose losses these are.
         most: iterations at most, with this network in this size.
     """
@@ -39,6 +44,7 @@ class Step:
     image: Tensor
     tried: Tensor
     seconds: float
+    state: State
     network: str = ""
     most: int = 0
 
@@ -55,6 +61,7 @@ def minimize(
     learning_rate: float | None = None,
     *,
     curvature: InverseHessian | None = None,
+    state: Mapping[str, Tensor] | None = None,
 ) -> Iterator[Step]:
     """Yields the start and then every iterate, for ever: the caller stops when it has enough.
 
@@ -64,26 +71,39 @@ def minimize(
         optimizer: "lbfgs" or "adam".
         learning_rate: Adam's step.
         curvature: what L-BFGS knows already, as from a similar function; it goes on learning.
+        state: of the step to go on from, whose image is the start; the steps are then, bit for bit, those that would
+            have followed.
     """
     start = time.monotonic()
     if optimizer == "lbfgs":
-        points = _lbfgs(evaluate, image.detach(), curvature or InverseHessian(image))
+        points = _lbfgs(evaluate, image.detach(), curvature or InverseHessian(image), state)
     else:
-        points = _adam(evaluate, image, ADAM_LEARNING_RATE if learning_rate is None else learning_rate)
-    del image  # it may be large
-    for iteration, (terms, x, tried) in enumerate(points):
-        yield Step(iteration, terms, x, tried, time.monotonic() - start)
+        points = _adam(evaluate, image, ADAM_LEARNING_RATE if learning_rate is None else learning_rate, state)
+    del image, state  # they may be large
+    for iteration, (terms, x, tried, state_now) in enumerate(points):
+        yield Step(iteration, terms, x, tried, time.monotonic() - start, state_now)
 
 
-def _lbfgs(evaluate: Evaluate, x: Tensor, curvature: InverseHessian) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _lbfgs(evaluate: Evaluate, x: Tensor, curvature: InverseHessian, state: Mapping[str, Tensor] | None) -> _Points:
     """Limited-memory BFGS with backtracking (Nocedal and Wright, algorithms 7.5 and 3.1).
 
     A step that doesn't lower the loss enough, or leads to one that is not finite, is not taken, and the next one is
     shorter. All decisions are made on the image's device, so that a GPU never waits for the host.
     """
-    terms, gradient = evaluate(x)
-    yield terms, x, terms[0]
-    length, refused = x.new_ones(()), x.new_zeros(())
+    if state:
+        # Evaluated anew, the gradient would be of x with its last bits rounded otherwise.
+        terms, gradient, length, refused = (state[name].clone() for name in ("terms", "gradient", "length", "refused"))
+        curvature.load(state)
+        del state
+    else:
+        terms, gradient = evaluate(x)
+        length, refused = x.new_ones(()), x.new_zeros(())
+
+    def now() -> dict[str, Tensor]:
+        mine = {"terms": terms, "gradient": gradient, "length": length, "refused": refused}
+        return {**mine, **curvature.state()}
+
+    yield terms, x, terms[0], now
     while True:
         direction = curvature.apply(gradient).neg_()
         slope = direction.flatten() @ gradient.flatten()
@@ -100,20 +120,26 @@ def _lbfgs(evaluate: Evaluate, x: Tensor, curvature: InverseHessian) -> Iterator
         stuck = refused >= PATIENCE
         curvature.forget(stuck)
         length, refused = torch.where(stuck, 1.0, length), torch.where(stuck, 0, refused)
-        step = direction.mul_(full * taken)
+        step = direction.mul_(full).masked_fill_(~taken, 0.0)
         torch.where(taken, new_gradient, gradient, out=new_gradient)
         curvature.learn(step, gradient.sub_(new_gradient).neg_())
         x, gradient, terms = x + step, new_gradient, torch.where(taken, new_terms, terms)
         del direction, step, new_gradient  # as large as the picture
-        yield terms, x, new_terms[0]
+        yield terms, x, new_terms[0], now
 
 
-def _adam(evaluate: Evaluate, image: Tensor, learning_rate: float) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _adam(evaluate: Evaluate, image: Tensor, learning_rate: float, state: Mapping[str, Tensor] | None) -> _Points:
     """Adam (Kingma and Ba, 2015). Every gradient is tiny here, so its ε is too: the step depends on no loss scale."""
     x = image.detach().clone().requires_grad_()
     optimizer = torch.optim.Adam([x], lr=learning_rate, eps=1e-20)
+    if state:
+        optimizer.state[x] = {name: value.clone() for name, value in state.items()}
+
+    def now() -> dict[str, Tensor]:
+        return dict(optimizer.state[x])
+
     while True:
         terms, gradient = evaluate(x.detach())
-        yield terms, x.detach().clone(), terms[0]
+        yield terms, x.detach().clone(), terms[0], now
         x.grad = gradient
         optimizer.step()

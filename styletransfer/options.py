@@ -53,6 +53,9 @@ class Options:
 
     optimizer: Literal["lbfgs", "adam"] = _optimisation("lbfgs", "L-BFGS, or Adam.")
     iterations: int = _optimisation(500, "Iterations at most; it ends when nothing visible changes.", minimum=0)
+    checkpoint_every: str = _optimisation(
+        "30", "Seconds between checkpoints, by which an interrupted run can go on (styletransfer resume); or off."
+    )
     scales: str = _optimisation(
         "auto", "Number of sizes to work through, each twice the last; auto: from 384…768 px up."
     )
@@ -84,6 +87,7 @@ class Options:
             raise UsageError(f"bit_depth is {self.bit_depth}; it can be 8 or 16")
         if self.learning_rate is not None and self.optimizer != "adam":
             raise UsageError("learning_rate is Adam's; L-BFGS finds its own steps (use --optimizer adam)")
+        _check_number("checkpoint_every", self.checkpoint_every, "off", least=0)
         _check_number("scales", self.scales, "auto", least=1)
         _check_number("tile", self.tile, "auto", "off", least=16)
         layer_weights(self.content_layers)
@@ -110,6 +114,8 @@ class Options:
 
 
 _HINTS = get_type_hints(Options)
+#: Fields that make no difference to the picture.
+WITHOUT_EFFECT = ("max_pixels", "checkpoint_every")
 
 
 def _check_number(name: str, value: str, *words: str, least: int) -> None:

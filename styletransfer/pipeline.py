@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import logging
 import math
@@ -16,13 +17,14 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from . import hardware, images, plan, ranks, weights
+from . import checkpoint, hardware, images, plan, ranks, weights
+from .checkpoint import Checkpoint
 from .curvature import HISTORY, InverseHessian
 from .errors import StyleTransferError, UsageError
 from .images import Picture
 from .objective import Losses, Objective, Tiling
 from .optimize import PATIENCE, Step, minimize
-from .options import Options
+from .options import WITHOUT_EFFECT, Options
 from .vgg import Encoder
 
 log = logging.getLogger(__name__)
@@ -50,6 +52,10 @@ SMALLEST = 32
 FINER_ITERATIONS = 30
 #: Pixels of the longer side of the part of a picture by which `estimate` tells the time.
 SAMPLE = 1024
+#: Values of --init that are no file.
+STARTS = ("content", "style", "noise")
+#: L-BFGS's pairs are in a checkpoint as far as they don't take more; without them it begins to learn anew.
+HISTORY_BYTES = 1 << 30
 #: On a GPU the loss is read once in so many iterations, since reading makes the GPU wait for the host.
 READ_EVERY = 10
 
@@ -75,6 +81,7 @@ class Result:
         peak_memory_bytes: of the process on a CPU (resident), of torch's allocations on a GPU.
         alpha: the content's opacity, Pillow mode L, or None.
         inputs: file names of content and style, without folders.
+        checkpoint: where the run's checkpoint is, or would be, if there was to be one.
     """
 
     tensor: Tensor
@@ -91,6 +98,7 @@ class Result:
     peak_memory_bytes: int
     alpha: Image.Image | None = None
     inputs: tuple[str, str] = ("image", "image")
+    checkpoint: Path | None = None
 
     @property
     def iterations(self) -> int:
@@ -114,7 +122,7 @@ class Result:
         """How the picture was made, as embedded in it; no folders, so that it can be passed on."""
         from . import __version__
 
-        settings = dataclasses.asdict(self.options)
+        settings = {k: v for k, v in dataclasses.asdict(self.options).items() if k not in WITHOUT_EFFECT}
         settings["weights"] = self.options.weights and Path(self.options.weights).name
         settings["init"] = Path(self.options.init).name
         made = {"version": __version__, "content": self.inputs[0], "style": self.inputs[1], "model": self.model}
@@ -123,6 +131,8 @@ class Result:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the picture as PNG, JPEG, WebP or TIFF, by the ending; returns the path.
 
+        The checkpoint of a run that came to its end has then served, and is removed.
+
         Raises:
             UsageError: unknown ending, or no such folder.
             StyleTransferError: it can't be written.
@@ -130,11 +140,20 @@ class Result:
         target = Path(path)
         images.check_output(target, self.options.bit_depth)
         images.write(self.tensor, target, alpha=self.alpha, bit_depth=self.options.bit_depth, settings=self.settings())
+        if self.checkpoint and self.stopped != "callback":
+            self.checkpoint.unlink(missing_ok=True)
         return target
 
 
 def stylize(
-    content: Source, style: Source, options: Options | None = None, *, callback: Callback | None = None, **changes: Any
+    content: Source,
+    style: Source,
+    options: Options | None = None,
+    *,
+    callback: Callback | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    **changes: Any,
 ) -> Result:
     """Renders the content picture in the style of the other.
 
@@ -143,18 +162,24 @@ def stylize(
         options: the settings; the defaults if not given.
         callback: called with every `Step`, on a GPU with every tenth; a true return value ends the run with the best
             picture so far.
+        checkpoint: a file in which the run's state is kept while it lasts; none if not given.
+        resume: go on from the checkpoint, if it is there. On a CPU the picture is then, byte for byte, what it would
+            have been, unless the optimiser's memory was too large to be kept (`HISTORY_BYTES`).
         changes: single settings by name, as ``stylize(a, b, size=1024, beta=1e4)``.
 
     Raises:
-        UsageError: a setting or an input that can't be meant.
-        StyleTransferError: an input or the weights can't be read, or memory doesn't suffice.
+        UsageError: a setting or an input that can't be meant, or that differs from the checkpoint's.
+        StyleTransferError: an input, the weights or the checkpoint can't be read, or memory doesn't suffice.
     """
     start = time.monotonic()
     options = _changed(options, changes)
+    kept = Path(checkpoint) if checkpoint is not None and options.checkpoint_every != "off" else None
     device = hardware.device(options.device)
     precision = hardware.precision(options.precision, device)
     with hardware.tuned(device, tf32=precision.tf32), _memory_told(device):
-        job = _prepared(content, style, options, precision, device, callback)
+        job = _prepared(content, style, options, precision, device, callback, hashed=kept is not None)
+        if kept:
+            job = _with_checkpoints(job, kept, (content, style), resume)
         runs = _paint(job)
         done, size, model = runs[-1], job.scales[-1].content, job.networks[-1].name
         image = _trimmed(done.image)
@@ -175,6 +200,7 @@ def stylize(
         peak_memory_bytes=hardware.peak_memory(device),
         alpha=job.pictures[0].resized(size).alpha,
         inputs=(job.pictures[0].name, job.pictures[1].name),
+        checkpoint=kept,
     )
 
 
@@ -221,12 +247,15 @@ class _Job:
     precision: hardware.Precision
     device: torch.device
     callback: Callback | None
+    hashes: Mapping[str, str]
+    keeper: checkpoint.Keeper | None = None
+    saved: Checkpoint | None = None
 
 
 @dataclass(frozen=True)
 class _Run:
     """What a network has made on one scale: the best canvas, the losses of all iterations, which one is best, why it
-    ended."""
+    ended; empty as long as it hasn't."""
 
     network: str
     scale: _Scale
@@ -247,11 +276,12 @@ def _prepared(
     precision: hardware.Precision,
     device: torch.device,
     callback: Callback | None,
+    hashed: bool = False,
 ) -> _Job:
     """Reads the inputs and the networks, and checks what can be checked."""
     pictures = images.read(content, options.max_pixels), images.read(style, options.max_pixels)
     start = pictures[1]
-    if options.init not in ("content", "style", "noise"):
+    if options.init not in STARTS:
         start = images.read(options.init, options.max_pixels)
     scales = _scales(pictures, options)
     size = scales[-1].content
@@ -264,19 +294,78 @@ def _prepared(
         networks.insert(0, _Network("vgg19-lite", _encoder(small, pictures, options, device)))
     for network in networks:
         network.encoder.cast(precision.forward, precision.backward)
-    return _Job(pictures, start, scales, networks, options, precision, device, callback)
+    hashes: dict[str, str] = {}
+    if hashed:
+        tensors = [tensor.contiguous().numpy() for layer in convolutions.values() for tensor in layer]
+        hashes = {
+            "content": _hash(_pixels(pictures[0])),
+            "style": _hash(_pixels(pictures[1])),
+            "weights": _hash(*tensors),
+        }
+        hashes |= {"init": options.init if options.init in STARTS else _hash(_pixels(start))}
+    return _Job(pictures, start, scales, networks, options, precision, device, callback, hashes)
+
+
+def _hash(*parts: Any) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _pixels(picture: Picture) -> bytes:
+    return picture.rgb.tobytes() + (picture.alpha.tobytes() if picture.alpha else b"")
+
+
+def _with_checkpoints(job: _Job, path: Path, sources: tuple[Source, Source], resume: bool) -> _Job:
+    """The job with what writes its checkpoints, and with the one to go on from."""
+    from . import __version__
+
+    asked = {k: v for k, v in dataclasses.asdict(job.options).items() if k not in WITHOUT_EFFECT}
+    asked |= {**job.hashes, "device": str(job.device), "version": __version__}
+    saved = None
+    if resume and path.exists():
+        saved = checkpoint.read(path)
+        checkpoint.compare(saved.run, asked)
+        log.info("going on after %d iterations", sum(len(run["losses"]) - 1 for run in saved.progress["runs"]))
+    elif resume:
+        log.info("there is no checkpoint %s: starting from the beginning", path)
+    elif path.exists():
+        log.info("starting anew, though there is a checkpoint; it is kept for now: --resume goes on from it")
+    if ranks.rank():
+        return dataclasses.replace(job, saved=saved)
+    files = [os.path.abspath(s) if isinstance(s, str | os.PathLike) else None for s in sources]
+    again = {"content": files[0], "style": files[1], "options": _absolute(job.options)}
+    keeper = checkpoint.Keeper(path, float(job.options.checkpoint_every), asked, again, saved is not None)
+    return dataclasses.replace(job, keeper=keeper, saved=saved)
+
+
+def _absolute(options: Options) -> dict[str, Any]:
+    """The options, understood in any folder."""
+    told = dataclasses.asdict(options)
+    told["weights"] = options.weights and os.path.abspath(options.weights)
+    if options.init not in STARTS:
+        told["init"] = os.path.abspath(options.init)
+    return told
 
 
 def _paint(job: _Job) -> list[_Run]:
     """Works through the scales from coarse to fine, each with a plan of its own."""
-    runs: list[_Run] = []
+    runs, begun = _restored(job)
+    skipped = len(runs)
     for scale in job.scales:
         _plan(job, scale.content)  # what won't fit is refused before the work begins
     for index, scale in enumerate(job.scales):
+        networks = job.networks[-1:] if index else job.networks
+        if skipped >= len(networks):
+            skipped -= len(networks)
+            continue
         curvature = None
         hardware.release_memory(job.device)
         try:
             choice = _plan(job, scale.content)
+            if begun and begun.plan.memory <= choice.memory:
+                choice = begun.plan
         except StyleTransferError as error:  # others have taken memory meanwhile
             if not runs:
                 raise
@@ -290,14 +379,17 @@ def _paint(job: _Job) -> list[_Run]:
             curvature = InverseHessian(canvas, choice.history, job.precision.backward)
             del canvas
         iterations = _most(job.options, index)
-        for network in job.networks[-1:] if index else job.networks:
+        for network in networks[skipped:]:
             warming = network is not job.networks[-1]
             if runs and runs[-1].stopped == "callback":  # only the losses are wanted, of what there is
                 quiet = dataclasses.replace(job, callback=None)
-                run = _run(quiet, network, scale, _start(job, scale, runs), choice, 0, curvature)
+                quiet = dataclasses.replace(quiet, keeper=None)
+                run = _run(quiet, network, scale, _start(job, scale, runs), choice, 0, curvature, runs)
                 return [*runs, dataclasses.replace(run, stopped="callback")]
             most = min(WARM_START_ITERATIONS, iterations) if warming else iterations
-            runs.append(_run(job, network, scale, _start(job, scale, runs), choice, most, curvature))
+            start = begun.image if begun else _start(job, scale, runs)
+            runs.append(_run(job, network, scale, start, choice, most, curvature, runs, begun))
+            begun, job, skipped = None, dataclasses.replace(job, saved=None), 0
         if runs[-1].stopped in ("callback", "diverged"):
             break
     return runs
@@ -362,13 +454,22 @@ def _run(
     choice: plan.Plan,
     iterations: int,
     curvature: InverseHessian | None,
+    before: list[_Run],
+    begun: "_Begun | None" = None,
 ) -> _Run:
-    """Optimises with one network on one scale until a reason to stop."""
+    """Optimises with one network on one scale until a reason to stop, from the start or from where a run was."""
     every = READ_EVERY if image.device.type == "cuda" else 1
-    losses: list[Losses] = []
+    losses: list[Losses] = list(begun.run.losses) if begun else []
     unread: list[Tensor] = []
-    best = 0
-    for step in _steps(job, network, scale, image, choice, curvature):
+    best = begun.run.best if begun else 0
+    if begun and (stopped := _reason_to_stop(losses, begun.tried, iterations)):
+        return dataclasses.replace(begun.run, stopped=stopped)
+    state = begun.state if begun and choice == begun.plan else None
+    steps = _steps(job, network, scale, image, choice, curvature, len(losses) - 1, state)
+    if begun:
+        image = begun.run.image
+    del begun, state
+    for step in steps:
         unread.append(step.terms)
         if step.iteration % every and step.iteration < iterations:
             continue
@@ -378,22 +479,83 @@ def _run(
             best, image = step.iteration, step.image
         shown = dataclasses.replace(step, image=_trimmed(step.image), network=network.name, most=iterations)
         asked = ranks.agreed(bool(job.callback and job.callback(shown)))
-        stopped = "callback" if asked else _reason_to_stop(losses, step, iterations)
+        stopped = "callback" if asked else _reason_to_stop(losses, step.tried, iterations)
+        if job.keeper and job.keeper.due(last=asked):
+            run = _Run(network.name, scale, image, losses, best, "")
+            job.keeper.write(_progress([*before, run], choice), _state(run, step))
         if stopped:
             return _Run(network.name, scale, image, losses, best, stopped)
     raise AssertionError("minimize never ends")
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """Where an interrupted run was: its losses and best canvas, its last one, the optimiser's state, the plan."""
+
+    run: _Run
+    image: Tensor
+    tried: Tensor
+    state: dict[str, Tensor]
+    plan: plan.Plan
+
+
+def _progress(runs: list[_Run], choice: plan.Plan) -> dict[str, Any]:
+    """For a checkpoint, what `_restored` reads: all but the tensors."""
+    told = [
+        {field.name: getattr(run, field.name) for field in dataclasses.fields(run) if field.name != "image"}
+        for run in runs
+    ]
+    for run in told:
+        run["scale"] = dataclasses.asdict(run["scale"])
+        run["losses"] = [dataclasses.astuple(losses) for losses in run["losses"]]
+    return {"runs": told, "plan": dataclasses.asdict(choice)}
+
+
+def _state(run: _Run, step: Step) -> dict[str, Tensor]:
+    """For a checkpoint, what `_restored` reads: the tensors."""
+    state = {f"optimizer.{name}": tensor for name, tensor in step.state().items()}
+    if sum(tensor.nbytes for tensor in state.values()) > HISTORY_BYTES:
+        state = {}
+    images = {"image": step.image} if run.image is step.image else {"image": step.image, "best": run.image}
+    return {**state, **images, "tried": step.tried.clone()}
+
+
+def _restored(job: _Job) -> tuple[list[_Run], _Begun | None]:
+    """What a checkpoint holds: the runs that had ended, without their pictures, and the one that hadn't."""
+    if job.saved is None:
+        return [], None
+    tensors = {name: tensor.to(job.device) for name, tensor in job.saved.tensors.items()}
+    image = tensors.pop("image")
+    best, tried = tensors.pop("best", image), tensors.pop("tried")
+    runs = []
+    for told in job.saved.progress["runs"]:
+        scale = _Scale(tuple(told["scale"]["content"]), tuple(told["scale"]["style"]))
+        losses = [Losses(*row) for row in told["losses"]]
+        runs.append(_Run(told["network"], scale, best, losses, told["best"], told["stopped"]))
+    state = {name.removeprefix("optimizer."): tensor for name, tensor in tensors.items()}
+    made = dict(job.saved.progress["plan"])
+    choice = plan.Plan(**{**made, "tiling": Tiling(**made["tiling"])})
+    return runs[:-1], _Begun(runs[-1], image, tried, state, choice)
+
+
 def _steps(
-    job: _Job, network: _Network, scale: _Scale, image: Tensor, choice: plan.Plan, curvature: InverseHessian | None
+    job: _Job,
+    network: _Network,
+    scale: _Scale,
+    image: Tensor,
+    choice: plan.Plan,
+    curvature: InverseHessian | None,
+    done: int = -1,
+    state: Mapping[str, Tensor] | None = None,
 ) -> Iterator[Step]:
-    """The optimiser's steps. When memory runs out they go on from the last one, in smaller parts."""
-    done, start = -1, time.monotonic()
+    """The optimiser's steps that follow so many done. When memory runs out they go on from the last one, in smaller
+    parts."""
+    start = time.monotonic()
     while True:
         try:
-            for number, step in enumerate(
-                _plain_steps(job, network, scale, image, choice.tiling, curvature), max(done, 0)
-            ):
+            steps = _plain_steps(job, network, scale, image, choice.tiling, curvature, state)
+            state = None
+            for number, step in enumerate(steps, max(done, 0)):
                 if number > done:
                     done, image = number, step.image
                     yield dataclasses.replace(step, iteration=number, seconds=time.monotonic() - start)
@@ -407,23 +569,30 @@ def _steps(
 
 
 def _plain_steps(
-    job: _Job, network: _Network, scale: _Scale, image: Tensor, tiling: Tiling, curvature: InverseHessian | None
+    job: _Job,
+    network: _Network,
+    scale: _Scale,
+    image: Tensor,
+    tiling: Tiling,
+    curvature: InverseHessian | None,
+    state: Mapping[str, Tensor] | None,
 ) -> Iterator[Step]:
     objective = _objective(job, network.encoder, scale, tiling)
     hardware.release_memory(job.device)  # what making it has left in pieces
     evaluate = hardware.captured(objective.evaluate, image)
-    return minimize(evaluate, image, job.options.optimizer, job.options.learning_rate, curvature=curvature)
+    options = job.options
+    return minimize(evaluate, image, options.optimizer, options.learning_rate, curvature=curvature, state=state)
 
 
-def _reason_to_stop(losses: list[Losses], step: Step, iterations: int) -> str:
+def _reason_to_stop(losses: list[Losses], tried: Tensor, iterations: int) -> str:
     """As in `Result.stopped`; empty if there is none."""
     totals = [loss.total for loss in losses]
     stuck = len(totals) > 2 * PATIENCE and totals[-1] == totals[-1 - 2 * PATIENCE]
     if not math.isfinite(totals[0]):
         raise StyleTransferError("the loss of the starting picture is not finite: the weights are not usable")
-    if not math.isfinite(totals[-1]) or (stuck and not math.isfinite(float(step.tried))):
+    if not math.isfinite(totals[-1]) or (stuck and not math.isfinite(float(tried))):
         return "diverged"
-    if step.iteration >= iterations:
+    if len(losses) > iterations:
         return "iterations"
     before, now = min(totals[:-WINDOW], default=math.inf), min(totals)
     return "converged" if stuck or before - now < SETTLED * now else ""

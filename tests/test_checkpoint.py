@@ -1,0 +1,156 @@
+"""Runs that are interrupted, killed and resumed, against the same runs left alone."""
+
+import logging
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import random_convolutions
+from PIL import Image
+
+from styletransfer import Options, StyleTransferError, UsageError, pipeline, stylize, weights
+from styletransfer.checkpoint import beside
+from styletransfer.files import whole
+
+SMALL = Options(iterations=30, model="vgg19-lite", checkpoint_every="0")
+
+
+@pytest.fixture(scope="module")
+def large_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights, large enough for a warm start."""
+    path = tmp_path_factory.mktemp("weights") / "large.safetensors"
+    weights.save(random_convolutions({"1": 48, "2": 96, "3": 192, "4": 384, "5": 384}), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"optimizer": "adam"}, {"scales": "2"}, {"precision": "fp32"}, {"large": True}]
+)
+@pytest.mark.parametrize("stop", [1, 7, 31, 33, 50])
+def test_resumed_wherever_it_was_stopped_a_run_gives_the_same_picture(
+    content_path: Path, style_path: Path, tmp_path: Path, large_network: Path, changes: dict[str, str], stop: int
+) -> None:
+    options: dict[str, str] = {k: v for k, v in changes.items() if k != "large"}
+    if "large" in changes:
+        options |= {"weights": str(large_network), "iterations": 20}  # type: ignore[dict-item]
+    alone = stylize(content_path, style_path, SMALL, **options)
+    path, seen = tmp_path / "state", []
+    stylize(
+        content_path,
+        style_path,
+        SMALL,
+        checkpoint=path,
+        callback=lambda s: seen.append(s) or len(seen) >= stop,
+        **options,
+    )
+    assert path.exists()
+    resumed = stylize(content_path, style_path, SMALL, checkpoint=path, resume=True, **options)
+    assert torch.equal(resumed.tensor, alone.tensor)
+    assert resumed.losses == alone.losses and resumed.scales == alone.scales
+    assert (resumed.stopped, resumed.best_iteration) == (alone.stopped, alone.best_iteration)
+    resumed.save(tmp_path / "a.png")
+    assert not path.exists()
+
+
+def test_without_the_optimisers_memory_it_goes_on_all_the_same(
+    content_path: Path, style_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "HISTORY_BYTES", 0)
+    path = tmp_path / "state"
+    stopped = stylize(content_path, style_path, SMALL, checkpoint=path, callback=lambda step: step.iteration == 20)
+    assert path.stat().st_size < 2 * 4 * 3 * (64 + 8) * (80 + 8) + 10_000
+    resumed = stylize(content_path, style_path, SMALL, checkpoint=path, resume=True)
+    assert resumed.losses[:21] == stopped.losses and resumed.iterations == 30
+    assert resumed.best.total < stopped.best.total
+
+
+def test_what_changed_is_named(content_path: Path, style_path: Path, tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    stylize(content_path, style_path, SMALL, checkpoint=path, callback=lambda step: step.iteration == 3)
+    with pytest.raises(UsageError, match=r"beta was 1000\.0 and is now 5\.0"):
+        stylize(content_path, style_path, SMALL, beta=5.0, checkpoint=path, resume=True)
+    other = Image.open(content_path).rotate(180)
+    with pytest.raises(UsageError, match=r"content was [0-9a-f]{12}… and is now [0-9a-f]{12}…\. Without"):
+        stylize(other, style_path, SMALL, checkpoint=path, resume=True)
+    for damage in (b"", path.read_bytes()[:5000], b"x" * 5000):
+        path.write_bytes(damage)
+        with pytest.raises(StyleTransferError, match="damaged"):
+            stylize(content_path, style_path, SMALL, checkpoint=path, resume=True)
+
+
+def test_an_earlier_checkpoint_is_spared_for_a_while(content_path: Path, style_path: Path, tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    path.write_bytes(b"of an earlier run")
+    options = {"checkpoint": path, "callback": lambda step: step.iteration == 2}
+    stylize(content_path, style_path, SMALL, checkpoint_every="60", **options)
+    assert path.read_bytes() == b"of an earlier run"
+    stylize(content_path, style_path, SMALL, **options)
+    assert path.stat().st_size > 10_000
+
+
+def test_where_no_checkpoint_can_be_written_the_run_goes_on(
+    content_path: Path, style_path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    result = stylize(content_path, style_path, SMALL, checkpoint=tmp_path / "missing" / "state")
+    assert result.stopped == "iterations"
+    assert len(caplog.records) == 1 and "goes on without" in caplog.text
+
+
+def command(content: Path, style: Path, *more: str) -> list[str]:
+    fixed = "--size 256 --enlarge --iterations 80 --model vgg19-lite --checkpoint-every 0 --device cpu"
+    return [sys.executable, "-m", "styletransfer", str(content), str(style), *shlex.split(fixed), *more]
+
+
+def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("number", "code"), [("SIGKILL", -9), ("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_process_that_is_stopped_can_be_resumed(
+    content_path: Path, style_path: Path, tmp_path: Path, number: str, code: int
+) -> None:
+    alone, picture = tmp_path / "alone.png", tmp_path / "picture.png"
+    subprocess.run([*command(content_path, style_path), "-o", str(alone)], check=True, capture_output=True)
+    with subprocess.Popen(
+        [*command(content_path, style_path), "-o", str(picture)], stderr=subprocess.PIPE, text=True
+    ) as process:
+        wait_for(beside(picture), process)
+        process.send_signal(getattr(signal, number))
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert sorted(p.name for p in tmp_path.iterdir() if p != picture) == [".picture.png.checkpoint", "alone.png"]
+    if code > 0:
+        assert f"the picture so far is {picture}; to go on: styletransfer resume {picture}" in told
+        assert Image.open(picture).size == Image.open(alone).size
+    resumed = [sys.executable, "-m", "styletransfer", "resume", str(picture)]
+    subprocess.run(resumed, check=True, capture_output=True, cwd="/")
+    assert picture.read_bytes() == alone.read_bytes()
+    assert not beside(picture).exists()
+    again = subprocess.run(resumed, capture_output=True, text=True)
+    assert again.returncode == 2 and "there is no checkpoint" in again.stderr
+
+
+def test_a_file_that_fails_leaves_nothing_and_what_was_there_stays(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"before")
+
+    def fail() -> None:
+        with whole(path) as file:
+            file.write(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
+    with whole(path) as file:
+        file.write(b"after")
+    assert path.read_bytes() == b"after" and list(tmp_path.iterdir()) == [path]
