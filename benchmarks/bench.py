@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from reference import Reference
 from torch import Tensor
 
-from styletransfer import Options, hardware, images, pipeline, stylize, weights
+from styletransfer import Options, hardware, images, painting, pipeline, stylize, weights
 from styletransfer.curvature import InverseHessian
 from styletransfer.objective import Evaluate, Objective
 from styletransfer.optimize import Step, minimize
@@ -190,7 +190,7 @@ def exact(args: argparse.Namespace, options: Options) -> tuple[Encoder, Tensor, 
     pictures = images.read(args.content), images.read(args.style)
     small, large = (p.resized(pipeline._fitted(p.rgb.size, options.size)).tensor().to(device) for p in pictures)
     convolutions = weights.resolve(options.model, options.weights)[1]
-    return pipeline._encoder(convolutions, pictures, options, device), pipeline._with_bleed(small), large
+    return pipeline._encoder(convolutions, pictures, options, device), painting.with_bleed(small), large
 
 
 def run_of_reference(args: argparse.Namespace, options: Options, optimizer: str) -> dict[str, Any]:
@@ -212,7 +212,7 @@ def run_of_ours(args: argparse.Namespace, options: Options, target: float) -> di
         curve.append((time.perf_counter() - start, step.losses.total))
         return curve[-1][1] <= target
 
-    pipeline.SETTLED = -1.0  # never
+    painting.SETTLED = -1.0  # never
     result = stylize(args.content, args.style, options, callback=listen)
     loss = result.best.total
     return {

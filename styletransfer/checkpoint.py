@@ -22,8 +22,9 @@ from .files import whole
 log = logging.getLogger(__name__)
 
 #: Changes whenever what is written does.
-FORMAT = "1"
-#: At most this share of a run is spent on writing checkpoints, however slow the disk is and however often they are due.
+FORMAT = "2"
+#: The next checkpoint is due no sooner than after this share's inverse of the time that the last one took, so that a
+#: slow disk doesn't slow the run, however often they are wanted.
 SHARE = 0.02
 _DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.bfloat16: "BF16", torch.int64: "I64", torch.bool: "BOOL"}
 
@@ -50,8 +51,8 @@ def beside(picture: Path) -> Path:
     return picture.with_name(f".{picture.name}.checkpoint")
 
 
-def read(path: Path) -> Checkpoint:
-    """Reads a checkpoint.
+def read(path: Path, *, told_only: bool = False) -> Checkpoint:
+    """Reads a checkpoint, or only what it tells, without its tensors.
 
     Raises:
         UsageError: there is none.
@@ -64,7 +65,7 @@ def read(path: Path) -> Checkpoint:
             header = file.metadata() or {}
             if header.get("format") != FORMAT:
                 raise StyleTransferError(f"{path}: not a checkpoint of this version of styletransfer")
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            tensors = {} if told_only else {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         parts = [json.loads(header[name]) for name in ("run", "sources", "progress")]
         return Checkpoint(parts[0], parts[1], parts[2], tensors)
     except (OSError, ValueError, KeyError, SafetensorError) as error:

@@ -154,7 +154,7 @@ def resume_command(
     """Go on with the picture OUT, whose run was interrupted or killed, as if nothing had happened."""
     from . import checkpoint
 
-    saved = checkpoint.read(checkpoint.beside(output)).sources
+    saved = checkpoint.read(checkpoint.beside(output), told_only=True).sources
     if not (saved["content"] and saved["style"]):
         raise UsageError(f"{output}: its content and style were no files; go on from Python")
     options = _options(saved["options"])

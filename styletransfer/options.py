@@ -107,6 +107,10 @@ class Options:
         """Content layers with their shares of the content loss (sum 1)."""
         return layer_weights(self.content_layers)
 
+    def that_matter(self) -> dict[str, Any]:
+        """The fields that make a difference to the picture, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _WITHOUT_EFFECT}
+
     @property
     def style_weights(self) -> dict[str, float]:
         """Style layers with their shares w_l of the style loss (sum 1)."""
@@ -115,7 +119,7 @@ class Options:
 
 _HINTS = get_type_hints(Options)
 #: Fields that make no difference to the picture.
-WITHOUT_EFFECT = ("max_pixels", "checkpoint_every")
+_WITHOUT_EFFECT = ("max_pixels", "checkpoint_every")
 
 
 def _check_number(name: str, value: str, *words: str, least: int) -> None:

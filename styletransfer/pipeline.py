@@ -3,61 +3,56 @@
 import contextlib
 import dataclasses
 import hashlib
-import itertools
 import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from . import checkpoint, hardware, images, plan, ranks, weights
-from .checkpoint import Checkpoint
-from .curvature import HISTORY, InverseHessian
+from . import hardware, images, plan, ranks, weights
+from .checkpoint import Checkpoint, Keeper, compare, read
 from .errors import StyleTransferError, UsageError
 from .images import Picture
-from .objective import Losses, Objective, Tiling
-from .optimize import PATIENCE, Step, minimize
-from .options import WITHOUT_EFFECT, Options
+from .objective import Losses
+from .options import Options
+from .painting import (
+    BLEED,
+    Callback,
+    Job,
+    Network,
+    Painting,
+    Scale,
+    most_iterations,
+    plan_for,
+    seconds_per_iteration,
+    stepped_up,
+    trimmed,
+)
 from .vgg import Encoder
 
 log = logging.getLogger(__name__)
 
 Source = str | os.PathLike[str] | Image.Image | Tensor
-Callback = Callable[[Step], object]
 
-#: Pixels by which the canvas is larger than the picture on every side: mirrored from the content, trimmed at the end.
-#: A pixel at the border is seen by fewer filters than others and comes out with nearly twice their contrast.
-BLEED = 4
 #: The longer side at which the filters' mean activations are taken, so that they don't depend on --size.
 NORMALIZATION_SIZE = 256
 #: A network with so many multiply-adds per pixel is worth starting with the bundled one, which has 23 000 and needs a
 #: tenth of the time; VGG-19 has 360 000.
 LARGE = 100_000
-WARM_START_ITERATIONS = 150
-#: The run ends when the loss fell by less than this share within so many iterations: nobody sees such a change.
-SETTLED, WINDOW = 0.02, 50
 #: Larger pictures start smaller, with the longer side between half of this and this: there, strokes are as large beside
 #: the picture as the filters see.
 COARSEST = 768
 #: No scale but the last has a shorter side.
 SMALLEST = 32
-#: Each finer scale has half the iterations of the one before and costs four times as much for each; at least so many.
-FINER_ITERATIONS = 30
-#: Pixels of the longer side of the part of a picture by which `estimate` tells the time.
-SAMPLE = 1024
 #: Values of --init that are no file.
 STARTS = ("content", "style", "noise")
-#: L-BFGS's pairs are in a checkpoint as far as they don't take more; without them it begins to learn anew.
-HISTORY_BYTES = 1 << 30
-#: On a GPU the loss is read once in so many iterations, since reading makes the GPU wait for the host.
-READ_EVERY = 10
 
 
 @dataclass(frozen=True)
@@ -122,7 +117,7 @@ class Result:
         """How the picture was made, as embedded in it; no folders, so that it can be passed on."""
         from . import __version__
 
-        settings = {k: v for k, v in dataclasses.asdict(self.options).items() if k not in WITHOUT_EFFECT}
+        settings = self.options.that_matter()
         settings["weights"] = self.options.weights and Path(self.options.weights).name
         settings["init"] = Path(self.options.init).name
         made = {"version": __version__, "content": self.inputs[0], "style": self.inputs[1], "model": self.model}
@@ -174,17 +169,20 @@ def stylize(
     start = time.monotonic()
     options = _changed(options, changes)
     kept = Path(checkpoint) if checkpoint is not None and options.checkpoint_every != "off" else None
-    device = hardware.device(options.device)
-    precision = hardware.precision(options.precision, device)
-    with hardware.tuned(device, tf32=precision.tf32), _memory_told(device):
-        job = _prepared(content, style, options, precision, device, callback, hashed=kept is not None)
+    with _prepared(content, style, options) as (job, convolutions):
+        job = dataclasses.replace(job, callback=callback)
+        saved = None
         if kept:
-            job = _with_checkpoints(job, kept, (content, style), resume)
-        runs = _paint(job)
-        done, size, model = runs[-1], job.scales[-1].content, job.networks[-1].name
-        image = _trimmed(done.image)
-        if done.scale != job.scales[-1]:
-            image = _stepped_up(image, job.pictures[0], size)
+            asked = _identity(job, convolutions)
+            saved = _saved(kept, asked) if resume else None
+            job = dataclasses.replace(job, keeper=_keeper(kept, job, asked, (content, style), saved is not None))
+        painting = Painting(job, saved)
+        painting.paint()
+        runs, size, model = painting.runs, job.scales[-1].content, job.networks[-1].name
+        image = trimmed(painting.image)
+        if runs[-1].scale != job.scales[-1]:
+            image = stepped_up(image, job.pictures[0], size)
+    done = runs[-1]
     return Result(
         tensor=image.clamp(0, 1).cpu(),
         losses=done.losses,
@@ -194,10 +192,10 @@ def stylize(
         scales=[(*run.scale.content, run.iterations) for run in runs if run.network == model],
         options=options,
         model=model,
-        device=str(device),
+        device=str(job.device),
         stopped=done.stopped,
         seconds=time.monotonic() - start,
-        peak_memory_bytes=hardware.peak_memory(device),
+        peak_memory_bytes=hardware.peak_memory(job.device),
         alpha=job.pictures[0].resized(size).alpha,
         inputs=(job.pictures[0].name, job.pictures[1].name),
         checkpoint=kept,
@@ -221,63 +219,18 @@ def _memory_told(device: torch.device) -> Iterator[None]:
         raise StyleTransferError(f"there is not enough memory on {device}: use a smaller --size") from error
 
 
-@dataclass(frozen=True)
-class _Scale:
-    """(width, height) of content and style in one of the sizes that are worked through."""
-
-    content: tuple[int, int]
-    style: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class _Network:
-    name: str
-    encoder: Encoder
+@contextlib.contextmanager
+def _prepared(content: Source, style: Source, options: Options) -> Iterator[tuple[Job, weights.Convolutions]]:
+    """Gives the job and the weights it came from, with the machine set up for it."""
+    device = hardware.device(options.device)
+    precision = hardware.precision(options.precision, device)
+    with hardware.tuned(device, tf32=precision.tf32), _memory_told(device):
+        yield _read(content, style, options, precision, device)
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What stays the same on all scales. The last network is the one that counts; one before it makes a warm start."""
-
-    pictures: tuple[Picture, Picture]
-    start: Picture
-    scales: list[_Scale]
-    networks: list[_Network]
-    options: Options
-    precision: hardware.Precision
-    device: torch.device
-    callback: Callback | None
-    hashes: Mapping[str, str]
-    keeper: checkpoint.Keeper | None = None
-    saved: Checkpoint | None = None
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What a network has made on one scale: the best canvas, the losses of all iterations, which one is best, why it
-    ended; empty as long as it hasn't."""
-
-    network: str
-    scale: _Scale
-    image: Tensor
-    losses: list[Losses]
-    best: int
-    stopped: str
-
-    @property
-    def iterations(self) -> int:
-        return len(self.losses) - 1
-
-
-def _prepared(
-    content: Source,
-    style: Source,
-    options: Options,
-    precision: hardware.Precision,
-    device: torch.device,
-    callback: Callback | None,
-    hashed: bool = False,
-) -> _Job:
+def _read(
+    content: Source, style: Source, options: Options, precision: hardware.Precision, device: torch.device
+) -> tuple[Job, weights.Convolutions]:
     """Reads the inputs and the networks, and checks what can be checked."""
     pictures = images.read(content, options.max_pixels), images.read(style, options.max_pixels)
     start = pictures[1]
@@ -288,22 +241,16 @@ def _prepared(
     if max(size) < options.size != Options.size:
         log.info("%s has %d×%d pixels and keeps them (--enlarge makes it larger)", pictures[0].name, *size)
     model, convolutions = weights.resolve(options.model, options.weights, options.preprocessing)
-    networks = [_Network(model, _encoder(convolutions, pictures, options, device))]
+    networks = [Network(model, _encoder(convolutions, pictures, options, device))]
     _check_sizes(pictures, scales[-1], networks[0].encoder)
     if small := _warm_start(networks[0].encoder, options):
-        networks.insert(0, _Network("vgg19-lite", _encoder(small, pictures, options, device)))
+        networks.insert(0, Network("vgg19-lite", _encoder(small, pictures, options, device)))
     for network in networks:
         network.encoder.cast(precision.forward, precision.backward)
-    hashes: dict[str, str] = {}
-    if hashed:
-        tensors = [tensor.contiguous().numpy() for layer in convolutions.values() for tensor in layer]
-        hashes = {
-            "content": _hash(_pixels(pictures[0])),
-            "style": _hash(_pixels(pictures[1])),
-            "weights": _hash(*tensors),
-        }
-        hashes |= {"init": options.init if options.init in STARTS else _hash(_pixels(start))}
-    return _Job(pictures, start, scales, networks, options, precision, device, callback, hashes)
+    return Job(pictures, start, scales, networks, options, precision, device), convolutions
+
+
+# --- checkpoints --------------------------------------------------------------------------------------------------
 
 
 def _hash(*parts: Any) -> str:
@@ -317,27 +264,45 @@ def _pixels(picture: Picture) -> bytes:
     return picture.rgb.tobytes() + (picture.alpha.tobytes() if picture.alpha else b"")
 
 
-def _with_checkpoints(job: _Job, path: Path, sources: tuple[Source, Source], resume: bool) -> _Job:
-    """The job with what writes its checkpoints, and with the one to go on from."""
+def _identity(job: Job, convolutions: weights.Convolutions) -> dict[str, Any]:
+    """What must be the same when a run goes on."""
     from . import __version__
 
-    asked = {k: v for k, v in dataclasses.asdict(job.options).items() if k not in WITHOUT_EFFECT}
-    asked |= {**job.hashes, "device": str(job.device), "version": __version__}
-    saved = None
-    if resume and path.exists():
-        saved = checkpoint.read(path)
-        checkpoint.compare(saved.run, asked)
-        log.info("going on after %d iterations", sum(len(run["losses"]) - 1 for run in saved.progress["runs"]))
-    elif resume:
+    tensors = [tensor.contiguous().numpy() for layer in convolutions.values() for tensor in layer]
+    init = job.options.init
+    return {
+        **job.options.that_matter(),
+        "content": _hash(_pixels(job.pictures[0])),
+        "style": _hash(_pixels(job.pictures[1])),
+        "weights": _hash(*tensors),
+        "init": init if init in STARTS else _hash(_pixels(job.start)),
+        "device": str(job.device),
+        "version": __version__,
+    }
+
+
+def _saved(path: Path, asked: dict[str, Any]) -> Checkpoint | None:
+    """The checkpoint to go on from, if there is one."""
+    if not path.exists():
         log.info("there is no checkpoint %s: starting from the beginning", path)
-    elif path.exists():
+        return None
+    saved = read(path)
+    compare(saved.run, asked)
+    log.info("going on after %d iterations", sum(len(run["losses"]) - 1 for run in saved.progress["runs"]))
+    return saved
+
+
+def _keeper(
+    path: Path, job: Job, asked: dict[str, Any], sources: tuple[Source, Source], resumed: bool
+) -> Keeper | None:
+    """What writes the checkpoints, in the process that does."""
+    if path.exists() and not resumed:
         log.info("starting anew, though there is a checkpoint; it is kept for now: --resume goes on from it")
     if ranks.rank():
-        return dataclasses.replace(job, saved=saved)
+        return None
     files = [os.path.abspath(s) if isinstance(s, str | os.PathLike) else None for s in sources]
     again = {"content": files[0], "style": files[1], "options": _absolute(job.options)}
-    keeper = checkpoint.Keeper(path, float(job.options.checkpoint_every), asked, again, saved is not None)
-    return dataclasses.replace(job, keeper=keeper, saved=saved)
+    return Keeper(path, float(job.options.checkpoint_every), asked, again, resumed)
 
 
 def _absolute(options: Options) -> dict[str, Any]:
@@ -347,270 +312,6 @@ def _absolute(options: Options) -> dict[str, Any]:
     if options.init not in STARTS:
         told["init"] = os.path.abspath(options.init)
     return told
-
-
-def _paint(job: _Job) -> list[_Run]:
-    """Works through the scales from coarse to fine, each with a plan of its own."""
-    runs, begun = _restored(job)
-    skipped = len(runs)
-    for scale in job.scales:
-        _plan(job, scale.content)  # what won't fit is refused before the work begins
-    for index, scale in enumerate(job.scales):
-        networks = job.networks[-1:] if index else job.networks
-        if skipped >= len(networks):
-            skipped -= len(networks)
-            continue
-        curvature = None
-        hardware.release_memory(job.device)
-        try:
-            choice = _plan(job, scale.content)
-            if begun and begun.plan.memory <= choice.memory:
-                choice = begun.plan
-        except StyleTransferError as error:  # others have taken memory meanwhile
-            if not runs:
-                raise
-            log.warning("%s", error)
-            runs[-1] = dataclasses.replace(runs[-1], stopped="memory")
-            break
-        if choice.tiling.rows or len(job.scales) > 1:
-            log.info("%d×%d: %s", *scale.content, choice)
-        if job.options.optimizer == "lbfgs":
-            canvas = torch.empty(1, 3, *(side + 2 * BLEED for side in reversed(scale.content)), device=job.device)
-            curvature = InverseHessian(canvas, choice.history, job.precision.backward)
-            del canvas
-        iterations = _most(job.options, index)
-        for network in networks[skipped:]:
-            warming = network is not job.networks[-1]
-            if runs and runs[-1].stopped == "callback":  # only the losses are wanted, of what there is
-                quiet = dataclasses.replace(job, callback=None)
-                quiet = dataclasses.replace(quiet, keeper=None)
-                run = _run(quiet, network, scale, _start(job, scale, runs), choice, 0, curvature, runs)
-                return [*runs, dataclasses.replace(run, stopped="callback")]
-            most = min(WARM_START_ITERATIONS, iterations) if warming else iterations
-            start = begun.image if begun else _start(job, scale, runs)
-            runs.append(_run(job, network, scale, start, choice, most, curvature, runs, begun))
-            begun, job, skipped = None, dataclasses.replace(job, saved=None), 0
-        if runs[-1].stopped in ("callback", "diverged"):
-            break
-    return runs
-
-
-def _most(options: Options, index: int) -> int:
-    """Iterations at most on a scale."""
-    if index == 0:
-        return options.iterations
-    return min(options.iterations, max(FINER_ITERATIONS, options.iterations >> index))
-
-
-def _start(job: _Job, scale: _Scale, runs: list[_Run]) -> Tensor:
-    """The canvas to start with: what was made before, or as the options say."""
-    if runs and runs[-1].scale == scale:
-        return runs[-1].image
-    if runs:
-        image = _stepped_up(_trimmed(runs[-1].image), job.pictures[0], scale.content)
-    else:
-        image = _initial(job.pictures[0].resized(scale.content), job.start, job.options)
-    return _with_bleed(image).to(job.device)
-
-
-def _stepped_up(image: Tensor, content: Picture, size: tuple[int, int]) -> Tensor:
-    """An image 1×3×H×W in a finer size: the finer content plus, enlarged, what was changed so far.
-
-    Enlarging the image itself would lose the photograph's detail; the loss would start ten times higher.
-    """
-    height, width = image.shape[2:]
-    change = image.cpu() - content.resized((width, height)).tensor()
-    change = torch.nn.functional.interpolate(change, size=(size[1], size[0]), mode="bicubic", antialias=True)
-    return change.add_(content.resized(size).tensor()).clamp_(0, 1)
-
-
-def _needs(job: _Job, size: tuple[int, int]) -> plan.Job:
-    """What a picture of (width, height) needs a plan for."""
-    options = job.options
-    return plan.Job(
-        encoder=job.networks[-1].encoder,
-        height=size[1] + 2 * BLEED,
-        width=size[0] + 2 * BLEED,
-        precision=job.precision,
-        content_layers=tuple(options.content_weights),
-        history=HISTORY if options.optimizer == "lbfgs" else 0,
-        world=ranks.world(),
-    )
-
-
-def _plan(job: _Job, size: tuple[int, int]) -> plan.Plan:
-    """The plan for a picture of (width, height)."""
-    free = hardware.free_memory(job.device)
-    if free is not None and job.device.type != "cuda":
-        free //= ranks.neighbours()
-    return plan.make(_needs(job, size), free, job.options.tile)
-
-
-def _run(
-    job: _Job,
-    network: _Network,
-    scale: _Scale,
-    image: Tensor,
-    choice: plan.Plan,
-    iterations: int,
-    curvature: InverseHessian | None,
-    before: list[_Run],
-    begun: "_Begun | None" = None,
-) -> _Run:
-    """Optimises with one network on one scale until a reason to stop, from the start or from where a run was."""
-    every = READ_EVERY if image.device.type == "cuda" else 1
-    losses: list[Losses] = list(begun.run.losses) if begun else []
-    unread: list[Tensor] = []
-    best = begun.run.best if begun else 0
-    if begun and (stopped := _reason_to_stop(losses, begun.tried, iterations)):
-        return dataclasses.replace(begun.run, stopped=stopped)
-    state = begun.state if begun and choice == begun.plan else None
-    steps = _steps(job, network, scale, image, choice, curvature, len(losses) - 1, state)
-    if begun:
-        image = begun.run.image
-    del begun, state
-    for step in steps:
-        unread.append(step.terms)
-        if step.iteration % every and step.iteration < iterations:
-            continue
-        losses += [Losses(*row) for row in torch.stack(unread).tolist()]
-        unread.clear()
-        if losses[-1].total <= losses[best].total:
-            best, image = step.iteration, step.image
-        shown = dataclasses.replace(step, image=_trimmed(step.image), network=network.name, most=iterations)
-        asked = ranks.agreed(bool(job.callback and job.callback(shown)))
-        stopped = "callback" if asked else _reason_to_stop(losses, step.tried, iterations)
-        if job.keeper and job.keeper.due(last=asked):
-            run = _Run(network.name, scale, image, losses, best, "")
-            job.keeper.write(_progress([*before, run], choice), _state(run, step))
-        if stopped:
-            return _Run(network.name, scale, image, losses, best, stopped)
-    raise AssertionError("minimize never ends")
-
-
-@dataclass(frozen=True)
-class _Begun:
-    """Where an interrupted run was: its losses and best canvas, its last one, the optimiser's state, the plan."""
-
-    run: _Run
-    image: Tensor
-    tried: Tensor
-    state: dict[str, Tensor]
-    plan: plan.Plan
-
-
-def _progress(runs: list[_Run], choice: plan.Plan) -> dict[str, Any]:
-    """For a checkpoint, what `_restored` reads: all but the tensors."""
-    told = [
-        {field.name: getattr(run, field.name) for field in dataclasses.fields(run) if field.name != "image"}
-        for run in runs
-    ]
-    for run in told:
-        run["scale"] = dataclasses.asdict(run["scale"])
-        run["losses"] = [dataclasses.astuple(losses) for losses in run["losses"]]
-    return {"runs": told, "plan": dataclasses.asdict(choice)}
-
-
-def _state(run: _Run, step: Step) -> dict[str, Tensor]:
-    """For a checkpoint, what `_restored` reads: the tensors."""
-    state = {f"optimizer.{name}": tensor for name, tensor in step.state().items()}
-    if sum(tensor.nbytes for tensor in state.values()) > HISTORY_BYTES:
-        state = {}
-    images = {"image": step.image} if run.image is step.image else {"image": step.image, "best": run.image}
-    return {**state, **images, "tried": step.tried.clone()}
-
-
-def _restored(job: _Job) -> tuple[list[_Run], _Begun | None]:
-    """What a checkpoint holds: the runs that had ended, without their pictures, and the one that hadn't."""
-    if job.saved is None:
-        return [], None
-    tensors = {name: tensor.to(job.device) for name, tensor in job.saved.tensors.items()}
-    image = tensors.pop("image")
-    best, tried = tensors.pop("best", image), tensors.pop("tried")
-    runs = []
-    for told in job.saved.progress["runs"]:
-        scale = _Scale(tuple(told["scale"]["content"]), tuple(told["scale"]["style"]))
-        losses = [Losses(*row) for row in told["losses"]]
-        runs.append(_Run(told["network"], scale, best, losses, told["best"], told["stopped"]))
-    state = {name.removeprefix("optimizer."): tensor for name, tensor in tensors.items()}
-    made = dict(job.saved.progress["plan"])
-    choice = plan.Plan(**{**made, "tiling": Tiling(**made["tiling"])})
-    return runs[:-1], _Begun(runs[-1], image, tried, state, choice)
-
-
-def _steps(
-    job: _Job,
-    network: _Network,
-    scale: _Scale,
-    image: Tensor,
-    choice: plan.Plan,
-    curvature: InverseHessian | None,
-    done: int = -1,
-    state: Mapping[str, Tensor] | None = None,
-) -> Iterator[Step]:
-    """The optimiser's steps that follow so many done. When memory runs out they go on from the last one, in smaller
-    parts."""
-    start = time.monotonic()
-    while True:
-        try:
-            steps = _plain_steps(job, network, scale, image, choice.tiling, curvature, state)
-            state = None
-            for number, step in enumerate(steps, max(done, 0)):
-                if number > done:
-                    done, image = number, step.image
-                    yield dataclasses.replace(step, iteration=number, seconds=time.monotonic() - start)
-        except (RuntimeError, MemoryError) as error:
-            if job.options.tile == "off" or not hardware.out_of_memory(error):
-                raise
-        hardware.release_memory(job.device)
-        # What is free now doesn't tell: memory that the process keeps for itself is free too.
-        choice = plan.make(_needs(job, scale.content), int(0.8 * choice.memory / plan.SHARE))
-        log.info("out of memory after %d iterations; going on: %s", max(done, 0), choice)
-
-
-def _plain_steps(
-    job: _Job,
-    network: _Network,
-    scale: _Scale,
-    image: Tensor,
-    tiling: Tiling,
-    curvature: InverseHessian | None,
-    state: Mapping[str, Tensor] | None,
-) -> Iterator[Step]:
-    objective = _objective(job, network.encoder, scale, tiling)
-    hardware.release_memory(job.device)  # what making it has left in pieces
-    evaluate = hardware.captured(objective.evaluate, image)
-    options = job.options
-    return minimize(evaluate, image, options.optimizer, options.learning_rate, curvature=curvature, state=state)
-
-
-def _reason_to_stop(losses: list[Losses], tried: Tensor, iterations: int) -> str:
-    """As in `Result.stopped`; empty if there is none."""
-    totals = [loss.total for loss in losses]
-    stuck = len(totals) > 2 * PATIENCE and totals[-1] == totals[-1 - 2 * PATIENCE]
-    if not math.isfinite(totals[0]):
-        raise StyleTransferError("the loss of the starting picture is not finite: the weights are not usable")
-    if not math.isfinite(totals[-1]) or (stuck and not math.isfinite(float(tried))):
-        return "diverged"
-    if len(losses) > iterations:
-        return "iterations"
-    before, now = min(totals[:-WINDOW], default=math.inf), min(totals)
-    return "converged" if stuck or before - now < SETTLED * now else ""
-
-
-def _objective(job: _Job, encoder: Encoder, scale: _Scale, tiling: Tiling) -> Objective:
-    options = job.options
-    return Objective(
-        encoder,
-        _with_bleed(job.pictures[0].resized(scale.content).tensor()).to(job.device),
-        job.pictures[1].resized(scale.style).tensor().to(job.device),
-        content_weights=options.content_weights,
-        style_weights=options.style_weights,
-        alpha=options.alpha,
-        beta=options.beta,
-        tv=options.tv,
-        tiling=tiling,
-    )
 
 
 def _encoder(
@@ -631,36 +332,17 @@ def _warm_start(encoder: Encoder, options: Options) -> weights.Convolutions | No
     return small if set(encoder.layers) <= small.keys() else None
 
 
-def _scales(pictures: tuple[Picture, Picture], options: Options) -> list[_Scale]:
+def _scales(pictures: tuple[Picture, Picture], options: Options) -> list[Scale]:
     """The sizes to work through, the coarsest first."""
     longer = max(_fitted(pictures[0].rgb.size, options.size, enlarge=options.enlarge))
     count = 1 + max(0, math.ceil(math.log2(longer / COARSEST))) if options.scales == "auto" else int(options.scales)
-    scales: list[_Scale] = []
+    scales: list[Scale] = []
     for size in (max(1, round(longer / 2**i)) for i in range(count)):
         content = _fitted(pictures[0].rgb.size, size, enlarge=options.enlarge)
         style = _fitted(pictures[1].rgb.size, max(1, round(size * options.style_scale)))
         if not scales or min(*content, *style) >= SMALLEST:
-            scales.insert(0, _Scale(content, style))
+            scales.insert(0, Scale(content, style))
     return scales
-
-
-def _initial(content: Picture, other: Picture, options: Options) -> Tensor:
-    """The starting image 1×3×H×W, of the content's size: the content, noise, or the middle of another picture."""
-    size = content.rgb.size
-    if options.init == "content":
-        return content.tensor()
-    if options.init == "noise":
-        return torch.rand(1, 3, size[1], size[0], generator=torch.Generator().manual_seed(options.seed))
-    return Picture(ImageOps.fit(other.rgb, size, Image.Resampling.LANCZOS)).tensor()
-
-
-def _with_bleed(image: Tensor) -> Tensor:
-    """The canvas: an image 1×3×H×W with `BLEED` mirrored pixels on every side."""
-    return torch.nn.functional.pad(image, (BLEED,) * 4, mode="reflect")
-
-
-def _trimmed(canvas: Tensor) -> Tensor:
-    return canvas[..., BLEED:-BLEED, BLEED:-BLEED]
 
 
 def _fitted(size: tuple[int, int], longer: int, shorter: int = 1, *, enlarge: bool = False) -> tuple[int, int]:
@@ -672,7 +354,7 @@ def _fitted(size: tuple[int, int], longer: int, shorter: int = 1, *, enlarge: bo
     return max(shorter, round(size[0] * scale)), max(shorter, round(size[1] * scale))
 
 
-def _check_sizes(pictures: tuple[Picture, Picture], scale: _Scale, encoder: Encoder) -> None:
+def _check_sizes(pictures: tuple[Picture, Picture], scale: Scale, encoder: Encoder) -> None:
     needed = max(encoder.minimum_size, BLEED + 1)  # the bleed mirrors that much
     for picture, size in zip(pictures, (scale.content, scale.style), strict=True):
         if min(size) < needed:
@@ -709,29 +391,9 @@ def estimate(content: Source, style: Source, options: Options | None = None, **c
         UsageError, StyleTransferError: as `stylize`.
     """
     options = _changed(options, changes)
-    device = hardware.device(options.device)
-    precision = hardware.precision(options.precision, device)
-    with hardware.tuned(device, tf32=precision.tf32), _memory_told(device):
-        job = _prepared(content, style, options, precision, device, None)
-        plans = [_plan(job, scale.content) for scale in job.scales]
+    with _prepared(content, style, options) as (job, _):
+        plans = [plan_for(job, scale) for scale in job.scales]
         return [
-            Estimate(scale.content, choice, _seconds(job, scale, choice), _most(options, index))
+            Estimate(scale.content, choice, seconds_per_iteration(job, scale, choice), most_iterations(options, index))
             for index, (scale, choice) in enumerate(zip(job.scales, plans, strict=True))
         ]
-
-
-def _seconds(job: _Job, scale: _Scale, choice: plan.Plan) -> float:
-    """Of an iteration, told from some on the middle of the picture."""
-    (width, height), style = scale.content, scale.style
-    part = _Scale((min(width, SAMPLE), min(height, SAMPLE)), style)
-    left, top = (width - part.content[0]) // 2, (height - part.content[1]) // 2
-    box = left, top, left + part.content[0], top + part.content[1]
-    middle = job.pictures[0].resized(scale.content).rgb.crop(box)
-    sample = dataclasses.replace(job, pictures=(Picture(middle), job.pictures[1]))
-    tiling = dataclasses.replace(choice.tiling, columns=None)
-    start = _start(sample, part, [])
-    curvature = InverseHessian(start, choice.history or 1, job.precision.backward)
-    steps = _steps(sample, job.networks[-1], part, start, dataclasses.replace(choice, tiling=tiling), curvature)
-    times = [step.seconds for step in itertools.islice(steps, 4)]
-    wider = _needs(job, scale.content).work(choice.tiling) / _needs(sample, part.content).work(tiling)
-    return (times[3] - times[1]) / 2 * wider * width * height / math.prod(part.content)

@@ -14,6 +14,10 @@ SHARE = 0.85
 STRIP = 64 << 20
 #: Image-sized float32 tensors that are alive at once at most, without L-BFGS's pairs.
 VECTORS = 11
+#: What is too large is replaced by what takes at most this share of it.
+SMALLER = 0.8
+#: Bytes of what doesn't grow with the picture: Gram matrices, the libraries' own buffers, gaps in the heap.
+CONSTANT = 10 << 20
 #: How many iterations L-BFGS takes with so many pairs, relative to 50 (docs/any-size.md).
 ITERATIONS = {50: 1.0, 20: 1.06, 10: 1.25, 5: 1.3, 3: 1.5}
 #: Time of working in strips relative to the whole, for copies at their borders and smaller convolutions.
@@ -48,7 +52,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Job:
+class Needs:
     """What a plan is made for.
 
     Attributes:
@@ -92,7 +96,7 @@ class Job:
         strip = min(rows + 4, self.height) * mine[0] * 3.5 * self._largest * there
         targets = pixels * self._values(self.content_layers) * there
         optimizer = pixels * (12 * VECTORS + 6 * back * history)
-        return int(kept + lost + strip + targets + optimizer)
+        return int(CONSTANT + kept + lost + strip + targets + optimizer)
 
     def work(self, tiling: Tiling) -> float:
         """Time of an evaluation relative to one of the whole picture at once."""
@@ -121,7 +125,7 @@ class Job:
         return whole + strips + [Tiling(w, min(self._strip(w), w), kept) for w in widths for kept in kepts]
 
 
-def make(job: Job, free: int | None, tile: str = "auto") -> Plan:
+def make(job: Needs, free: int | None, tile: str = "auto") -> Plan:
     """The fastest plan that fits.
 
     Args:
@@ -147,3 +151,11 @@ def make(job: Job, free: int | None, tile: str = "auto") -> Plan:
             f"there are {free / 2**30:.1f}: use {way_out}"
         )
     return min(fitting, key=lambda plan: plan.work * ITERATIONS.get(plan.history, 1.0))
+
+
+def smaller(job: Needs, than: Plan) -> Plan | None:
+    """The fastest plan with as many pairs that takes clearly less memory for the rest, if there is one."""
+    most = SMALLER * job.memory(than.tiling, 0)
+    tilings = [tiling for tiling in job.tilings("auto") if job.memory(tiling, 0) <= most]
+    plans = [Plan(t, than.history, job.memory(t, than.history), job.work(t)) for t in tilings]
+    return min(plans, key=lambda plan: plan.work, default=None)

@@ -13,7 +13,7 @@ import torch
 from conftest import random_convolutions
 from PIL import Image
 
-from styletransfer import Options, StyleTransferError, UsageError, pipeline, stylize, weights
+from styletransfer import Options, StyleTransferError, UsageError, painting, stylize, weights
 from styletransfer.checkpoint import beside
 from styletransfer.files import whole
 
@@ -31,7 +31,7 @@ def large_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "changes", [{}, {"optimizer": "adam"}, {"scales": "2"}, {"precision": "fp32"}, {"large": True}]
 )
-@pytest.mark.parametrize("stop", [1, 7, 31, 33, 50])
+@pytest.mark.parametrize("stop", [1, 7, 21, 31, 33, 50])
 def test_resumed_wherever_it_was_stopped_a_run_gives_the_same_picture(
     content_path: Path, style_path: Path, tmp_path: Path, large_network: Path, changes: dict[str, str], stop: int
 ) -> None:
@@ -60,7 +60,7 @@ def test_resumed_wherever_it_was_stopped_a_run_gives_the_same_picture(
 def test_without_the_optimisers_memory_it_goes_on_all_the_same(
     content_path: Path, style_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "HISTORY_BYTES", 0)
+    monkeypatch.setattr(painting, "HISTORY_BYTES", 0)
     path = tmp_path / "state"
     stopped = stylize(content_path, style_path, SMALL, checkpoint=path, callback=lambda step: step.iteration == 20)
     assert path.stat().st_size < 2 * 4 * 3 * (64 + 8) * (80 + 8) + 10_000

@@ -10,11 +10,11 @@ import torch
 from conftest import random_convolutions
 from PIL import Image
 
-from styletransfer import Options, StyleTransferError, UsageError, images, pipeline, plan, stylize, weights
+from styletransfer import Options, StyleTransferError, UsageError, images, painting, pipeline, plan, stylize, weights
 from styletransfer.images import Picture
 from styletransfer.objective import Objective, Tiling
 from styletransfer.optimize import Step
-from styletransfer.pipeline import SETTLED, WINDOW
+from styletransfer.painting import SETTLED, WINDOW
 
 SMALL = Options(iterations=8, model="vgg19-lite")
 
@@ -190,15 +190,16 @@ def test_the_default_precision_ends_at_the_loss_of_float32(content_path: Path, s
     np.testing.assert_allclose(auto.best.total, exact.best.total, rtol=0.01)
 
 
-def break_down(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
-    """From some evaluation on, loss and gradient are not finite, as when weights or hardware overflow."""
+def break_down(monkeypatch: pytest.MonkeyPatch, after: int, until: float = math.inf, exact: bool = True) -> None:
+    """In some evaluations loss and gradient are not finite, as on overflow; in float32 only if told."""
     true, count = Objective.evaluate, 0
 
     def evaluate(self: Objective, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         nonlocal count
         count += 1
         terms, gradient = true(self, image)
-        return (terms, gradient) if count <= after else (terms * math.nan, gradient * math.nan)
+        works = after >= count or count > until or (not exact and self.encoder.conv1_1_adjoint.dtype == torch.float32)
+        return (terms, gradient) if works else (terms * math.nan, gradient * math.nan)
 
     monkeypatch.setattr(Objective, "evaluate", evaluate)
 
@@ -212,6 +213,41 @@ def test_when_the_loss_breaks_down_the_best_picture_is_kept(
     result = stylize(content_path, style_path, SMALL, optimizer=optimizer, iterations=40)
     assert result.stopped == "diverged" and result.iterations < 40
     assert torch.equal(result.tensor, before.tensor)
+
+
+def test_after_a_loss_that_is_not_finite_it_goes_on_more_carefully(
+    content_path: Path, style_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """L-BFGS from the best picture in full precision, Adam with shorter steps; also from the start."""
+    for after, optimizer, precision in ((0, "lbfgs", "bf16"), (9, "lbfgs", "bf16"), (9, "adam", "fp32")):
+        with monkeypatch.context() as patch:
+            break_down(patch, after, until=10 if optimizer == "adam" else math.inf, exact=optimizer == "adam")
+            result = stylize(
+                content_path, style_path, SMALL, optimizer=optimizer, precision=precision, iterations=40, beta=10.0
+            )
+        assert result.stopped == "iterations" and result.iterations == 40
+        totals = [losses.total for losses in result.losses]
+        assert math.isfinite(result.best.total) and result.best.total == min(t for t in totals if math.isfinite(t))
+        assert result.best_iteration > 25 and result.best.total < 0.8 * min(totals[: after + 1])
+        assert result.tensor.isfinite().all()
+    assert [record.message.split(":")[0] for record in caplog.records] == [
+        f"the loss was not finite any more after {n} iterations" for n in (0, 8 + 12, 9)
+    ]
+
+
+def test_a_run_that_recovered_can_be_resumed(
+    content_path: Path, style_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = dataclasses.replace(SMALL, optimizer="adam", iterations=20, checkpoint_every="0")
+    path = tmp_path / "state"
+    with monkeypatch.context() as patch:
+        break_down(patch, after=5, until=6)
+        alone = stylize(content_path, style_path, options)
+    with monkeypatch.context() as patch:
+        break_down(patch, after=5, until=6)
+        stylize(content_path, style_path, options, checkpoint=path, callback=lambda step: step.iteration == 12)
+    resumed = stylize(content_path, style_path, options, checkpoint=path, resume=True)
+    assert torch.equal(resumed.tensor, alone.tensor)
 
 
 def test_a_start_without_a_finite_loss_is_an_error(
@@ -276,8 +312,8 @@ def test_a_finer_scale_starts_with_the_finer_content_and_what_was_changed() -> N
     rng = np.random.default_rng(0)
     content = Picture(Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)))
     coarse, fine = content.resized((40, 30)).tensor(), content.tensor()
-    np.testing.assert_array_equal(pipeline._stepped_up(coarse, content, (80, 60)), fine)
-    brighter = pipeline._stepped_up(coarse + 0.1, content, (80, 60))
+    np.testing.assert_array_equal(painting.stepped_up(coarse, content, (80, 60)), fine)
+    brighter = painting.stepped_up(coarse + 0.1, content, (80, 60))
     np.testing.assert_allclose(brighter, (fine + 0.1).clamp(0, 1), atol=1e-6)
 
 
@@ -344,7 +380,7 @@ def test_when_memory_becomes_scarce_the_coarser_picture_is_not_lost(
 ) -> None:
     """The machine says that it has less from the third iteration on."""
     free = [10**12]
-    monkeypatch.setattr(pipeline.hardware, "free_memory", lambda device: free[0])
+    monkeypatch.setattr(painting.hardware, "free_memory", lambda device: free[0])
 
     def listen(step: Step) -> None:
         free[0] = 10**6 if step.iteration > 2 else free[0]

@@ -21,9 +21,9 @@ ENCODER = Encoder(random_convolutions(SMALL), ["conv1_1", "conv2_1", "conv3_1", 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
 
 
-def job(width: int = 4000, height: int = 3000, history: int = 50, world: int = 1) -> plan.Job:
+def job(width: int = 4000, height: int = 3000, history: int = 50, world: int = 1) -> plan.Needs:
     precision = hardware.Precision(torch.float32, torch.float32)
-    return plan.Job(ENCODER, height, width, precision, ("conv4_2",), history, world)
+    return plan.Needs(ENCODER, height, width, precision, ("conv4_2",), history, world)
 
 
 def test_with_plenty_of_memory_it_is_the_whole_with_all_pairs() -> None:
@@ -87,7 +87,7 @@ with hardware.tuned(cpu):
     steps = minimize(objective.evaluate, content, "lbfgs", curvature=InverseHessian(content, history))
     for _ in range(history + 2):
         next(steps)
-    job = plan.Job(encoder, 900, 1200, p, tuple(o.content_weights), history)
+    job = plan.Needs(encoder, 900, 1200, p, tuple(o.content_weights), history)
     print(job.memory(tiling, history), 1024 * (kilobytes("VmHWM") - before))
 """
 

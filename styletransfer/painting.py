@@ -1,0 +1,416 @@
+"""The work itself: scale by scale, network by network, step by step, from the canvas to the finished picture."""
+
+import contextlib
+import dataclasses
+import itertools
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from . import hardware, plan, ranks
+from .checkpoint import Checkpoint, Keeper
+from .curvature import HISTORY, InverseHessian
+from .errors import StyleTransferError
+from .images import Picture
+from .objective import Losses, Objective, Tiling
+from .optimize import ADAM_LEARNING_RATE, PATIENCE, Step, minimize
+from .options import Options
+from .vgg import Encoder
+
+log = logging.getLogger(__name__)
+
+Callback = Callable[[Step], object]
+
+#: Pixels by which the canvas is larger than the picture on every side: mirrored from the content, trimmed at the end.
+#: A pixel at the border is seen by fewer filters than others and comes out with nearly twice their contrast.
+BLEED = 4
+WARM_START_ITERATIONS = 150
+#: The run ends when the loss fell by less than this share within so many iterations: nobody sees such a change.
+SETTLED, WINDOW = 0.02, 50
+#: Each finer scale has half the iterations of the one before and costs four times as much for each; at least so many.
+FINER_ITERATIONS = 30
+#: Pixels of the longer side of the part of a picture by which the time of an iteration is told.
+SAMPLE = 1024
+#: L-BFGS's pairs are in a checkpoint as far as they don't take more; without them it begins to learn anew.
+HISTORY_BYTES = 1 << 30
+#: On a GPU the loss is read once in so many iterations, since reading makes the GPU wait for the host.
+READ_EVERY = 10
+#: When the loss is no longer finite the run goes on more carefully, at most so often, Adam with so much shorter steps.
+RECOVERIES, SHORTER = 3, 0.25
+
+
+@dataclass(frozen=True)
+class Scale:
+    """(width, height) of content and style in one of the sizes that are worked through."""
+
+    content: tuple[int, int]
+    style: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Network:
+    """An encoder, cut to the run's layers and normalised on its pictures."""
+
+    name: str
+    encoder: Encoder
+
+
+@dataclass(frozen=True)
+class Job:
+    """What stays the same on all scales. The last network is the one that counts; one before it makes a warm start."""
+
+    pictures: tuple[Picture, Picture]
+    start: Picture
+    scales: list[Scale]
+    networks: list[Network]
+    options: Options
+    precision: hardware.Precision
+    device: torch.device
+    callback: Callback | None = None
+    keeper: Keeper | None = None
+
+
+@dataclass
+class Run:
+    """What a network does on one scale: the losses of all iterations, which is best, and why it ended, once it has."""
+
+    network: str
+    scale: Scale
+    losses: list[Losses] = field(default_factory=list)
+    best: int = 0
+    stopped: str = ""
+
+    @property
+    def iterations(self) -> int:
+        """Iterations done."""
+        return len(self.losses) - 1
+
+
+class Painting:
+    """The work on a picture: `paint` does it, from the start or from where a run was interrupted.
+
+    Args:
+        saved: the checkpoint to go on from; its tensors are taken out of it, since they may be large.
+
+    Attributes:
+        image: the canvas, 1×3×(H+2·BLEED)×(W+2·BLEED), as it was best on the scale of the last run.
+        runs: in order; the last may be under way.
+        recoveries: how often the loss was no longer finite.
+    """
+
+    def __init__(self, job: Job, saved: Checkpoint | None = None) -> None:
+        self.job, self.runs, self.recoveries = job, list[Run](), 0
+        self.image: Tensor
+        self._last: Tensor
+        self._plan: plan.Plan
+        self._state: Mapping[str, Tensor] = {}
+        if saved:
+            self._restore(saved)
+
+    def paint(self) -> None:
+        """Works through the scales from coarse to fine, each with a plan of its own.
+
+        Raises:
+            StyleTransferError: memory doesn't suffice, or the loss of the start is not finite.
+        """
+        for scale in self.job.scales:
+            plan_for(self.job, scale)  # what won't fit is refused before the work begins
+        for index, scale in enumerate(self.job.scales):
+            networks = self.job.networks[-1:] if index else self.job.networks
+            if self._ended(networks[-1], scale):
+                continue
+            try:
+                self._enter(scale)
+            except StyleTransferError as error:  # others have taken memory meanwhile
+                if not self.runs or self.runs[-1].scale == scale:
+                    raise
+                log.warning("%s", error)
+                self.runs[-1].stopped = "memory"
+                break
+            for network in networks:
+                if not self._ended(network, scale):
+                    self._work(network, scale, most_iterations(self.job.options, index))
+            if self.runs[-1].stopped in ("callback", "diverged"):
+                break
+        if not math.isfinite(self.runs[-1].losses[0].total):
+            raise StyleTransferError("the loss of the starting picture is not finite: the weights are not usable")
+
+    def _ended(self, network: Network, scale: Scale) -> bool:
+        """Whether this has been done."""
+        return any(run.network == network.name and run.scale == scale and run.stopped for run in self.runs)
+
+    def _enter(self, scale: Scale) -> None:
+        """Makes the plan of a scale, its canvas, and L-BFGS's memory, which goes from one network to the next."""
+        hardware.release_memory(self.job.device)
+        choice = plan_for(self.job, scale)
+        begun = bool(self.runs) and self.runs[-1].scale == scale
+        if begun and self._plan.memory <= choice.memory:
+            choice = self._plan
+        else:
+            self._state = {}
+        if not begun:
+            content = self.job.pictures[0]
+            start = stepped_up(trimmed(self.image), content, scale.content) if self.runs else _initial(self.job)
+            self.image = self._last = with_bleed(start).to(self.job.device)
+            del start  # large
+        if choice.tiling.rows or len(self.job.scales) > 1:
+            log.info("%d×%d: %s", *scale.content, choice)
+        self._plan, self._curvature = choice, _curvature(self.job, self.image, choice)
+        if begun and self.runs[-1].stopped:  # it was interrupted between two networks
+            if self._curvature and self._state:
+                self._curvature.load(self._state)
+            self._last, self._state = self.image, {}
+
+    def _work(self, network: Network, scale: Scale, iterations: int) -> None:
+        """Optimises with one network on one scale, from the start or from where it was, until a reason to stop."""
+        asked = bool(self.runs) and self.runs[-1].stopped == "callback"
+        if asked:  # while another network was at work: only the losses are wanted, of what there is
+            self.job, iterations = replace(self.job, callback=None, keeper=None), 0
+        if network is not self.job.networks[-1]:
+            iterations = min(WARM_START_ITERATIONS, iterations)
+        if not self.runs or self.runs[-1].stopped:
+            self.runs.append(Run(network.name, scale))
+        run = self.runs[-1]
+        self._follow(self._steps(network, run), run, iterations)
+        while run.stopped == "diverged" and self._recover(run):
+            self._follow(self._steps(network, run), run, iterations)
+        if asked:
+            run.stopped = "callback"
+        self._last = self.image
+
+    def _follow(self, steps: Iterator[Step], run: Run, iterations: int) -> None:
+        """Keeps the best of the steps, shows them to the listener and writes checkpoints, until a reason to stop."""
+        every = READ_EVERY if self.job.device.type == "cuda" else 1
+        unread: list[Tensor] = []
+        for step in steps:
+            unread.append(step.terms)
+            if step.iteration % every and step.iteration < iterations:
+                continue
+            run.losses += [Losses(*row) for row in torch.stack(unread).tolist()]
+            unread.clear()
+            if step.iteration == 0 or run.losses[-1].total <= run.losses[run.best].total:
+                run.best, self.image = step.iteration, step.image
+            shown = replace(step, image=trimmed(step.image), network=run.network, most=iterations)
+            asked = ranks.agreed(bool(self.job.callback and self.job.callback(shown)))
+            run.stopped = _reason_to_stop(run.losses, step.tried, iterations)
+            keeper = self.job.keeper
+            if keeper and run.stopped != "diverged" and keeper.due(last=asked):
+                keeper.write(self._progress(), self._tensors(step))
+            run.stopped = "callback" if asked else run.stopped
+            if run.stopped:
+                return
+
+    def _steps(self, network: Network, run: Run) -> Iterator[Step]:
+        """The optimiser's steps that follow those done. When memory runs out they go on from the last one, in smaller
+        parts."""
+        start, done = time.monotonic(), run.iterations
+        while True:
+            try:
+                for number, step in enumerate(self._plain_steps(network, run.scale), max(done, 0)):
+                    if number > done:
+                        done, self._last = number, step.image
+                        yield replace(step, iteration=number, seconds=time.monotonic() - start)
+            except (RuntimeError, MemoryError) as error:
+                # What is free now doesn't tell: memory that the process keeps for itself is free too.
+                smaller = plan.smaller(needs(self.job, run.scale), self._plan)
+                if self.job.options.tile == "off" or not smaller or not hardware.out_of_memory(error):
+                    raise
+                self._plan = smaller
+            hardware.release_memory(self.job.device)
+            log.info("out of memory after %d iterations; going on: %s", max(done, 0), self._plan)
+
+    def _plain_steps(self, network: Network, scale: Scale) -> Iterator[Step]:
+        objective = _objective(self.job, network.encoder, scale, self._plan.tiling)
+        hardware.release_memory(self.job.device)  # what making it has left in pieces
+        state, self._state = self._state, {}
+        options, image = self.job.options, self._last
+        evaluate = hardware.captured(objective.evaluate, image)
+        rate = options.learning_rate
+        return minimize(evaluate, image, options.optimizer, rate, curvature=self._curvature, state=state)
+
+    def _recover(self, run: Run) -> bool:
+        """After the loss was not finite: back to the best picture, and on from there more carefully, if that can be."""
+        if self.recoveries == RECOVERIES or not _can_be_more_careful(self.job):
+            return False
+        log.warning(
+            "the loss was not finite any more after %d iterations: going on from the best picture, in full "
+            "precision and with shorter steps",
+            run.iterations,
+        )
+        self.recoveries += 1
+        self.job = _more_careful(self.job)
+        if not math.isfinite(run.losses[0].total):
+            run.losses.clear()
+        with contextlib.suppress(StyleTransferError):  # if it doesn't fit, smaller parts are tried on the way
+            self._plan = plan_for(self.job, run.scale)
+        self._last, self._state, self._curvature = self.image, {}, _curvature(self.job, self.image, self._plan)
+        return True
+
+    def _progress(self) -> dict[str, Any]:
+        """For a checkpoint, all but the tensors."""
+        runs = [dataclasses.asdict(run) for run in self.runs]
+        return {"runs": runs, "plan": dataclasses.asdict(self._plan), "recoveries": self.recoveries}
+
+    def _tensors(self, step: Step) -> dict[str, Tensor]:
+        """For a checkpoint: the last canvas, the best if that is another one, and the optimiser's state."""
+        state = {f"optimizer.{name}": tensor for name, tensor in step.state().items()}
+        if sum(tensor.nbytes for tensor in state.values()) > HISTORY_BYTES:
+            state = {}
+        best = {} if self.image is step.image else {"best": self.image}
+        return {**state, "image": step.image, **best}
+
+    def _restore(self, saved: Checkpoint) -> None:
+        """Takes over what `_progress` and `_tensors` have told."""
+        tensors = {name: saved.tensors.pop(name).to(self.job.device) for name in list(saved.tensors)}
+        self._last = tensors.pop("image")
+        self.image = tensors.pop("best", self._last)
+        self._state = {name.removeprefix("optimizer."): tensor for name, tensor in tensors.items()}
+        told = saved.progress
+        for run in told["runs"]:
+            scale = Scale(tuple(run["scale"]["content"]), tuple(run["scale"]["style"]))
+            losses = [Losses(**terms) for terms in run["losses"]]
+            self.runs.append(Run(run["network"], scale, losses, run["best"], run["stopped"]))
+        self._plan = plan.Plan(**{**told["plan"], "tiling": Tiling(**told["plan"]["tiling"])})
+        self.recoveries = told["recoveries"]
+        for _ in range(self.recoveries):
+            self.job = _more_careful(self.job)
+
+
+def most_iterations(options: Options, index: int) -> int:
+    """Iterations at most on a scale."""
+    if index == 0:
+        return options.iterations
+    return min(options.iterations, max(FINER_ITERATIONS, options.iterations >> index))
+
+
+def _reason_to_stop(losses: list[Losses], tried: Tensor, iterations: int) -> str:
+    """As in `Result.stopped`; empty if there is none."""
+    totals = [loss.total for loss in losses]
+    stuck = len(totals) > 2 * PATIENCE and totals[-1] == totals[-1 - 2 * PATIENCE]
+    if not math.isfinite(totals[-1]) or (stuck and not math.isfinite(float(tried))):
+        return "diverged"
+    if len(losses) > iterations:
+        return "iterations"
+    before, now = min(totals[:-WINDOW], default=math.inf), min(totals)
+    return "converged" if stuck or before - now < SETTLED * now else ""
+
+
+def _can_be_more_careful(job: Job) -> bool:
+    return job.options.optimizer == "adam" or job.precision.backward != torch.float32
+
+
+def _more_careful(job: Job) -> Job:
+    """The job in full precision, and with shorter steps if they are Adam's; L-BFGS has tried those already."""
+    precision, options = hardware.precision("fp32", job.device), job.options
+    for network in job.networks:
+        network.encoder.cast(precision.forward, precision.backward)
+    if options.optimizer == "adam":
+        rate = ADAM_LEARNING_RATE if options.learning_rate is None else options.learning_rate
+        options = replace(options, learning_rate=SHORTER * rate)
+    return replace(job, precision=precision, options=options)
+
+
+def _curvature(job: Job, image: Tensor, choice: plan.Plan) -> InverseHessian | None:
+    if job.options.optimizer != "lbfgs":
+        return None
+    return InverseHessian(image, choice.history or 1, job.precision.backward)
+
+
+# --- plans --------------------------------------------------------------------------------------------------------
+
+
+def needs(job: Job, scale: Scale) -> plan.Needs:
+    """What a scale needs a plan for."""
+    options, (width, height) = job.options, scale.content
+    return plan.Needs(
+        encoder=job.networks[-1].encoder,
+        height=height + 2 * BLEED,
+        width=width + 2 * BLEED,
+        precision=job.precision,
+        content_layers=tuple(options.content_weights),
+        history=HISTORY if options.optimizer == "lbfgs" else 0,
+        world=ranks.world(),
+    )
+
+
+def plan_for(job: Job, scale: Scale) -> plan.Plan:
+    """The plan for a scale. Raises `StyleTransferError` if nothing fits."""
+    free = hardware.free_memory(job.device)
+    if free is not None and job.device.type != "cuda":
+        free //= ranks.neighbours()
+    return plan.make(needs(job, scale), free, job.options.tile)
+
+
+def seconds_per_iteration(job: Job, scale: Scale, choice: plan.Plan) -> float:
+    """Of the network that counts, told from some iterations on the middle of the picture."""
+    (width, height), style = scale.content, scale.style
+    part = Scale((min(width, SAMPLE), min(height, SAMPLE)), style)
+    left, top = (width - part.content[0]) // 2, (height - part.content[1]) // 2
+    box = left, top, left + part.content[0], top + part.content[1]
+    middle = Picture(job.pictures[0].resized(scale.content).rgb.crop(box))
+    sample = replace(job, pictures=(middle, job.pictures[1]), scales=[part])
+    tiling = replace(choice.tiling, columns=None)
+    painting = Painting(sample)
+    painting._plan = replace(choice, tiling=tiling)
+    painting._last = with_bleed(middle.tensor()).to(job.device)
+    painting._curvature = _curvature(sample, painting._last, choice)
+    steps = painting._steps(job.networks[-1], Run("", part))
+    times = [step.seconds for step in itertools.islice(steps, 4)]
+    wider = needs(job, scale).work(choice.tiling) / needs(sample, part).work(tiling)
+    return (times[3] - times[1]) / 2 * wider * width * height / math.prod(part.content)
+
+
+# --- canvases -----------------------------------------------------------------------------------------------------
+
+
+def with_bleed(image: Tensor) -> Tensor:
+    """The canvas: an image 1×3×H×W with `BLEED` mirrored pixels on every side."""
+    return torch.nn.functional.pad(image, (BLEED,) * 4, mode="reflect")
+
+
+def trimmed(canvas: Tensor) -> Tensor:
+    """The image on a canvas."""
+    return canvas[..., BLEED:-BLEED, BLEED:-BLEED]
+
+
+def stepped_up(image: Tensor, content: Picture, size: tuple[int, int]) -> Tensor:
+    """An image 1×3×H×W in a finer size (width, height): the finer content plus, enlarged, what was changed so far.
+
+    Enlarging the image itself would lose the photograph's detail; the loss would start ten times higher.
+    """
+    height, width = image.shape[2:]
+    change = image.cpu() - content.resized((width, height)).tensor()
+    change = torch.nn.functional.interpolate(change, size=(size[1], size[0]), mode="bicubic", antialias=True)
+    return change.add_(content.resized(size).tensor()).clamp_(0, 1)
+
+
+def _initial(job: Job) -> Tensor:
+    """The starting image 1×3×H×W of the coarsest scale: the content, noise, or the middle of another picture."""
+    size, options = job.scales[0].content, job.options
+    if options.init == "content":
+        return job.pictures[0].resized(size).tensor()
+    if options.init == "noise":
+        return torch.rand(1, 3, size[1], size[0], generator=torch.Generator().manual_seed(options.seed))
+    return Picture(ImageOps.fit(job.start.rgb, size, Image.Resampling.LANCZOS)).tensor()
+
+
+def _objective(job: Job, encoder: Encoder, scale: Scale, tiling: Tiling) -> Objective:
+    options = job.options
+    return Objective(
+        encoder,
+        with_bleed(job.pictures[0].resized(scale.content).tensor()).to(job.device),
+        job.pictures[1].resized(scale.style).tensor().to(job.device),
+        content_weights=options.content_weights,
+        style_weights=options.style_weights,
+        alpha=options.alpha,
+        beta=options.beta,
+        tv=options.tv,
+        tiling=tiling,
+    )
