@@ -10,6 +10,7 @@ import json
 import logging
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -164,11 +165,13 @@ def resume_command(
 def _make(
     content: Path, style: Path, options: Options, target: Path, *, quiet: bool, as_json: bool, resume: bool
 ) -> None:
-    from . import images, ranks
-    from .checkpoint import beside
-    from .pipeline import stylize
+    with contextlib.ExitStack() as stack:
+        interrupted = stack.enter_context(_interruptible())  # the imports take seconds
+        from . import images, ranks
+        from .checkpoint import beside
+        from .pipeline import stylize
 
-    with ranks.joined(), _interruptible() as interrupted:
+        stack.enter_context(ranks.joined())
         first = ranks.rank() == 0
         _notices(quiet or not first)
         images.check_output(
@@ -185,11 +188,26 @@ def _make(
             )
         if not first:
             return
-        result.save(target)
-    print(json.dumps(_summary(result, target)) if as_json else target)
-    code = _verdict(result, target, interrupted())
+        saved = _save(result, target)
+        print(json.dumps(_summary(result, saved)) if as_json else saved)
+        code = _verdict(result, saved, interrupted(), f"styletransfer resume {target}") or int(saved != target)
     if code:
         raise typer.Exit(code)
+
+
+def _save(result: "Result", target: Path) -> Path:
+    """Writes the picture, elsewhere if it can't be written where it was to be; returns where it is."""
+    try:
+        return result.save(target)
+    except StyleTransferError as error:
+        for folder in (Path.cwd(), Path.home(), Path(tempfile.gettempdir())):
+            names = (f"{target.stem}{number}{target.suffix}" for number in ("", *(f"-{i}" for i in range(1, 100))))
+            free = next((folder / name for name in names if not (folder / name).exists()), None)
+            with contextlib.suppress(StyleTransferError):
+                if free:
+                    _complain(f"{error}; the picture is {result.save(free)}", error.exit_code)
+                    return free
+        raise
 
 
 @app.command("plan")
@@ -224,11 +242,13 @@ def _options(settings: dict[str, Any]) -> Options:
     return Options(**given)
 
 
-def _verdict(result: "Result", target: Path, interrupted: int) -> int:
+def _verdict(result: "Result", target: Path, interrupted: int, resume: str) -> int:
     """The exit code, and a line for what didn't go as meant."""
     done = f"after {result.iterations} iterations"
+    if interrupted and result.stopped != "callback":
+        return _complain(f"interrupted when it was done; the picture is {target}", 128 + interrupted)
     if interrupted:
-        go_on = f"; to go on: styletransfer resume {target}" if result.checkpoint and result.checkpoint.exists() else ""
+        go_on = f"; to go on: {resume}" if result.checkpoint and result.checkpoint.exists() else ""
         return _complain(f"interrupted {done}; the picture so far is {target}{go_on}", 128 + interrupted)
     if result.stopped == "diverged":
         return _complain(f"the loss was no longer finite {done}; {target} is the best picture before that", 1)

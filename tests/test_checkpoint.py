@@ -2,6 +2,7 @@
 
 import logging
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -154,3 +155,54 @@ def test_a_file_that_fails_leaves_nothing_and_what_was_there_stays(tmp_path: Pat
     with whole(path) as file:
         file.write(b"after")
     assert path.read_bytes() == b"after" and list(tmp_path.iterdir()) == [path]
+
+
+def in_a_small_file_system(folder: Path, options: str, command: list[str], where: Path) -> tuple[int, str, list[str]]:
+    """Exit code, stderr and what lies in the folder, after a command that saw a file system of its own there."""
+    folder.mkdir(exist_ok=True)
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
+        pytest.skip("this system lets nobody have a file system of their own (unshare -rm)")
+    script = f'mount -t tmpfs -o {options} tmpfs "$0" && "$@"; code=$?; echo; ls -A "$0"; exit $code'
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script, str(folder), *command], capture_output=True, text=True, cwd=where
+    )
+    return done.returncode, done.stderr, done.stdout.split("\n\n")[-1].split()
+
+
+def test_what_a_full_disk_doesnt_take_is_saved_elsewhere(content_path: Path, style_path: Path, tmp_path: Path) -> None:
+    folder, here = tmp_path / "full", tmp_path / "here"
+    here.mkdir()
+    (here / "out.png").write_bytes(b"another picture")
+    target = folder / "out.png"
+    code, told, left = in_a_small_file_system(
+        folder, "size=64k", [*command(content_path, style_path), "-o", str(target)], here
+    )
+    assert code == 1 and left == []
+    warning, error = [line for line in told.splitlines() if "No space left" in line]
+    assert "the run goes on without a checkpoint" in warning
+    assert error.endswith(f"the picture is {here / 'out-1.png'}")
+    assert Image.open(here / "out-1.png").size == (256, 205)
+    assert (here / "out.png").read_bytes() == b"another picture"
+
+
+def test_a_read_only_disk_is_told_at_once(content_path: Path, style_path: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "readonly"
+    made = [*command(content_path, style_path), "-o", str(folder / "out.png")]
+    code, told, left = in_a_small_file_system(folder, "ro", made, tmp_path)
+    assert code == 2 and left == []
+    assert len(told.splitlines()) == 1 and "can't be written to" in told
+
+
+def test_a_folder_that_goes_away_takes_no_picture_with_it(content_path: Path, style_path: Path, tmp_path: Path) -> None:
+    folder, here = tmp_path / "gone", tmp_path / "here"
+    folder.mkdir()
+    here.mkdir()
+    made = [*command(content_path, style_path), "-o", str(folder / "out.png")]
+    with subprocess.Popen(made, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=here) as process:
+        wait_for(beside(folder / "out.png"), process)
+        while folder.exists():  # the run may be writing into it
+            shutil.rmtree(folder, ignore_errors=True)
+        out, told = process.communicate(timeout=60)
+    assert process.returncode == 1 and out == f"{here / 'out.png'}\n"
+    assert f"the picture is {here / 'out.png'}" in told and "Traceback" not in told
+    assert Image.open(here / "out.png").size == (256, 205)

@@ -20,7 +20,6 @@ import pytest
 from PIL import Image
 
 from styletransfer import Options, cli, images
-from styletransfer.options import WITHOUT_EFFECT
 
 COMMAND = [sys.executable, "-m", "styletransfer"]
 QUICK = ("--iterations", "3", "--model", "vgg19-lite")
@@ -121,7 +120,7 @@ def test_every_option_reaches_the_run(
         device="cpu",
         bit_depth=16,
     )
-    effective = {name: value for name, value in vars(wanted).items() if name not in WITHOUT_EFFECT}
+    effective = wanted.that_matter()
     assert {name: settings[name] for name in effective} == json.loads(json.dumps(effective))
 
 
