@@ -1,10 +1,21 @@
 """The two ways a run can fail for a reason that its user can mend; the command prints them as one line."""
 
 
+def printable(text: str) -> str:
+    """One line that any terminal can show: line ends, control characters and what isn't Unicode, as escapes.
+
+    They come from names of files, which may hold any byte but two, and from what is in files.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class StyleTransferError(Exception):
     """An input, a file or the machine doesn't allow the run. The message says what, where, and what to do."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class UsageError(StyleTransferError, ValueError):

@@ -10,7 +10,9 @@ import io
 import json
 import logging
 import os
+import re
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from .errors import StyleTransferError, UsageError
@@ -30,6 +32,12 @@ log = logging.getLogger(__name__)
 
 #: Output endings and Pillow's names of their formats.
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
+#: Pillow's names of the formats that are read, as far as it has them. Not among them: what starts a program (EPS), opens
+#: a picture of any format within (IPTC), unpacks without a limit (FITS), and what nobody keeps pictures in.
+_READABLE = (
+    *("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "AVIF", "JPEG2000", "PPM", "PSD", "QOI", "DIB", "DDS", "ICNS"),
+    *("ICO", "PCX", "SGI", "TGA"),  # last what is told by the least
+)
 #: Formats that keep transparency, and those written with 16 bits a channel on request.
 _WITH_ALPHA, _WITH_16_BITS = {"PNG", "WEBP", "TIFF"}, {"PNG", "TIFF"}
 _QUALITY: dict[str, dict[str, Any]] = {
@@ -42,6 +50,19 @@ _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 #: place of the date, the same picture is the same file.
 _SRGB_BYTES = _SRGB.tobytes()[:24] + struct.pack(">6H", 1999, 10, 18, 0, 0, 0) + _SRGB.tobytes()[36:]
 _KEY = "styletransfer"  # of the settings in a PNG
+_TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF
+#: What turns a picture upright, by its EXIF orientation.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Pillow logs some damage as an error, and Python prints that when nobody listens.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True)
@@ -109,33 +130,67 @@ def read(
     if isinstance(source, Tensor):
         return Picture(to_pil(_checked(source)))
     if isinstance(source, Image.Image):
-        return _upright(source, "image")
+        with _guarded("image", max_pixels):  # it may not have been loaded yet
+            return _upright(source, "image")
     path = Path(source)
     if not os.path.isfile(path):  # os.path and not Path, whose methods raise for names too long
         other = "a folder" if os.path.isdir(path) else "a pipe or a device" if os.path.exists(path) else None
         raise UsageError(f"{path} is {other}, not a picture" if other else f"{path}: no such file")
-    try:
-        with _pillows_limit_off(), Image.open(path) as image:
-            if image.width * image.height > max_pixels:
-                raise StyleTransferError(
-                    f"{path}: too large a picture: {image.width}×{image.height} pixels; "
-                    f"if that is right: --max-pixels {image.width * image.height}"
-                )
-            image.load()
-            return _upright(image, path.name)
-    except UnidentifiedImageError as error:
-        raise StyleTransferError(f"{path}: not a picture that can be read (or an empty file)") from error
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, zlib.error, MemoryError) as error:
-        raise StyleTransferError(f"{path}: can't be read: {error}") from error
+    Image.init()
+    formats = [kind for kind in _READABLE if kind in Image.OPEN]
+    # Opened here, because Pillow maps a file that it knows by name into memory, and dies if it is then cut off.
+    with _guarded(path, max_pixels), open(path, "rb") as file, Image.open(file, formats=formats) as image:
+        if isinstance(image, TiffImagePlugin.TiffImageFile):  # libtiff takes memory for a whole tile
+            pixels = image.tag_v2.get(_TILE_WIDTH, 1) * image.tag_v2.get(_TILE_LENGTH, 1)
+            if pixels > max_pixels:
+                raise Image.DecompressionBombError(f"a tile of {pixels} pixels")
+        image.load()
+        return _upright(image, path.name)
 
 
 @contextlib.contextmanager
-def _pillows_limit_off() -> Iterator[None]:
-    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+def _guarded(name: object, max_pixels: int) -> Iterator[None]:
+    """Pillow within: kept to so many pixels and silent, and whatever it raises is an error of ours that begins so.
+
+    Its own limit, and not a look at the size, because a file can hold another picture or tiles that are larger.
+    """
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
     try:
-        yield
+        with warnings.catch_warnings(), _stderr_off():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        pixels = re.findall(r"\d+", str(error))[0]
+        raise StyleTransferError(
+            f"{name}: too large a picture: {pixels} pixels; if that is right: --max-pixels {pixels}"
+        ) from error
+    except UnidentifiedImageError as error:
+        raise StyleTransferError(f"{name}: not a picture of a kind that can be read, or an empty file") from error
+    except MemoryError as error:
+        raise StyleTransferError(f"{name}: there is not enough memory to read it") from error
+    except Exception as error:  # a damaged file makes Pillow raise errors of almost any kind
+        reason = getattr(error, "strerror", None) or f"it seems to be damaged: {error or type(error).__name__}"
+        raise StyleTransferError(f"{name}: can't be read: {reason}") from error
     finally:
         Image.MAX_IMAGE_PIXELS = before
+
+
+@contextlib.contextmanager
+def _stderr_off() -> Iterator[None]:
+    """Keeps from stderr what libtiff writes there past Python about files that it calls tempfile.tif."""
+    with open(os.devnull, "wb") as nowhere:
+        try:
+            before = os.dup(2)
+        except OSError:  # it is closed
+            yield
+            return
+        try:
+            os.dup2(nowhere.fileno(), 2)
+            yield
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
 
 
 def _checked(image: Tensor) -> Tensor:
@@ -148,8 +203,11 @@ def _checked(image: Tensor) -> Tensor:
 
 def _upright(image: Image.Image, name: str) -> Picture:
     profile = image.info.get("icc_profile")
+    orientation = None
     with contextlib.suppress(Exception):  # an unreadable orientation is no orientation
-        image = ImageOps.exif_transpose(image)
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    if orientation in _UPRIGHT:
+        image = image.transpose(_UPRIGHT[orientation])
     if image.mode == "P" or (image.mode in ("1", "L", "RGB") and "transparency" in image.info):
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     alpha = image.getchannel("A") if image.mode in ("RGBA", "LA", "PA") else None
@@ -170,7 +228,7 @@ def _split_alpha(image: Image.Image, name: str) -> Picture:
 def _to_8_bits(image: Image.Image) -> Image.Image:
     """Grey pictures of 16 bits or of floats to mode L; others as they are. (Pillow reads RGB with 8 bits a channel.)"""
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=np.float64)
+        values = np.asarray(image, dtype=np.float32)
         limit = 65535.0 if image.mode.startswith("I") else values[np.isfinite(values)].max(initial=1)
         return Image.fromarray(np.nan_to_num((values / limit * 255).clip(0, 255)).round().astype(np.uint8))
     return image

@@ -584,6 +584,6 @@ def test_the_limit_of_pixels_is_the_callers_and_pillows_is_as_before(tmp_path: P
     Image.new("RGB", (30, 20)).save(tmp_path / "small.png")
     before = Image.MAX_IMAGE_PIXELS
     assert read(tmp_path / "small.png", max_pixels=600).rgb.size == (30, 20)
-    with pytest.raises(StyleTransferError, match=r"30×20 pixels; if that is right: --max-pixels 600$"):
+    with pytest.raises(StyleTransferError, match=r"600 pixels; if that is right: --max-pixels 600$"):
         read(tmp_path / "small.png", max_pixels=599)
     assert before == Image.MAX_IMAGE_PIXELS
