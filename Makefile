@@ -11,7 +11,7 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow test-gpu lint weights bench bench-any-size bench-gpu gallery clean
+.PHONY: demo test test-slow test-gpu fuzz lint weights bench bench-any-size bench-gpu gallery clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -27,6 +27,10 @@ test-slow: $(READY)
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu
+
+# Random damage to files, a minute of each kind; longer with FUZZ_SECONDS=3600 before it.
+fuzz: $(READY)
+	$(BIN)/python -m pytest -m fuzz -s $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

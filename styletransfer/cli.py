@@ -6,8 +6,10 @@ Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted, 143 terminated.
 import contextlib
 import dataclasses
 import inspect
+import io
 import json
 import logging
+import os
 import signal
 import sys
 import tempfile
@@ -21,7 +23,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from . import __version__
-from .errors import StyleTransferError, UsageError
+from .errors import StyleTransferError, UsageError, printable
 from .options import Options
 
 if TYPE_CHECKING:  # torch takes seconds to import: `--help` must not
@@ -40,7 +42,7 @@ class _DefaultCommandGroup(TyperGroup):
         completing = ctx.resilient_parsing
         if first in self.commands or first.partition("=")[0] in own_options or (completing and not args):
             return super().parse_args(ctx, args)
-        if not first.startswith("-") and not Path(first).exists() and not completing:
+        if not first.startswith("-") and not os.path.exists(first) and not completing:
             near = get_close_matches(first, self.commands, n=1, cutoff=0.5) or sorted(self.commands)
             raise UsageError(
                 f"{first!r} is neither a file nor a command (nearest command: {' or '.join(map(repr, near))})"
@@ -57,10 +59,12 @@ app.add_typer(weights_app, name="weights")
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command and exits. A user's mistake is one line on stderr, never a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names that aren't Unicode come out as they came in
+        sys.stdout.reconfigure(errors="surrogateescape")
     try:
         code = typer.main.get_command(app).main(arguments, prog_name="styletransfer", standalone_mode=False)
     except TyperException as error:
-        code = _complain(error.format_message(), error.exit_code)
+        code = _complain(" ".join(error.format_message().split()), error.exit_code)
     except StyleTransferError as error:
         code = _complain(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
@@ -72,8 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _complain(message: str, code: int) -> int:
-    line = " ".join(message.split())
-    print(f"styletransfer: {line}", file=sys.stderr)
+    print(f"styletransfer: {printable(message)}", file=sys.stderr)
     return code
 
 
@@ -278,10 +281,15 @@ def _summary(result: "Result", target: Path) -> dict[str, Any]:
     }
 
 
+class _OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def _notices(quiet: bool) -> None:
     """The package's log as lines on stderr: notices, or with quiet only warnings."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("styletransfer: %(message)s"))
+    handler.setFormatter(_OneLine("styletransfer: %(message)s"))
     log = logging.getLogger(__package__)
     log.addHandler(handler)
     log.setLevel(logging.WARNING if quiet else logging.INFO)

@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 
 #: Output endings and Pillow's names of their formats.
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
-#: Pillow's names of the formats that are read, as far as it has them. Not among them: what starts a program (EPS), opens
-#: a picture of any format within (IPTC), unpacks without a limit (FITS), and what nobody keeps pictures in.
+#: Formats that are read, where Pillow has them. Not what starts a program (EPS), opens a picture of any format within
+#: (IPTC) or unpacks without a limit (FITS), nor what nobody keeps pictures in.
 _READABLE = (
     *("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "AVIF", "JPEG2000", "PPM", "PSD", "QOI", "DIB", "DDS", "ICNS"),
     *("ICO", "PCX", "SGI", "TGA"),  # last what is told by the least

@@ -17,17 +17,24 @@ from PIL import Image, ImageCms
 
 #: What the reading process is kept to: pixels of a picture, seconds for a file, and bytes beyond those it starts with.
 PIXELS, SECONDS, MEMORY = 2**20, 20, 2**30
+#: The bytes that reading one may take, tensor included, as docs/reliability.md says.
+PROMISED = 64 * PIXELS + 32 * 2**20
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+#: The formats that are read, by Pillow's names.
+READ = ["PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "AVIF", "JPEG2000", "PPM", "PSD", "QOI", "DIB", "DDS", "ICNS"]
+READ += ["ICO", "PCX", "SGI", "TGA", "MPO"]
 MODES = ("1", "L", "P", "RGB", "RGBA", "LA", "PA", "CMYK", "YCbCr", "LAB", "I", "I;16", "F")
 MANY = {"save_all": True, "append_images": [Image.new("RGB", (24, 16), "red"), Image.new("RGB", (24, 16), "blue")]}
 
 
 def whole_pictures() -> dict[str, bytes]:
-    """Small valid files by name: every format that Pillow writes, in every mode in which it does, and their variants."""
+    """Small valid files by name: every format that Pillow writes, in every mode in which it does, and variants."""
     Image.init()
     noise = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
     rgb, pictures = Image.fromarray(noise), {}
-    images = {mode: Image.fromarray(noise[..., 0].astype("f4")) if mode == "F" else in_mode(rgb, mode) for mode in MODES}
+    images = {
+        mode: Image.fromarray(noise[..., 0].astype("f4")) if mode == "F" else in_mode(rgb, mode) for mode in MODES
+    }
 
     def add(name: str, kind: str, image: Image.Image, **extra: Any) -> None:
         file = io.BytesIO()
@@ -87,7 +94,7 @@ class Reader:
     """A process that reads one picture after the other; a new one takes its place when it dies.
 
     Attributes:
-        memory: the most bytes that it had beyond those at its start.
+        memory: the most bytes that a file took, beyond those that the process had before.
         noise: what it wrote to stderr.
     """
 
@@ -95,7 +102,7 @@ class Reader:
         self.memory, self._process, self._errors = 0, None, tempfile.TemporaryFile()  # noqa: SIM115
 
     def read(self, path: str | os.PathLike[str]) -> dict[str, Any]:
-        """Reads a file, which gives {"picture": [width, height]}, {"error": its message} or {"other": what happened}."""
+        """Reads a file: {"picture": [width, height]}, {"error": the message} or {"other": what happened}."""
         if self._process is None:
             command, pipe = [sys.executable, __file__], subprocess.PIPE
             self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._errors, text=True)
@@ -145,16 +152,20 @@ def _serve() -> None:
     from styletransfer import StyleTransferError, images
 
     logging.getLogger("styletransfer").addHandler(logging.NullHandler())  # its warnings are for people
-    before = _from_status("VmRSS")
     resource.setrlimit(resource.RLIMIT_AS, (_from_status("VmSize") + MEMORY,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for line in sys.stdin:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")  # the peak begins anew: proc(5)
+        before = _from_status("VmRSS")
         signal.alarm(SECONDS)  # nobody handles it: it ends the process whatever that is doing
         try:
             picture = images.read(json.loads(line), PIXELS)
             tensor, size = picture.tensor(), picture.rgb.size
             assert (str(tensor.dtype), tuple(tensor.shape)) == ("torch.float32", (1, 3, size[1], size[0]))
-            assert 0 < tensor.numel() <= 3 * PIXELS and tensor.isfinite().all() and 0 <= tensor.min() <= tensor.max() <= 1
+            assert (
+                0 < tensor.numel() <= 3 * PIXELS and tensor.isfinite().all() and 0 <= tensor.min() <= tensor.max() <= 1
+            )
             assert picture.alpha is None or (picture.alpha.mode, picture.alpha.size) == ("L", size)
             answer: dict[str, Any] = {"picture": size}
         except StyleTransferError as error:

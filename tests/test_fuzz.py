@@ -1,0 +1,82 @@
+"""Valid files with random damage, for FUZZ_SECONDS each (60 if not given); `make fuzz`. FUZZ_SEED repeats a run."""
+
+import os
+import sys
+import time
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hostile import PROMISED, READ, reader, whole_pictures
+
+pytestmark = [pytest.mark.fuzz, pytest.mark.filterwarnings("ignore")]
+
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "60"))
+
+
+def mutated(data: bytes, rng: np.random.Generator) -> bytes:
+    """The same with one to four damages: bits flipped, bytes set, cut out, inserted, or repeated; or cut off."""
+    result = bytearray(data)
+    for _ in range(rng.integers(1, 5)):
+        # Half of them within the first bytes, where the headers are.
+        at = int(rng.integers((min(len(result), 128) if rng.random() < 0.5 else len(result)) + 1))
+        length = int(rng.integers(1, rng.choice([2, 5, 33, 300])))
+        odd = bytes(rng.choice([0, 1, 0x7F, 0x80, 0xFF, rng.integers(256)]) for _ in range(length))
+        match rng.integers(6):
+            case 0:
+                result[at : at + 1] = bytes(byte ^ 1 << rng.integers(8) for byte in result[at : at + 1])
+            case 1:
+                result[at : at + length] = odd
+            case 2:
+                result[at:at] = odd
+            case 3:
+                del result[at : at + length]
+            case 4:
+                result[at:at] = result[at : at + length] * int(rng.integers(1, 4))
+            case 5 if rng.random() < 0.3:
+                del result[at:]
+    return bytes(result)
+
+
+def spliced(one: bytes, other: bytes, rng: np.random.Generator) -> bytes:
+    """The beginning of one file and the end of another."""
+    return one[: rng.integers(len(one) + 1)] + other[rng.integers(len(other) + 1) :]
+
+
+def with_checksums(data: bytes) -> bytes:
+    """A PNG whose chunks have the right checksums, without which nothing in them is looked at; others as they are."""
+    at, result = 8, bytearray(data)
+    while data.startswith(b"\x89PNG") and at + 12 <= len(data):
+        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
+        result[end : end + 4] = zlib.crc32(data[at + 4 : end]).to_bytes(4, "big") if end + 4 <= len(data) else b""
+        at = end + 4
+    return bytes(result)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="measures memory by /proc")
+def test_pictures(tmp_path: Path) -> None:
+    seed = int(os.environ.get("FUZZ_SEED") or time.time())
+    rng, counts = np.random.default_rng(seed), Counter[str]()
+    whole = [(name, data) for name, data in whole_pictures().items() if name.rpartition(".")[2].upper() in READ]
+    with reader() as process:
+        end = time.monotonic() + SECONDS
+        while time.monotonic() < end:
+            (name, data), (_, other) = (whole[i] for i in rng.integers(len(whole), size=2))
+            path = tmp_path / f"{counts.total()} {name}"
+            data = mutated(spliced(data, other, rng) if rng.random() < 0.1 else data, rng)
+            path.write_bytes(with_checksums(data) if rng.random() < 0.7 else data)
+            process.memory = 0
+            answer = process.read(path)
+            if process.noise:
+                answer = {"other": process.noise}
+            elif process.memory > PROMISED:
+                answer = {"other": f"{process.memory} bytes of memory"}
+            elif "error" in answer and not (path.name in answer["error"] and answer["error"].isprintable()):
+                answer = {"other": answer["error"]}
+            counts.update(answer.keys())
+            assert "other" not in answer, f"seed {seed}, {path} is kept: {answer['other']}"
+            path.unlink()
+    print(f"\nseed {seed}: {counts.total()} pictures tried, {dict(counts)}")
+    assert counts["picture"] and counts["error"]
