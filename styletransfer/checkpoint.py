@@ -4,8 +4,10 @@ One safetensors file: tensors, and as JSON in its header what the run was asked 
 next to the picture under a hidden name, whole or not at all, and removed when the picture is there.
 """
 
+import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,7 +50,10 @@ class Checkpoint:
 
 def beside(picture: Path) -> Path:
     """Where the checkpoint of a picture is."""
-    return picture.with_name(f".{picture.name}.checkpoint")
+    name = f".{picture.name}.checkpoint"
+    if len(os.fsencode(name)) > 255:  # more than a file system allows, though the picture's own name may be
+        name = f".{hashlib.sha256(os.fsencode(picture.name)).hexdigest()}.checkpoint"
+    return picture.with_name(name)
 
 
 def read(path: Path, *, told_only: bool = False) -> Checkpoint:

@@ -269,6 +269,34 @@ def test_a_picture_whose_name_begins_with_a_dash_or_is_a_command(
     assert {p.name for p in here.iterdir()} == {"weights", "weights_paint.png", "-a b.png", "-a b_paint.png"}
 
 
+def test_a_name_of_two_lines_that_is_not_unicode(
+    content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, target = (os.fsdecode(b"not \xff Unicode\nand two  lines" + end) for end in (b".png", b"_paint.png"))
+    (here / name).write_bytes(content_path.read_bytes())
+    command = [name, style_path, "--iterations", "0", "--model", "vgg19-lite"]
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}  # as it is in most locales
+    done = subprocess.run([*COMMAND, *command], capture_output=True, env=strict)
+    assert (done.returncode, done.stdout, done.stderr) == (0, os.fsencode(target) + b"\n", b"")
+    assert images.read_settings(here / target)["content"] == name
+    assert json.loads(run(*command, "--json", capsys=capsys)[1])["output"] == target
+
+    (here / name).write_bytes(b"not a picture")
+    code, out, err = run(*command, capsys=capsys)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith(r"styletransfer: not \udcff Unicode\nand two  lines.png: not a picture")
+
+
+def test_names_as_long_as_can_be_and_longer(
+    content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("x" * 251 + ".png", "x" * 252 + ".png", "x" * 5000):
+        code, _, err = run(content_path, style_path, *QUICK, "-o", name, capsys=capsys)
+        assert (code, err.count("\n")) == ((0, 0) if len(name) == 255 else (2, 1)), err
+        code, _, err = run(name, style_path, *QUICK, capsys=capsys)
+        assert (code, err.count("\n")) == (2, 1)
+
+
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run("--help", capsys=capsys)
     assert code == 0

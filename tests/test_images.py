@@ -78,6 +78,13 @@ def profile_with_red_and_blue_exchanged() -> bytes:
     return bytes(data)
 
 
+def test_orientation_is_applied_beside_garbage(tmp_path: Path) -> None:
+    """EXIF of two tags: orientation 6, and one of an unknown type with its value beyond the end."""
+    tags = struct.pack("<HHHIIHHIII", 2, ORIENTATION, 3, 1, 6, 0x8769, 4, 1, 0x7FFFFFFF, 0)
+    Image.fromarray(smooth()).save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0" + tags)
+    assert read(tmp_path / "a.jpg").rgb.size == (32, 48)
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
 def test_an_embedded_profile_is_used(tmp_path: Path, mode: str) -> None:
     image = Image.fromarray(smooth()).convert(mode)
@@ -200,6 +207,14 @@ def test_floats_are_read_from_0_to_1_or_to_the_largest(tmp_path: Path) -> None:
     ):
         tifffile.imwrite(tmp_path / "a.tif", np.array([values], np.float32))
         np.testing.assert_array_equal(rgb_of(tmp_path / "a.tif")[0, :, 0], expected)
+
+
+@pytest.mark.parametrize("ending", [".gif", ".png", ".webp", ".tif", ".mpo"])
+def test_of_several_pictures_the_first_is_read(tmp_path: Path, ending: str) -> None:
+    first, *others = (Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue"))
+    first.save(tmp_path / f"a{ending}", save_all=True, append_images=others)
+    assert Image.open(tmp_path / f"a{ending}").n_frames == 3
+    assert np.abs(rgb_of(tmp_path / f"a{ending}") - (255, 0, 0)).max() <= 2
 
 
 # --- transparency --------------------------------------------------------------------------------------------------
