@@ -121,7 +121,7 @@ def read(
     """Reads a picture from a path, a Pillow image or an image tensor, with 8 bits a channel.
 
     Raises:
-        UsageError: the path names no file.
+        UsageError: the path names no file, or the image has no pixels or values outside.
         StyleTransferError: not a picture, damaged, or of more than `max_pixels`: a small file can claim any number and
             fill the memory.
     """
@@ -130,6 +130,8 @@ def read(
     if isinstance(source, Tensor):
         return Picture(to_pil(_checked(source)))
     if isinstance(source, Image.Image):
+        if 0 in source.size:
+            raise UsageError("an image of {}×{} pixels has none".format(*source.size))
         with _guarded("image", max_pixels):  # it may not have been loaded yet
             return _upright(source, "image")
     path = Path(source)
@@ -144,7 +146,6 @@ def read(
             pixels = image.tag_v2.get(_TILE_WIDTH, 1) * image.tag_v2.get(_TILE_LENGTH, 1)
             if pixels > max_pixels:
                 raise Image.DecompressionBombError(f"a tile of {pixels} pixels")
-        image.load()
         return _upright(image, path.name)
 
 
@@ -156,7 +157,7 @@ def _guarded(name: object, max_pixels: int) -> Iterator[None]:
     """
     before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
     try:
-        with warnings.catch_warnings(), _stderr_off():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
@@ -202,8 +203,9 @@ def _checked(image: Tensor) -> Tensor:
 
 
 def _upright(image: Image.Image, name: str) -> Picture:
-    profile = image.info.get("icc_profile")
-    orientation = None
+    with _stderr_off():
+        image.load()
+    profile, orientation = image.info.get("icc_profile"), None
     with contextlib.suppress(Exception):  # an unreadable orientation is no orientation
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     if orientation in _UPRIGHT:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -46,9 +47,9 @@ def whole_pictures() -> dict[str, bytes]:
         for mode, image in images.items():
             add(mode.replace(";", "-"), kind, image)
     exif = Image.Exif()
-    exif[0x0112], exif[0x010E], exif[0x8769] = 6, "described", {0x829A: (1, 250)}
+    exif[0x0112], exif[0x010E] = 6, "described"
     for kind in ("PNG", "JPEG", "WEBP", "TIFF", "AVIF", "JPEG2000", "MPO", "GIF"):
-        add("described", kind, rgb, exif=exif, icc_profile=SRGB, comment="a comment")
+        add("described", kind, rgb, exif=exif, icc_profile=SRGB)
         add("animated", kind, rgb, **MANY)
         add("wrong profile", kind, images["CMYK"], icc_profile=SRGB)
         add("broken profile", kind, images["CMYK"], icc_profile=SRGB[:300])
@@ -72,6 +73,9 @@ def whole_pictures() -> dict[str, bytes]:
         file = io.BytesIO()
         tifffile.imwrite(file, values, **how)
         pictures[f"{name}.tiff"] = file.getvalue()
+    pictures["planes.psd"] = (  # Adobe's specification: header, three empty sections, channels that aren't compressed
+        struct.pack(">4sH6xHIIHH", b"8BPS", 1, 3, 16, 24, 8, 3) + bytes(14) + noise.transpose(2, 0, 1).tobytes()
+    )
     pictures["ascii.ppm"] = b"P3\n# comment\n2 2\n255\n" + b"1 2 3 " * 4
     pictures["bits.ppm"] = b"P1\n4 2\n0 1 0 1\n1 0 1 0\n"
     pictures["floats.ppm"] = b"Pf\n2 2\n-1.0\n" + np.array([0, np.nan, np.inf, 1], "<f4").tobytes()

@@ -311,6 +311,11 @@ def test_a_tensor_that_is_no_image_is_refused(tensor: torch.Tensor) -> None:
         read(tensor)
 
 
+def test_an_image_without_pixels_is_refused() -> None:
+    with pytest.raises(UsageError, match="0×5 pixels"):
+        read(Image.new("RGB", (0, 5)))
+
+
 # --- writing -------------------------------------------------------------------------------------------------------
 
 WRITABLE = [(".png", 8), (".jpg", 8), (".webp", 8), (".tif", 8), (".png", 16), (".tif", 16)]
@@ -568,6 +573,26 @@ def test_a_header_that_claims_a_giant_is_refused(tmp_path: Path) -> None:
     (tmp_path / "giant.png").write_bytes(data)
     with pytest.raises(StyleTransferError, match=r"giant\.png: too large"):
         read(tmp_path / "giant.png")
+
+
+def test_warnings_reach_stderr_and_what_libtiff_writes_there_does_not(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    logging.getLogger("styletransfer").addHandler(logging.StreamHandler())
+    picture = Image.fromarray(smooth())
+    picture.save(tmp_path / "a.tif", compression="tiff_lzw", icc_profile=b"not a profile")
+    read(tmp_path / "a.tif")
+    assert "a.tif: its colour profile can't be used" in capfd.readouterr().err
+
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    data[100:200] = b"\xff" * 100
+    (tmp_path / "a.tif").write_bytes(data)
+    with Image.open(tmp_path / "a.tif") as image, pytest.raises(OSError, match="decoder error"):
+        image.load()
+    assert "code" in capfd.readouterr().err
+    with pytest.raises(StyleTransferError, match=r"a\.tif: can't be read"):
+        read(tmp_path / "a.tif")
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's remarks on damage that it reads around
