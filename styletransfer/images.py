@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import struct
+import sys
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping
@@ -180,18 +181,17 @@ def _guarded(name: object, max_pixels: int) -> Iterator[None]:
 @contextlib.contextmanager
 def _stderr_off() -> Iterator[None]:
     """Keeps from stderr what libtiff writes there past Python about files that it calls tempfile.tif."""
-    with open(os.devnull, "wb") as nowhere:
-        try:
-            before = os.dup(2)
-        except OSError:  # it is closed
-            yield
-            return
-        try:
+    if sys.__stderr__ is None:  # it was closed from the beginning, and the picture may have its number
+        yield
+        return
+    before = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), 2)
-            yield
-        finally:
-            os.dup2(before, 2)
-            os.close(before)
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
 
 
 def _checked(image: Tensor) -> Tensor:

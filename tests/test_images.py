@@ -5,6 +5,8 @@ import logging
 import os
 import resource
 import struct
+import subprocess
+import sys
 import threading
 import zlib
 from collections.abc import Iterator
@@ -593,6 +595,13 @@ def test_warnings_reach_stderr_and_what_libtiff_writes_there_does_not(
     with pytest.raises(StyleTransferError, match=r"a\.tif: can't be read"):
         read(tmp_path / "a.tif")
     assert capfd.readouterr().err == ""
+
+
+def test_a_picture_is_read_where_stderr_is_closed(tmp_path: Path) -> None:
+    Image.fromarray(smooth()).save(tmp_path / "a.tif", compression="tiff_lzw")
+    code = "import sys; from styletransfer import images; print(images.read(sys.argv[1]).rgb.size)"
+    command = ["sh", "-c", '"$0" "$@" 2>&-', sys.executable, "-c", code, str(tmp_path / "a.tif")]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "(48, 32)\n"
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's remarks on damage that it reads around
