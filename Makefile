@@ -28,7 +28,7 @@ test-slow: $(READY)
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu
 
-# Random damage to files, a minute of each kind; longer with FUZZ_SECONDS=3600 before it.
+# Random damage to files, a minute of each kind; longer with FUZZ_SECONDS=3600.
 fuzz: $(READY)
 	$(BIN)/python -m pytest -m fuzz -s $(ARGS)
 
