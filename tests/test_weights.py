@@ -1,19 +1,11 @@
-"""Weights files of every convention, against the trunk computed by hand on the preprocessed image; downloads against
-a real server."""
+"""Weights files of every convention, against the trunk computed by hand on the preprocessed image."""
 
-import dataclasses
 import hashlib
 import logging
 import os
 import pickle
 import re
-import socket
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +20,7 @@ from torchvision.models import VGG19_Weights
 from styletransfer import StyleTransferError, UsageError, weights
 from styletransfer.options import LAYERS
 from styletransfer.vgg import Encoder
-from styletransfer.weights import NETWORKS, download, fetch, find, load, resolve, save, sha256_of, verify
+from styletransfer.weights import NETWORKS, fetch, find, load, resolve, save, sha256_of, verify
 
 Trunk = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
@@ -364,202 +356,6 @@ def test_a_large_file_that_is_refused_leaves_no_conversion(large: Path) -> None:
     assert not weights.cache_directory().exists()
 
 
-# --- downloading ---------------------------------------------------------------------------------------------------
-
-CONTENT = np.random.default_rng(0).bytes(300_000)
-DIGEST = hashlib.sha256(CONTENT).hexdigest()
-
-
-class Server(ThreadingHTTPServer):
-    """Serves CONTENT at every path, and behaves as it is told; `asked` holds the Range header of every GET."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server_port}/weights.pth"
-        self.content, self.asked = CONTENT, list[str | None]()
-        self.with_ranges, self.cut, self.behaviour = True, None, ""
-        self.may_answer = threading.Event()
-        self.may_answer.set()
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        server, wanted = self.server, self.headers.get("Range")
-        server.asked.append(wanted)
-        server.may_answer.wait()
-        if server.behaviour == "garbage":
-            self.wfile.write(b"no HTTP at all\r\n\r\n")
-            return
-        start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted and server.with_ranges else 0
-        if server.behaviour == "404" or start >= len(server.content):
-            self.send_error(404 if server.behaviour == "404" else 416)
-            return
-        body = server.content[start:]
-        self.send_response(206 if start else 200)
-        if server.behaviour == "chunks":
-            self.send_header("Transfer-Encoding", "chunked")
-        else:
-            self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if server.behaviour == "chunks":
-            self.wfile.write(b"%x\r\n" % len(body))
-        self.wfile.write(body[: server.cut])
-        if server.behaviour == "stall":
-            self.wfile.flush()
-            time.sleep(3)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("no_proxy", "*")
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        yield server
-        server.may_answer.set()
-        server.shutdown()
-        thread.join()
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    """Where downloads go: in a folder that isn't there yet."""
-    return tmp_path / "hub" / "weights.pth"
-
-
-def part_of(target: Path) -> Path:
-    return target.with_name(target.name + ".part")
-
-
-def test_a_file_is_downloaded_whole_and_once(server: Server, target: Path) -> None:
-    for _ in range(2):
-        assert download(server.url, target, DIGEST) == target
-        assert target.read_bytes() == CONTENT
-    assert server.asked == [None]
-    assert not part_of(target).exists()
-
-
-@pytest.mark.parametrize("have", [1, 123_456, 299_999])
-def test_a_partial_file_is_resumed(server: Server, target: Path, have: int) -> None:
-    target.parent.mkdir()
-    part_of(target).write_bytes(CONTENT[:have])
-    download(server.url, target, DIGEST)
-    assert server.asked == [f"bytes={have}-"]
-    assert target.read_bytes() == CONTENT
-    assert not part_of(target).exists()
-
-
-def test_a_partial_file_that_is_complete_is_taken(server: Server, target: Path) -> None:
-    target.parent.mkdir()
-    part_of(target).write_bytes(CONTENT)
-    download(server.url, target, DIGEST)
-    assert target.read_bytes() == CONTENT
-
-
-def test_a_server_that_knows_no_ranges_sends_all_again(server: Server, target: Path) -> None:
-    server.with_ranges = False
-    target.parent.mkdir()
-    part_of(target).write_bytes(b"x" * 1000)
-    download(server.url, target, DIGEST)
-    assert server.asked == ["bytes=1000-"]
-    assert target.read_bytes() == CONTENT
-
-
-@pytest.mark.parametrize("have", [b"", b"x" * 1000, b"x" * 400_000])
-def test_a_wrong_hash_leaves_neither_file_nor_part(server: Server, target: Path, have: bytes) -> None:
-    target.parent.mkdir()
-    if have:
-        part_of(target).write_bytes(have)
-    wrong = DIGEST if have else "0123abcd"
-    with pytest.raises(StyleTransferError, match=f"not {wrong}.*try again"):
-        download(server.url, target, wrong)
-    assert not target.exists()
-    assert not part_of(target).exists()
-    download(server.url, target, DIGEST)
-    assert target.read_bytes() == CONTENT
-
-
-def test_what_the_server_refuses_is_said(server: Server, target: Path) -> None:
-    server.behaviour = "404"
-    with pytest.raises(StyleTransferError, match=f"{server.url}.*404"):
-        download(server.url, target, DIGEST)
-    assert not target.exists()
-
-
-def test_without_a_server_the_error_comes_soon_and_says_what_to_do(target: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}/weights.pth"
-    target.parent.mkdir()
-    part_of(target).write_bytes(CONTENT[:1000])
-    start = time.monotonic()
-    with pytest.raises(StyleTransferError, match=r"try again later.*or bring the file from elsewhere") as caught:
-        download(url, target, DIGEST)
-    assert time.monotonic() - start < 5
-    assert url in str(caught.value)
-    assert str(target.parent) in str(caught.value)
-    assert part_of(target).read_bytes() == CONTENT[:1000]
-
-
-@pytest.mark.parametrize("behaviour", ["", "chunks", "stall"])
-def test_a_connection_that_breaks_is_resumed_by_the_next_call(
-    server: Server, target: Path, monkeypatch: pytest.MonkeyPatch, behaviour: str
-) -> None:
-    monkeypatch.setattr(weights, "_TIMEOUT", 0.5)
-    monkeypatch.setattr(weights, "_CHUNK", 1 << 14)
-    server.cut, server.behaviour = 200_000, behaviour
-    start = time.monotonic()
-    with pytest.raises(StyleTransferError, match="what has arrived is kept"):
-        download(server.url, target, DIGEST)
-    assert time.monotonic() - start < 2.5  # a stalled server closes after 3 s
-    assert not target.exists()
-    have = part_of(target).stat().st_size
-    assert 180_000 < have <= 200_000
-    server.cut, server.behaviour = None, ""
-    download(server.url, target, DIGEST)
-    assert server.asked == [None, f"bytes={have}-"]
-    assert target.read_bytes() == CONTENT
-
-
-def test_an_answer_that_is_no_http_is_our_error(server: Server, target: Path) -> None:
-    server.behaviour = "garbage"
-    with pytest.raises(StyleTransferError, match=server.url):
-        download(server.url, target, DIGEST)
-
-
-def test_a_folder_that_cant_be_made_is_our_error(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StyleTransferError, match="can't download"):
-        download(server.url, tmp_path / "file" / "weights.pth", DIGEST)
-
-
-def test_of_two_processes_at_once_one_downloads(server: Server, target: Path) -> None:
-    program = (
-        "import sys, pathlib\nfrom styletransfer.weights import download\n"
-        "print('ready', flush=True)\nprint(download(sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3]))"
-    )
-    server.may_answer.clear()
-    command = [sys.executable, "-c", program, server.url, str(target), DIGEST]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    time.sleep(0.3)
-    server.may_answer.set()
-    for process in processes:
-        assert process.communicate(timeout=30)[0] == f"{target}\n"
-        assert process.returncode == 0
-    assert server.asked == [None]
-    assert target.read_bytes() == CONTENT
-
-
 # --- finding and choosing ------------------------------------------------------------------------------------------
 
 
@@ -640,25 +436,6 @@ def test_a_file_of_ones_own_goes_by_its_name(tmp_path: Path) -> None:
     name, trunk = resolve("auto", str(tmp_path / "mine.pth"), "rgb")
     assert name == "mine.pth"
     assert_same_features(trunk, "rgb")
-
-
-def test_only_asking_for_vgg19_downloads_it(
-    package: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torch.save(state_dict(CAFFE), tmp_path / "served")
-    save(TRUNK, package / "vgg19-lite.safetensors")
-    server.content = (tmp_path / "served").read_bytes()
-    digest = hashlib.sha256(server.content).hexdigest()[:8]
-    known = dataclasses.replace(NETWORKS["vgg19"], files=("vgg_conv.pth",), sha256=digest, url=lambda: server.url)
-    monkeypatch.setitem(NETWORKS, "vgg19", known)
-    monkeypatch.setitem(NETWORKS, "vgg19-lite", dataclasses.replace(NETWORKS["vgg19-lite"], sha256=""))
-    assert [resolve("auto")[0], resolve("vgg19-lite")[0], server.asked] == ["vgg19-lite", "vgg19-lite", []]
-    for _ in range(2):
-        name, trunk = resolve("vgg19")
-        assert name == "vgg19"
-        assert_same_features(trunk, "caffe")
-    assert server.asked == [None]
-    assert (weights.hub_directory() / "vgg_conv.pth").read_bytes() == server.content
 
 
 # --- what is known and verified ------------------------------------------------------------------------------------
