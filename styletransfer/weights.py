@@ -11,11 +11,13 @@ import json
 import logging
 import os
 import pickle
+import pickletools
 import re
 import socket
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +45,14 @@ _PAUSES = (0.5, 1.0, 2.0)  # seconds before each further attempt
 _WINDOW, _LEAST = 30.0, 1 << 15  # a server that sends fewer bytes in so many seconds is given up
 _LARGEST = 1 << 30  # bytes; no network has as many
 _CHUNK = 1 << 20
+_FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+_WIDEST = 4096  # filters; VGG-19's widest layers have 512
+#: What a pickle of plain tensors names (torchvision's oldest files hold Parameters). torch.load allows more, such as
+#: bytearray, with which a few bytes of pickle fill any memory.
+_NAMED_BY_TENSORS = re.compile(
+    r"collections OrderedDict|torch \w+Storage|torch\.nn\.parameter Parameter"
+    r"|torch\._utils _rebuild_(tensor|tensor_v2|parameter)"
+)
 
 
 @dataclass(frozen=True)
@@ -347,22 +357,45 @@ def _kept_conversion(path: Path, preprocessing: str) -> Path | None:
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors of a weights file under its own keys, and its metadata (safetensors only)."""
+    """All tensors of floating-point numbers in a weights file under its own keys, and its metadata (safetensors only).
+
+    Raises `StyleTransferError` when the file is not one of weights, or holds more than plain tensors.
+    """
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        for key in ("state_dict", "model"):
-            if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-                content = content[key]
-        return {str(k): v for k, v in content.items() if isinstance(v, Tensor)}, {}
+                tensors, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+        else:
+            _check_pickles(path)
+            tensors, metadata = torch.load(path, map_location="cpu", weights_only=True), None
+            for key in ("state_dict", "model"):
+                if isinstance(tensors, Mapping) and isinstance(tensors.get(key), Mapping):
+                    tensors = tensors[key]
+        named = {k: v.detach() for k, v in tensors.items() if isinstance(k, str) and isinstance(v, Tensor)}
+        return {k: v for k, v in named.items() if v.dtype in _FLOATS}, metadata or {}
     except pickle.UnpicklingError as error:
         raise StyleTransferError(
-            f"{path}: not a weights file, or one that holds more than tensors; nothing in it was run"
+            f"{path}: not a weights file, or one that holds more than plain tensors; nothing in it was run"
         ) from error
     except Exception as error:  # a damaged pickle makes torch.load raise errors of almost any kind
         raise StyleTransferError(f"{path}: not a weights file, or damaged") from error
+
+
+def _check_pickles(path: Path) -> None:
+    """Raises unless a PyTorch file (a zip, or the old format) makes only tensors, of no more bytes than it has."""
+    with open(path, "rb") as file:
+        pickles: list[IO[bytes]] = [file] * 5  # one after another, before the numbers
+        if file.read(4) == b"PK\3\4":
+            archive = zipfile.ZipFile(file)
+            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                raise pickle.UnpicklingError("compressed, as PyTorch's files never are")
+            pickles = [archive.open(name) for name in archive.namelist() if name.lower().endswith(".pkl")]
+        else:
+            file.seek(0)
+        for stream in pickles:
+            for opcode, argument, _ in pickletools.genops(stream):
+                if opcode.name == "GLOBAL" and not _NAMED_BY_TENSORS.fullmatch(str(argument)):
+                    raise pickle.UnpicklingError(argument)
 
 
 def _convolutions(path: Path, preprocessing: str) -> Convolutions:
@@ -371,14 +404,18 @@ def _convolutions(path: Path, preprocessing: str) -> Convolutions:
     for key, weight in tensors.items():
         layer, bias = _layer_of(key), tensors.get(key.removesuffix("weight") + "bias")
         if layer and bias is not None:
-            found[layer] = (weight.float(), bias.float())
-    convolutions = {layer: found[layer] for layer in LAYERS if layer in found}
-    _check_shapes(path, convolutions)
+            found[layer] = (weight, bias)
+    found = {layer: found[layer] for layer in LAYERS if layer in found}
+    _check_shapes(path, found)
     matrix, offset = _input_transform(path, tensors, metadata, preprocessing)
+    convolutions = {layer: (weight.float(), bias.float()) for layer, (weight, bias) in found.items()}
     weight, bias = convolutions["conv1_1"]
     bias = bias.double() + torch.einsum("oikl,i->o", weight.double(), offset)
     weight = torch.einsum("oikl,ij->ojkl", weight.double(), matrix)
     convolutions["conv1_1"] = (weight.float(), bias.float())
+    for layer, pair in convolutions.items():
+        if not all(tensor.isfinite().all() for tensor in pair):
+            raise StyleTransferError(f"{path}: {layer} holds values that are not finite")
     return convolutions
 
 
@@ -387,7 +424,7 @@ def _layer_of(key: str) -> str | None:
     named = re.fullmatch(r"(?:module\.)?conv(\d)_?(\d)\.weight", key)
     if named:
         return f"conv{named[1]}_{named[2]}"
-    indexed = re.fullmatch(r"(?:module\.)?features\.(\d+)\.weight", key)
+    indexed = re.fullmatch(r"(?:module\.)?features\.(\d{1,2})\.weight", key)
     return _torchvision_indices().get(int(indexed[1])) if indexed else None
 
 
@@ -397,15 +434,22 @@ def _torchvision_indices() -> dict[int, str]:
 
 
 def _check_shapes(path: Path, convolutions: Convolutions) -> None:
+    """Before any number is touched: what looks like a large tensor may be a view of few bytes."""
     if not convolutions or list(convolutions) != list(LAYERS[: len(convolutions)]):
-        raise StyleTransferError(f"{path}: has no VGG-19 convolutions (features.0.weight … or conv1_1.weight …)")
+        raise StyleTransferError(
+            f"{path}: has no VGG-19 convolutions (floats named features.0.weight … or conv1_1.weight …)"
+        )
     channels = 3
     for layer, (weight, bias) in convolutions.items():
-        if weight.shape[1:] != (channels, 3, 3) or bias.shape != weight.shape[:1]:
-            raise StyleTransferError(f"{path}: {layer} has shape {tuple(weight.shape)}, not N×{channels}×3×3")
-        if not (weight.isfinite().all() and bias.isfinite().all()):
-            raise StyleTransferError(f"{path}: {layer} holds values that are not finite")
-        channels = weight.shape[0]
+        shape = tuple(weight.shape)
+        if shape[1:] != (channels, 3, 3) or bias.shape != shape[:1]:
+            raise StyleTransferError(f"{path}: {layer} has shape {shape}, not N×{channels}×3×3")
+        channels = shape[0]
+        if not 0 < channels <= _WIDEST:
+            raise StyleTransferError(f"{path}: {layer} has {channels} filters, not 1 to {_WIDEST}")
+    size = sum(tensor.nbytes for pair in convolutions.values() for tensor in pair)
+    if size > path.stat().st_size:
+        raise StyleTransferError(f"{path}: damaged: it is too small for the {size} bytes of its tensors")
 
 
 def _input_transform(
@@ -427,7 +471,7 @@ def _input_transform(
         return bgr, -torch.tensor([103.939, 116.779, 123.68], dtype=torch.float64)
     if preprocessing == "rgb":
         return torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
-    raise StyleTransferError(f"{path}: unknown preprocessing {preprocessing!r}")
+    raise StyleTransferError(f"{path}: unknown preprocessing {preprocessing[:40]!r}")
 
 
 def _preprocessing_by_names(path: Path, tensors: Mapping[str, Tensor]) -> str:

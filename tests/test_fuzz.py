@@ -9,7 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from conftest import random_convolutions
 from hostile import PROMISED, READ, reader, whole_pictures
+from safetensors.torch import save_file
+
+from styletransfer import StyleTransferError
+from styletransfer.weights import load
 
 pytestmark = [pytest.mark.fuzz, pytest.mark.filterwarnings("ignore")]
 
@@ -80,3 +86,29 @@ def test_pictures(tmp_path: Path) -> None:
             path.unlink()
     print(f"\nseed {seed}: {counts.total()} pictures tried, {dict(counts)}")
     assert counts["picture"] and counts["error"]
+
+
+def test_weights_files(tmp_path: Path) -> None:
+    tensors = {}
+    for layer, (weight, bias) in list(random_convolutions(dict.fromkeys("12345", 2)).items())[:4]:
+        tensors[f"{layer}.weight"], tensors[f"{layer}.bias"] = weight, bias
+    save_file(tensors, tmp_path / "new.safetensors", metadata={"preprocessing": "rgb"})
+    torch.save(tensors, tmp_path / "zip.pth")
+    torch.save(tensors, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    files = [(path.suffix, path.read_bytes()) for path in sorted(tmp_path.iterdir())]
+    seed = int(os.environ.get("FUZZ_SEED") or time.time())
+    rng, tried, loaded, end = np.random.default_rng(seed), 0, 0, time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        tried += 1
+        suffix, data = files[rng.integers(len(files))]
+        path = tmp_path / f"damaged{suffix}"
+        path.write_bytes(mutated(data, rng))
+        try:
+            convolutions = load(path)
+        except StyleTransferError as error:
+            assert str(path) in str(error) and "\n" not in str(error), f"seed {seed}, {path} is kept"
+        else:
+            loaded += 1
+            assert all(tensor.isfinite().all() for pair in convolutions.values() for tensor in pair), f"seed {seed}"
+    print(f"\nseed {seed}: {tried} weights files tried, {loaded} of them loaded")
+    assert 0 < loaded < tried

@@ -1,10 +1,16 @@
 """Weights files of every convention, against the trunk computed by hand on the preprocessed image."""
 
+import copyreg
 import hashlib
+import json
 import logging
 import os
 import pickle
 import re
+import struct
+import subprocess
+import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -129,6 +135,31 @@ def test_the_old_format_of_torch_is_read(tmp_path: Path) -> None:
     assert_same_features(load(tmp_path / "vgg_conv.pth"), "caffe")
 
 
+class AsIn2017:
+    """A tensor that is pickled as the first versions of torch pickled parameters, and torchvision's VGGs still are."""
+
+    __class__ = torch.nn.Parameter  # pickle asks
+
+    def __init__(self, tensor: torch.Tensor, parameter: bool = True) -> None:
+        self.tensor, self.parameter = tensor, parameter
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        if self.parameter:
+            state = (AsIn2017(self.tensor, False), None, {}, True, False)
+            return copyreg.__newobj__, (torch.nn.Parameter,), state
+        storage = self.tensor._typed_storage()
+        return torch._utils._rebuild_tensor, (storage, 0, tuple(self.tensor.shape), self.tensor.stride())
+
+
+@pytest.mark.parametrize("kind", [torch.nn.Parameter, AsIn2017])
+def test_parameters_of_any_age_are_read_as_plain_numbers(tmp_path: Path, kind: Callable[..., Any]) -> None:
+    parameters = {key: kind(tensor) for key, tensor in state_dict(TORCHVISION).items()}
+    torch.save(parameters, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    loaded = load(tmp_path / "old.pth")
+    assert not any(tensor.requires_grad for pair in loaded.values() for tensor in pair)
+    assert_same_features(loaded, "torchvision")
+
+
 def test_half_precision_is_read(tmp_path: Path) -> None:
     halves = {layer: (weight.half(), bias.half()) for layer, (weight, bias) in TRUNK.items()}
     save_file(state_dict(TORCHVISION, halves), tmp_path / "vgg.safetensors")
@@ -170,7 +201,9 @@ def refused(path: Path, saying: str | None = None) -> None:
 
 
 def test_a_missing_file_is_a_mistake_of_usage(tmp_path: Path) -> None:
-    for path in (tmp_path / "gone.pth", tmp_path, tmp_path / ("x" * 5000)):
+    (tmp_path / "loop.pth").symlink_to("loop.pth")
+    os.mkfifo(tmp_path / "pipe.pth")
+    for path in (*tmp_path.iterdir(), tmp_path / "gone.pth", tmp_path, tmp_path / ("x" * 5000)):
         with pytest.raises(UsageError, match="no such weights file") as caught:
             load(path)
         assert str(path) in str(caught.value)
@@ -178,7 +211,15 @@ def test_a_missing_file_is_a_mistake_of_usage(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", [".pth", ".safetensors"])
 @pytest.mark.parametrize(
-    "content", [b"", b"hello", b"<html>404</html>", b"version https://git-lfs.github.com/spec/v1\n"]
+    "content",
+    [
+        b"",
+        b"hello",
+        b"<html>404</html>",
+        b"version https://git-lfs.github.com/spec/v1\n",
+        b"PK\3\4",
+        bytes(range(256)),
+    ],
 )
 def test_a_file_of_something_else_is_refused(tmp_path: Path, content: bytes, ending: str) -> None:
     path = tmp_path / f"bad{ending}"
@@ -223,6 +264,18 @@ def with_changed(key: str, tensor: torch.Tensor | None) -> dict[str, torch.Tenso
         ),
         ({**state_dict(CAFFE), "conv0.weight": torch.zeros(3, 3, 1, 1)}, "conv0"),
         ({**state_dict(CAFFE), "conv0.weight": torch.zeros(3, 3, 3, 3), "conv0.bias": torch.zeros(3)}, "conv0"),
+        (
+            {**state_dict(CAFFE), "conv0.weight": torch.full((3, 3, 1, 1), torch.nan), "conv0.bias": torch.zeros(3)},
+            "conv1_1 .*not finite",
+        ),
+        (with_changed("conv1_1.weight", torch.full((4, 3, 3, 3), 3e38)), "conv1_1 .*not finite"),
+        (with_changed("conv3_2.weight", torch.ones(8, 8, 3, 3).long()), "VGG-19"),
+        (with_changed("conv3_2.weight", torch.ones(8, 8, 3, 3).bool()), "VGG-19"),
+        (with_changed("conv3_2.weight", torch.ones(8, 8, 3, 3).to(torch.complex64)), "VGG-19"),
+        (with_changed("conv3_2.weight", torch.ones(8, 8, 3, 3).to_sparse()), "plain tensors"),
+        (with_changed("conv3_2.weight", torch.ones(8, 8, 3, 3, device="meta")), "plain tensors"),
+        ({"conv1_1.weight": torch.zeros(0, 3, 3, 3), "conv1_1.bias": torch.zeros(0)}, "0 filters"),
+        ({"conv1_1.weight": torch.zeros(5000, 3, 3, 3), "conv1_1.bias": torch.zeros(5000)}, "5000 filters"),
         ({"layer1.0.conv1.weight": torch.zeros(64, 64, 3, 3)}, "VGG-19"),
         ({}, "VGG-19"),
         ([1, 2, 3], "not a weights file"),
@@ -252,10 +305,138 @@ def test_code_in_a_file_is_never_run(tmp_path: Path, form: str) -> None:
         path.write_bytes(pickle.dumps(Burglar(trace), protocol=2))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
-    refused(path, "more than tensors")
+    refused(path, "more than plain tensors")
     assert not trace.exists()
     pickle.loads(pickle.dumps(Burglar(trace)))  # it would have
     assert trace.exists()
+
+
+def safetensors_file(path: Path, header: bytes, length: int | None = None, data: bytes = b"") -> Path:
+    path.write_bytes(struct.pack("<Q", len(header) if length is None else length) + header + data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("shape", "offsets"),
+    [
+        ([4, 3, 3, 3], [0, 1 << 40]),
+        ([4, 3, 3, 3], [1 << 63, (1 << 63) + 432]),
+        ([4, 3, 3, 3], [432, 0]),
+        ([4, 3, 3, 3], [16, 448]),  # half of it is the bias
+        ([1 << 40, 3, 3, 3], [0, 432]),
+        ([1 << 62, 1 << 62, 3, 3], [0, 432]),
+        ([-4, 3, 3, 3], [0, 432]),
+    ],
+)
+def test_safetensors_that_lie_about_their_contents_are_refused(
+    tmp_path: Path, shape: list[int], offsets: list[int]
+) -> None:
+    header = {
+        "conv1_1.weight": {"dtype": "F32", "shape": shape, "data_offsets": offsets},
+        "conv1_1.bias": {"dtype": "F32", "shape": [4], "data_offsets": [432, 448]},
+    }
+    refused(safetensors_file(tmp_path / "a.safetensors", json.dumps(header).encode(), data=bytes(448)), "damaged")
+
+
+@pytest.mark.parametrize("length", [0, 1, 3, 1000, 99_999_999, 1 << 62, (1 << 64) - 1])
+def test_safetensors_that_lie_about_their_header_are_refused(tmp_path: Path, length: int) -> None:
+    refused(safetensors_file(tmp_path / "a.safetensors", b"{}", length), "damaged")
+
+
+def test_keys_of_any_kind_are_passed_over(tmp_path: Path) -> None:
+    odd = [
+        1,
+        (2, "x"),
+        None,
+        2.5,
+        "",
+        "\n",
+        "features." + "9" * 5000 + ".weight",
+        "features.\u0662.weight",
+    ]
+    torch.save({**dict.fromkeys(odd, torch.zeros(3)), **state_dict(TORCHVISION)}, tmp_path / "odd.pth")
+    assert_same_features(load(tmp_path / "odd.pth"), "torchvision")
+
+
+# --- bombs: small files that ask for much memory -------------------------------------------------------------------
+
+
+class Calls:
+    """Calls a function when it is unpickled."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.made = function, arguments
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return self.made
+
+
+def deflated(path: Path) -> None:
+    """A pickle that 300 MB of zeros follow, compressed."""
+    torch.save(state_dict(CAFFE), path.with_name("small"))
+    with zipfile.ZipFile(path.with_name("small")) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for entry in old.infolist():
+            with new.open(entry.filename, "w") as file:
+                file.write(old.read(entry))
+                for _ in range(300 * entry.filename.endswith("data.pkl")):
+                    file.write(bytes(1_000_000))
+
+
+def repeated(path: Path, old: bool) -> None:
+    """A view of one number as 16 layers of 4096 filters: 9 GB."""
+    channels, one, tensors = 3, torch.ones(1), {}
+    for layer in LAYERS:
+        tensors[f"{layer}.weight"], tensors[f"{layer}.bias"] = one.expand(4096, channels, 3, 3), one.expand(4096)
+        channels = 4096
+    torch.save(tensors, path, _use_new_zipfile_serialization=not old)
+
+
+def with_extra(path: Path, key: Any, value: Any, old: bool) -> None:
+    torch.save({**state_dict(CAFFE), key: value}, path, _use_new_zipfile_serialization=not old)
+
+
+def nested(kind: Callable[[list[Any]], Any], inner: Any, width: int, depth: int) -> Any:
+    """Little to write, as each level is the one below again and again: width ** depth times the innermost."""
+    for _ in range(depth):
+        inner = kind([inner] * width)
+    return inner
+
+
+BOMBS: dict[str, Callable[[Path], None]] = {
+    "deflated": deflated,
+    "repeated": lambda path: repeated(path, old=False),
+    "repeated, old": lambda path: repeated(path, old=True),
+    "bytes": lambda path: with_extra(path, "x", Calls(bytearray, Calls(bytearray, 300_000_000)), old=False),
+    "bytes, old": lambda path: with_extra(path, "x", Calls(bytearray, Calls(bytearray, 300_000_000)), old=True),
+    "list": lambda path: with_extra(path, "x", Calls(torch.FloatTensor, nested(list, 1.0, 100, 4)), old=False),
+    "key": lambda path: with_extra(path, nested(tuple, "x" * 50, 2, 20), torch.ones(1), old=False),
+}
+
+#: Loads a file within a gigabyte; prints what came of it, and by how many MB the memory grew.
+PROGRAM = """
+import pathlib, resource, sys
+from styletransfer.weights import StyleTransferError, load
+virtual = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (virtual + (1 << 30),) * 2)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    print(*load(pathlib.Path(sys.argv[1])))
+except StyleTransferError as error:
+    print(error)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="measures memory as Linux does")
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_takes_no_more_memory_than_any_small_file(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "bomb.pth"
+    BOMBS[name](path)
+    assert path.stat().st_size < 1_000_000
+    command = [sys.executable, "-c", PROGRAM, str(path)]
+    said, grown = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert said.startswith(str(path)) or (name == "key" and said == " ".join(TRUNK))
+    assert int(grown) < 50
 
 
 def test_a_name_that_promises_another_hash_is_refused(tmp_path: Path) -> None:
