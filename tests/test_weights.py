@@ -412,18 +412,22 @@ BOMBS: dict[str, Callable[[Path], None]] = {
     "key": lambda path: with_extra(path, nested(tuple, "x" * 50, 2, 20), torch.ones(1), old=False),
 }
 
-#: Loads a file within a gigabyte; prints what came of it, and by how many MB the memory grew.
+#: Loads a file within a gigabyte; prints what came of it, and by how many MB the memory grew at most.
 PROGRAM = """
-import pathlib, resource, sys
+import pathlib, re, resource, sys
 from styletransfer.weights import StyleTransferError, load
-virtual = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (virtual + (1 << 30),) * 2)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+def memory(what):
+    return int(re.search(what + r":\\s*(\\d+) kB", pathlib.Path("/proc/self/status").read_text())[1]) << 10
+
+resource.setrlimit(resource.RLIMIT_AS, (memory("VmSize") + (1 << 30),) * 2)
+pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+before = memory("VmRSS")
 try:
     print(*load(pathlib.Path(sys.argv[1])))
 except StyleTransferError as error:
     print(error)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
+print((memory("VmHWM") - before) >> 20)
 """
 
 
