@@ -13,7 +13,6 @@ import os
 import pickle
 import pickletools
 import re
-import socket
 import time
 import urllib.error
 import urllib.request
@@ -194,11 +193,10 @@ def _receive_patiently(url: str, part: Path) -> None:
 
 
 def _may_pass(error: Exception) -> bool:
-    """Whether another attempt makes sense. Not after a time-out: that was patience enough."""
+    """Whether another attempt makes sense. Not without a network, nor after a time-out: that was patience enough."""
     if isinstance(error, urllib.error.HTTPError):
         return error.code in (429, 500, 502, 503, 504)
-    cause = getattr(error, "reason", error)
-    return isinstance(cause, (ConnectionError, http.client.HTTPException, socket.gaierror))
+    return isinstance(error, (ConnectionError, http.client.HTTPException))
 
 
 def _receive(url: str, part: Path) -> None:
