@@ -46,6 +46,18 @@ def whole(path: Path) -> Iterator[BinaryIO]:
             name.unlink(missing_ok=True)
 
 
+def writable(folder: Path) -> bool:
+    """Whether a file can be made in a folder, found out by making one: rights alone don't tell."""
+    try:
+        handle, name = _opened(folder)
+    except OSError:
+        return False
+    os.close(handle)
+    if name is not None:
+        name.unlink()
+    return True
+
+
 def _opened(folder: Path) -> tuple[int, Path | None]:
     """The handle of a new file in a folder, and its name if it has one."""
     with contextlib.suppress(OSError, AttributeError):  # another system, or a file system without nameless files

@@ -78,9 +78,13 @@ def has_bf16() -> bool:
 
 
 @contextlib.contextmanager
-def tuned(on: torch.device, tf32: bool = False) -> Iterator[None]:
-    """Sets torch and the C library up for the optimisation, and as they were afterwards."""
-    threads = torch.get_num_threads()
+def tuned(on: torch.device, tf32: bool = False, deterministic: bool = False) -> Iterator[None]:
+    """Sets torch and the C library up for the optimisation, and as they were afterwards.
+
+    Args:
+        deterministic: on a GPU, only algorithms that give the same bits every time, instead of the fastest.
+    """
+    threads, repeatable = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     flags = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
     try:
         if on.type == "cpu":
@@ -91,10 +95,15 @@ def tuned(on: torch.device, tf32: bool = False) -> Iterator[None]:
             )
             _keep_memory(True)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark = not deterministic  # it chooses by the time that each takes just now
+        if deterministic and on.type == "cuda":
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may add up in any order
+            # A warning and no error for max pooling: windows of 2×2 don't overlap, so nothing adds up in any order.
+            torch.use_deterministic_algorithms(True, warn_only=True)
         yield
     finally:
         torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(repeatable)
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = flags
         if on.type == "cpu":
             _keep_memory(False)

@@ -26,7 +26,7 @@ from PIL import ExifTags, Image, ImageCms, PngImagePlugin, TiffImagePlugin, Unid
 from torch import Tensor
 
 from .errors import StyleTransferError, UsageError
-from .files import write_whole
+from .files import writable, write_whole
 from .options import Options
 
 log = logging.getLogger(__name__)
@@ -271,7 +271,7 @@ def check_output(path: Path, bit_depth: int, inputs: tuple[Path, ...] = ()) -> N
         raise UsageError(f"{path} is a folder; name a picture in it")
     if not os.path.isdir(path.parent):
         raise UsageError(f"{path}: the folder {path.parent} does not exist")
-    if not os.access(path.parent, os.W_OK):
+    if not writable(path.parent):
         raise UsageError(f"{path}: the folder {path.parent.absolute()} can't be written to")
     try:
         with contextlib.suppress(FileNotFoundError):

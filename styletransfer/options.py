@@ -76,6 +76,7 @@ class Options:
         "auto", "Of the network: auto is the fastest that makes no visible difference."
     )
 
+    deterministic: bool = _network(False, "On CUDA: the same bytes every time, more slowly. A CPU always gives them.")
     tile: str = _network("auto", "auto: whole or in parts, as memory allows; off; or PIXELS: in parts so wide.")
 
     def __post_init__(self) -> None:

@@ -224,7 +224,7 @@ def _prepared(content: Source, style: Source, options: Options) -> Iterator[tupl
     """Gives the job and the weights it came from, with the machine set up for it."""
     device = hardware.device(options.device)
     precision = hardware.precision(options.precision, device)
-    with hardware.tuned(device, tf32=precision.tf32), _memory_told(device):
+    with hardware.tuned(device, precision.tf32, options.deterministic), _memory_told(device):
         yield _read(content, style, options, precision, device)
 
 

@@ -289,7 +289,11 @@ def verify(path: Path) -> str:
 
 def _check_promise(path: Path) -> str:
     """The file's SHA-256, once it is seen to be what the name promises, if it promises anything."""
-    digest, promised = sha256_of(path), _promised_hash(path)
+    promised = _promised_hash(path)
+    try:
+        digest = sha256_of(path)
+    except OSError as error:
+        raise StyleTransferError(f"{path}: can't be read: {error.strerror}") from error
     if not digest.startswith(promised):
         raise StyleTransferError(
             f"{path}: not the file that its name promises: its SHA-256 begins with {digest[: len(promised)]}, "

@@ -201,7 +201,7 @@ def test_a_bad_picture_is_one_line_and_leaves_nothing(
         (["-o", "out.bmp"], 2, ".png, .jpg"),
         (["-o", "no/such/folder/out.png"], 2, "no/such/folder"),
         (["-o", "."], 2, "."),
-        (["-o", "/proc/out.png"], 1, "/proc/out.png"),
+        (["-o", "/proc/out.png"], 2, "/proc/out.png"),
         (["-o", "out.jpg", "--bit-depth", "16"], 2, "out.jpg"),
         (["--weights", "nowhere.pth"], 2, "nowhere.pth"),
         (["--weights", "{content}"], 1, "not a weights file"),

@@ -288,6 +288,14 @@ def test_a_gpu_gives_the_same_picture_as_the_cpu(content_path: Path, style_path:
     assert (gpu.tensor - cpu.tensor).abs().mean() < 1e-2
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("pooling", ["avg", "max", "l2"])
+def test_a_gpu_gives_the_same_bytes_when_told_to(content_path: Path, style_path: Path, pooling: str) -> None:
+    options = dataclasses.replace(SMALL, device="cuda", deterministic=True, iterations=60, pooling=pooling)
+    one, two = (stylize(content_path, style_path, options) for _ in range(2))
+    assert torch.equal(one.tensor, two.tensor)
+
+
 @pytest.mark.parametrize(
     ("size", "scales", "expected"),
     [

@@ -443,6 +443,14 @@ def test_a_bomb_takes_no_more_memory_than_any_small_file(tmp_path: Path, name: s
     assert int(grown) < 50
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="a file that nobody can read from its beginning")
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "vgg19-00000000.pth"
+    path.symlink_to("/proc/self/mem")
+    with pytest.raises(StyleTransferError, match=r"vgg19-00000000.pth: can't be read: Input/output error"):
+        weights.load(path)
+
+
 def test_a_name_that_promises_another_hash_is_refused(tmp_path: Path) -> None:
     torch.save(state_dict(TORCHVISION), tmp_path / "x-0123abcd.pth")
     refused(tmp_path / "x-0123abcd.pth", "0123abcd")
