@@ -6,11 +6,12 @@ request, and a term that keeps the values within what a file can hold.
 
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import ranks
@@ -64,6 +65,36 @@ class Band:
         return within, slice(offset + within.start, offset + within.stop)
 
 
+@dataclass(frozen=True)
+class Style:
+    """A picture whose style a region is to have.
+
+    Attributes:
+        image: 1×3×H×W in [0, 1].
+        share: of it in the style of its region, which is a mean over its pictures; all shares together are 1.
+        mask: 1×1×H×W in [0, 1], how much each of its pixels counts; None for all alike.
+    """
+
+    image: Tensor
+    share: float = 1.0
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of the image and what style it is to have.
+
+    Several styles are a mean of their Gram matrices: the gradient is that of the mean of their losses, which differs
+    from this one by a constant only.
+
+    Attributes:
+        mask: 1×1×H×W in [0, 1], of the image's size; None for the whole image.
+    """
+
+    styles: Sequence[Style]
+    mask: Tensor | None = None
+
+
 class Objective:
     """What the generated picture is to minimise.
 
@@ -73,8 +104,8 @@ class Objective:
 
     Args:
         encoder: returns at least the layers named in the weights.
-        content, style: image tensors 1×3×H×W in [0, 1], which may differ in size. The image to evaluate has the
-            content's.
+        content: an image tensor 1×3×H×W in [0, 1]. The image to evaluate has its size.
+        style: another one of any size, or regions with styles of their own.
         content_weights, style_weights: shares of the layers in the content and in the style loss, each of sum 1.
         alpha, beta, tv: weights of the content loss, the style loss and the total variation.
         tiling: in which parts; the whole image at once if not given.
@@ -84,7 +115,7 @@ class Objective:
         self,
         encoder: Encoder,
         content: Tensor,
-        style: Tensor,
+        style: Tensor | Sequence[Region],
         content_weights: Mapping[str, float],
         style_weights: Mapping[str, float],
         alpha: float,
@@ -109,11 +140,41 @@ class Objective:
             rows = slice(done[layer], done[layer] + features.shape[2])
             self.content_targets[layer][:, :, rows] = features
             done[layer] = rows.stop
-        sides = {layer: encoder.convolution(layer)[0].shape[0] for layer in style_weights}
-        self.style_targets = {layer: style.new_zeros(n, n) for layer, n in sides.items()}
-        for layer, features in encoder.features(style, self._rows(style)):
-            if layer in style_weights:
-                self.style_targets[layer] += gram_matrix(features, _positions(layer, style))
+        regions = [Region([Style(style)])] if isinstance(style, Tensor) else style
+        self.guides = [self._guides(region.mask) for region in regions]
+        # A position counts as much as it does without masks, however small its region is.
+        self.shares = [1.0 if region.mask is None else region.mask.square().mean().item() for region in regions]
+        self.style_targets = [self._style_targets(region.styles) for region in regions]
+
+    def _guides(self, mask: Tensor | None) -> dict[str, Tensor] | None:
+        """A mask 1×1×H×W as a factor of each style layer's features, 1×1×h×w, its mean square 1 (Gatys et al. 2017,
+        *Controlling Perceptual Factors in Neural Style Transfer*, section 4.1: there the sum of squares is 1, and Gram
+        matrices aren't divided by M).
+
+        It follows the poolings as a mean; a region's border is as soft as a layer's positions are large.
+        """
+        if mask is None:
+            return None
+        levels = [mask]
+        for _ in range(max(map(level, self.style_weights), default=0)):
+            levels.append(F.avg_pool2d(levels[-1], 2))
+        scaled = [m / m.square().mean().sqrt().clamp(min=torch.finfo(m.dtype).tiny) for m in levels]
+        return {layer: scaled[level(layer)] for layer in self.style_weights}
+
+    def _style_targets(self, styles: Sequence[Style]) -> dict[str, Tensor]:
+        """The Gram matrix of each style layer: the mean of the pictures' own."""
+        total: dict[str, Tensor] = {}
+        for style in styles:
+            guides, done = self._guides(style.mask), defaultdict[str, int](int)
+            for layer, features in self.encoder.features(style.image, self._rows(style.image)):
+                if layer not in self.style_weights:
+                    continue
+                if guides:
+                    rows = slice(done[layer], done[layer] + features.shape[2])
+                    features, done[layer] = features * guides[layer][:, :, rows], rows.stop
+                gram = style.share * gram_matrix(features, _positions(layer, style.image))
+                total[layer] = total[layer] + gram if layer in total else gram
+        return total
 
     def _rows(self, image: Tensor) -> int | None:
         """The height of strips as wide as an image that take no more memory than those of the bands."""
@@ -129,15 +190,14 @@ class Objective:
         # First of all: between the maps it would lie in the way of the next evaluation's, and the heap would grow.
         gradient = torch.zeros_like(image)
         content = image.new_zeros(())
-        grams = {layer: torch.zeros_like(target) for layer, target in self.style_targets.items()}
+        grams = [{layer: torch.zeros_like(gram) for layer, gram in targets.items()} for targets in self.style_targets]
 
         def first(band: Band, layer: str, top: int, features: Tensor) -> Tensor | None:
             if layer in self.style_weights:
-                within, _ = band.at(layer)
-                grams[layer] += gram_matrix(features[..., within], _positions(layer, image))
-            loss, pull = self._content(band, layer, top, features)
+                self._add_grams(grams, band, layer, top, features, _positions(layer, image))
+            loss, slope = self._content(band, layer, top, features)
             content.add_(loss)
-            return pull
+            return slope
 
         def second(band: Band, layer: str, top: int, features: Tensor) -> Tensor | None:
             return self._content(band, layer, top, features)[1]
@@ -148,16 +208,53 @@ class Objective:
         traces = [(band, trace(band)) for band in self.bands]
         for band, way in traces:
             way.forward(partial(first, band))
-        ranks.add_up([content, *grams.values()])
-        style, mixings = image.new_zeros(()), {}
-        for layer, weight in self.style_weights.items():
-            loss, slope = style_loss(grams[layer], self.style_targets[layer])
-            style = style + weight * loss
-            mixings[layer] = slope * (self.beta * weight * 2 / _positions(layer, image))
+        ranks.add_up([content, *(gram for region in grams for gram in region.values())])
+        style, mixings = self._style(grams, image)
         for band, way in traces:
-            way.backward(mixings, partial(second, band), gradient[..., band.left : band.right], band.core)
+            part = gradient[..., band.left : band.right]
+            way.backward(partial(self._pull, mixings, band), partial(second, band), part, band.core)
         ranks.add_up([gradient])
         return self._regularized(image, content, style, gradient)
+
+    def _guide(self, region: int, band: Band, layer: str, top: int, features: Tensor) -> Tensor | None:
+        """A region's factor of a strip of a layer's features within the band's core, if it has a mask."""
+        guides = self.guides[region]
+        return guides[layer][:, :, top : top + features.shape[2], band.at(layer)[1]] if guides else None
+
+    def _add_grams(
+        self, grams: list[dict[str, Tensor]], band: Band, layer: str, top: int, features: Tensor, positions: int
+    ) -> None:
+        """Adds what a strip contributes to the Gram matrices of every region."""
+        within = features[..., band.at(layer)[0]]
+        for region, gram in enumerate(grams):
+            guide = self._guide(region, band, layer, top, features)
+            gram[layer] += gram_matrix(within if guide is None else within * guide, positions)
+
+    def _style(self, grams: list[dict[str, Tensor]], image: Tensor) -> tuple[Tensor, list[dict[str, Tensor]]]:
+        """The style loss, and for every region ``{layer: K}``: its gradient with respect to the features F is K·F."""
+        total, mixings = image.new_zeros(()), []
+        for gram, targets, share in zip(grams, self.style_targets, self.shares, strict=True):
+            mixings.append(dict[str, Tensor]())
+            for layer, weight in self.style_weights.items():
+                loss, slope = style_loss(gram[layer], targets[layer])
+                total = total + share * weight * loss
+                mixing = slope * (self.beta * share * weight * 2 / _positions(layer, image))
+                mixings[-1][layer] = mixing.to(self.encoder.get_buffer(f"{layer}_adjoint").dtype)
+        return total, mixings
+
+    def _pull(
+        self, mixings: list[dict[str, Tensor]], band: Band, layer: str, top: int, features: Tensor
+    ) -> Tensor | None:
+        """The gradient of the style loss with respect to a strip of a layer's features within the band's core."""
+        if layer not in self.style_weights:
+            return None
+        total = None
+        for region, mixing in enumerate(mixings):
+            guide = self._guide(region, band, layer, top, features)
+            seen = features if guide is None else features * guide.square().to(features.dtype)
+            mixed = F.conv2d(seen, mixing[layer][:, :, None, None])
+            total = mixed if total is None else total.add_(mixed)
+        return total
 
     def _content(self, band: Band, layer: str, top: int, features: Tensor) -> tuple[Tensor | float, Tensor | None]:
         """What a strip of a layer's features contributes to the content loss, and α times its gradient."""

@@ -41,6 +41,9 @@ _FUSED = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
 #: Called with a layer's name, the number of a row of its feature map and a strip of the map from there on, 1×N×rows×W.
 #: Gives the part of the loss's gradient with respect to the strip that can be told from it alone, if there is any.
 Tap = Callable[[str, int, Tensor], Tensor | None]
+#: Called likewise on the way back: the part of the gradient with respect to a strip that is known only after all strips
+#: were seen.
+Pull = Callable[[str, int, Tensor], Tensor | None]
 
 
 class Encoder(nn.Module):
@@ -241,16 +244,15 @@ class Trace:
             del x, pull
 
     @torch.no_grad()
-    def backward(self, mixings: Mapping[str, Tensor], tap: Tap, gradient: Tensor, columns: slice = slice(None)) -> None:
+    def backward(self, pull: Pull, tap: Tap, gradient: Tensor, columns: slice = slice(None)) -> None:
         """Adds the gradient with respect to the image of a loss that is a sum over layers; once, after `forward`.
 
-        With respect to a layer's features F it is what the tap has given for them plus K·F.
+        With respect to a layer's features it is what the tap has given for them plus what `pull` gives.
 
         Args:
-            mixings: ``{layer: K}``, N×N.
             tap: sees the features again that weren't kept.
             gradient: of the image's shape; what it is added to.
-            columns: those of the image that count: outside, K·F is left out, and the tap's maps are for these only.
+            columns: those of the image that count: the maps of the tap and of `pull` are for these only.
         """
         lost = [name for name in self.encoder.names if level(name) + 1 < self.kept]
         again = self.encoder.maps(self.image, self.rows, lost)
@@ -262,7 +264,7 @@ class Trace:
                 while layer.waiting.rows < rows:
                     name, top, x = next(again)
                     self._keep(name, x, tap(name, top, x) if name in self.encoder.layers else None)
-                strip = self._back(layer, layer.waiting.take(rows), strip, mixings.get(layer.name), columns)
+                strip = self._back(layer, layer.waiting.take(rows), strip, pull, columns)
                 if strip is None:
                     break
             else:
@@ -279,7 +281,7 @@ class Trace:
         layer: "_Layer",
         pieces: list[tuple[Tensor, Tensor | None]],
         gradient: Tensor | None,
-        mixing: Tensor | None,
+        pull: Pull,
         columns: slice,
     ) -> Tensor | None:
         """Takes a strip of the gradient from what follows a layer to its input; gives the rows that are ready."""
@@ -290,28 +292,29 @@ class Trace:
         within = slice(*((c and c >> level(layer.name)) for c in (columns.start, columns.stop)))
         top = 0
         while pieces:  # none is needed twice, and they are large
-            x, pull = pieces.pop(0)
+            x, known = pieces.pop(0)
             part = gradient[:, :, top : top + x.shape[2]]
-            if mixing is not None:
-                part[..., within] += F.conv2d(x[..., within], mixing.to(x.dtype)[:, :, None, None])
-            if pull is not None:
-                part[..., within] += pull
+            for more in (known, pull(layer.name, layer.used, x[..., within])):
+                if more is not None:
+                    part[..., within] += more
+            layer.used += x.shape[2]
             torch.ops.aten.threshold_backward.grad_input(part, x, 0, grad_input=part)
             top += x.shape[2]
-            del x, pull, part
+            del x, known, more, part
         return layer.convolution.push(gradient)
 
 
 @dataclass
 class _Layer:
     """What a `Trace` has of one layer: whether a pooling follows, how many rows of the gradient are missing, what
-    takes the gradient back, and the features and the tap's maps that are kept for it."""
+    takes the gradient back, the features and the tap's maps that are kept for it, and how many of those are used."""
 
     name: str
     pooled: bool
     missing: int
     convolution: Sliding
     waiting: Queue = field(default_factory=Queue)
+    used: int = 0
 
     def take(self, following: int) -> int:
         """How many rows belong to so many rows of what follows; they are not missing any more."""

@@ -6,7 +6,7 @@ import torch
 from conftest import SMALL, random_convolutions
 
 from styletransfer.losses import gram_matrix
-from styletransfer.objective import GAMUT_WEIGHT, Losses, Objective
+from styletransfer.objective import GAMUT_WEIGHT, Losses, Objective, Region, Style
 from styletransfer.vgg import Encoder
 
 CONTENT = {"conv4_2": 0.75, "conv2_2": 0.25}
@@ -14,7 +14,7 @@ STYLE = {"conv1_1": 0.1, "conv2_1": 0.2, "conv3_1": 0.3, "conv4_1": 0.2, "conv5_
 
 
 def make(
-    pooling: str = "avg", alpha: float = 1.0, beta: float = 10.0, tv: float = 0.5
+    pooling: str = "avg", alpha: float = 1.0, beta: float = 10.0, tv: float = 0.5, regions: bool = False
 ) -> tuple[Objective, torch.Tensor]:
     rng = torch.Generator().manual_seed(3)
     content = torch.rand(1, 3, 33, 48, generator=rng, dtype=torch.float64)
@@ -22,12 +22,20 @@ def make(
     encoder = Encoder(random_convolutions(SMALL), {**CONTENT, **STYLE}, pooling).double()
     encoder.normalize([content, style])
     image = torch.rand(1, 3, 33, 48, generator=rng, dtype=torch.float64) * 1.2 - 0.1  # some values outside [0, 1]
-    return Objective(encoder, content, style, CONTENT, STYLE, alpha, beta, tv), image
+    return Objective(encoder, content, masked(style) if regions else style, CONTENT, STYLE, alpha, beta, tv), image
 
 
-@pytest.mark.parametrize("pooling", ["avg", "max", "l2"])
-def test_gradient_against_finite_differences(pooling: str) -> None:
-    objective, image = make(pooling)
+def masked(style: torch.Tensor) -> list[Region]:
+    """Two regions with soft masks; the first has a mean of two styles, of which one has a mask too."""
+    rng = torch.Generator().manual_seed(4)
+    left, right, part = (torch.rand(1, 1, *s, generator=rng, dtype=torch.float64) for s in [(33, 48)] * 2 + [(40, 32)])
+    left[..., 30:], right[..., :25] = 0, 0
+    return [Region([Style(style.flip(3), 0.3), Style(style, 0.7, part)], left), Region([Style(style)], right)]
+
+
+@pytest.mark.parametrize(("pooling", "regions"), [("avg", False), ("max", False), ("l2", False), ("avg", True)])
+def test_gradient_against_finite_differences(pooling: str, regions: bool) -> None:
+    objective, image = make(pooling, regions=regions)
     _, gradient = objective.evaluate(image)
     rng = torch.Generator().manual_seed(5)
     for _ in range(5):
@@ -58,13 +66,38 @@ def test_total_is_the_weighted_sum_of_the_terms_in_numpy() -> None:
     for layer, w in STYLE.items():
         flat = features[layer].reshape(len(features[layer]), -1)
         gram = flat @ flat.T / flat.shape[1]
-        style += w * ((gram - objective.style_targets[layer].numpy()) ** 2).mean()
+        style += w * ((gram - objective.style_targets[0][layer].numpy()) ** 2).mean()
     x = image.numpy()
     tv = (np.diff(x, axis=2) ** 2).mean() + (np.diff(x, axis=3) ** 2).mean()
     outside = (np.maximum(-x, 0) ** 2 + np.maximum(x - 1, 0) ** 2).mean()
     np.testing.assert_allclose([losses.content, losses.style, losses.tv], [content, style, tv], rtol=1e-6)
     expected = 2 * content + 30 * style + 4 * tv + GAMUT_WEIGHT * 32 * outside
     np.testing.assert_allclose(losses.total, expected, rtol=1e-6)
+
+
+def test_the_style_of_regions_is_that_of_guided_gram_matrices_in_numpy() -> None:
+    """Σ T² F Fᵀ / Σ T², T the mask at the layer's positions: the mean of the 2×2 below it, over and over."""
+    objective, image = make(regions=True)
+    rng = torch.Generator().manual_seed(3)
+    torch.rand(1, 3, 33, 48, generator=rng, dtype=torch.float64)
+    style = torch.rand(1, 3, 40, 32, generator=rng, dtype=torch.float64)
+
+    def guided(picture: torch.Tensor, mask: torch.Tensor | None, layer: str) -> np.ndarray:
+        features = objective.encoder(picture)[layer].numpy()[0]
+        t = np.ones(picture.shape[2:]) if mask is None else mask[0, 0].numpy()
+        while t.shape != features.shape[1:]:
+            h, w = t.shape[0] // 2, t.shape[1] // 2
+            t = t[: 2 * h, : 2 * w].reshape(h, 2, w, 2).mean((1, 3))
+        return np.einsum("ihw,jhw,hw->ij", features, features, t**2) / (t**2).sum()
+
+    loss = 0.0
+    for region in masked(style):
+        assert region.mask is not None
+        for layer, w in STYLE.items():
+            target = sum(s.share * guided(s.image, s.mask, layer) for s in region.styles)
+            slope = guided(image, region.mask, layer) - target
+            loss += (region.mask.numpy() ** 2).mean() * w * (slope**2).mean()
+    np.testing.assert_allclose(Losses(*objective.evaluate(image)[0].tolist()).style, loss, rtol=1e-9)
 
 
 def test_the_content_picture_has_no_content_loss_and_the_style_picture_no_style_loss() -> None:
@@ -74,7 +107,7 @@ def test_the_content_picture_has_no_content_loss_and_the_style_picture_no_style_
     assert Losses(*objective.evaluate(content)[0].tolist()).content == 0
     style = torch.rand(1, 3, 40, 32, generator=rng, dtype=torch.float64)
     features = objective.encoder(style)
-    for layer, target in objective.style_targets.items():
+    for layer, target in objective.style_targets[0].items():
         np.testing.assert_allclose(gram_matrix(features[layer]).numpy(), target.numpy())
 
 

@@ -7,7 +7,7 @@ from conftest import SMALL, random_convolutions
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from styletransfer.objective import Objective, Tiling, bands
+from styletransfer.objective import Objective, Region, Style, Tiling, bands
 from styletransfer.options import LAYERS
 from styletransfer.vgg import Encoder
 
@@ -16,13 +16,26 @@ CONVOLUTIONS = random_convolutions(SMALL)
 
 
 def objective(
-    dtype: torch.dtype, size: tuple[int, int], style: list[str], content: list[str], pooling: str, tiling: Tiling
+    dtype: torch.dtype,
+    size: tuple[int, int],
+    style: list[str],
+    content: list[str],
+    pooling: str,
+    tiling: Tiling,
+    masked: bool = False,
 ) -> Objective:
     encoder = Encoder(CONVOLUTIONS, [*style, *content], pooling).to(dtype)
     rng = torch.Generator().manual_seed(1)
-    pictures = (torch.rand(1, 3, *s, generator=rng, dtype=torch.float64).to(dtype) for s in (size, (70, 83)))
+    content_picture, picture = (
+        torch.rand(1, 3, *s, generator=rng, dtype=torch.float64).to(dtype) for s in (size, (70, 83))
+    )
     equal = ({layer: 1 / len(layers) for layer in layers} for layers in (content, style))
-    return Objective(encoder, *pictures, *equal, alpha=1.0, beta=1e3, tv=0.3, tiling=tiling)
+    regions = [Region([Style(picture)])]
+    if masked:
+        masks = [torch.rand(1, 1, *s, generator=rng, dtype=dtype) for s in (size, size, (70, 83))]
+        regions = [Region([Style(picture, 0.4, masks[2]), Style(content_picture, 0.6)], masks[0])]
+        regions.append(Region([Style(picture)], masks[1] * (masks[1] > 0.5)))
+    return Objective(encoder, content_picture, regions, *equal, alpha=1.0, beta=1e3, tv=0.3, tiling=tiling)
 
 
 layer_sets = st.lists(st.sampled_from(LAYERS), min_size=1, max_size=5, unique=True)
@@ -41,18 +54,19 @@ tilings = st.builds(
     content=layer_sets,
     pooling=st.sampled_from(["avg", "max", "l2"]),
     tiling=tilings,
+    masked=st.booleans(),
 )
-@example(size=(97, 131), style=PAPERS, content=["conv4_2"], pooling="avg", tiling=Tiling(32, 16, 6))
-@example(size=(65, 65), style=PAPERS, content=["conv4_2"], pooling="avg", tiling=Tiling(64, 64, 6))  # a pixel more
-@example(size=(31, 40), style=PAPERS, content=["conv4_2"], pooling="max", tiling=Tiling(64, 64, 3))  # smaller
-@example(size=(170, 16), style=PAPERS, content=["conv1_1"], pooling="l2", tiling=Tiling(16, 1, 6))
+@example((97, 131), PAPERS, ["conv4_2"], "avg", Tiling(32, 16, 6), True)
+@example((65, 65), PAPERS, ["conv4_2"], "avg", Tiling(64, 64, 6), False)  # a pixel more
+@example((31, 40), PAPERS, ["conv4_2"], "max", Tiling(64, 64, 3), False)  # smaller
+@example((170, 16), PAPERS, ["conv1_1"], "l2", Tiling(16, 1, 6), True)
 def test_loss_and_gradient_are_those_of_the_whole(
-    size: tuple[int, int], style: list[str], content: list[str], pooling: str, tiling: Tiling
+    size: tuple[int, int], style: list[str], content: list[str], pooling: str, tiling: Tiling, masked: bool
 ) -> None:
     image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     arguments = (torch.float64, size, style, content, pooling)
-    terms, gradient = objective(*arguments, Tiling()).evaluate(image)
-    tiled_terms, tiled_gradient = objective(*arguments, tiling).evaluate(image)
+    terms, gradient = objective(*arguments, Tiling(), masked).evaluate(image)
+    tiled_terms, tiled_gradient = objective(*arguments, tiling, masked).evaluate(image)
     np.testing.assert_allclose(tiled_terms.numpy(), terms.numpy(), rtol=1e-10)
     assert (tiled_gradient - gradient).norm() <= 1e-10 * gradient.norm()
 

@@ -80,7 +80,11 @@ def test_gradient_is_that_of_autograd(pooling: str, size: tuple[int, int]) -> No
     trace = Trace(encoder, image.detach())
     trace.forward(lambda name, top, features: pulls[name])
     gradient = torch.zeros_like(image)
-    trace.backward(mixings, lambda name, top, features: None, gradient)
+
+    def pull(name: str, top: int, features: torch.Tensor) -> torch.Tensor | None:
+        return torch.einsum("ij,bjhw->bihw", mixings[name], features) if name in mixings else None
+
+    trace.backward(pull, lambda name, top, features: None, gradient)
     np.testing.assert_allclose(gradient.numpy(), expected.numpy(), rtol=1e-9, atol=1e-12)
 
 
