@@ -188,7 +188,7 @@ def exact(args: argparse.Namespace, options: Options) -> tuple[Encoder, Tensor, 
     """The run's normalised network in float32 and its two targets, as `stylize` makes them."""
     device = hardware.device(options.device)
     pictures = images.read(args.content), images.read(args.style)
-    small, large = (p.resized(pipeline._fitted(p.rgb.size, options.size)).tensor().to(device) for p in pictures)
+    small, large = (p.resized(images.fitted(p.rgb.size, options.size)).tensor().to(device) for p in pictures)
     convolutions = weights.resolve(options.model, options.weights)[1]
     return pipeline._encoder(convolutions, pictures, options, device), painting.with_bleed(small), large
 

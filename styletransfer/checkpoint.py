@@ -37,7 +37,7 @@ class Checkpoint:
 
     Attributes:
         run: what the run was asked to do; to be the same when it goes on.
-        sources: content and style as absolute paths, or None for what was no file, and the options: to run it again.
+        sources: content and styles as absolute paths, or None for what was no file, and the options: to run it again.
         progress: how far it is.
         tensors: pictures and the optimiser's state.
     """

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args, get_origin, get_type_hints
 
 import typer
 from typer.core import TyperGroup
@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # torch takes seconds to import: `--help` must not
     from .pipeline import Result
 
 DEFAULT_COMMAND = "stylize"
+_BETWEEN = "\0"  # what no argument can hold
 
 
 class _DefaultCommandGroup(TyperGroup):
@@ -40,6 +41,7 @@ class _DefaultCommandGroup(TyperGroup):
         first = args[0] if args else "--help"
         own_options = {name for parameter in self.params for name in parameter.opts}
         completing = ctx.resilient_parsing
+        args = _with_masks_joined(args)
         if first in self.commands or first.partition("=")[0] in own_options or (completing and not args):
             return super().parse_args(ctx, args)
         if not first.startswith("-") and not os.path.exists(first) and not completing:
@@ -48,6 +50,17 @@ class _DefaultCommandGroup(TyperGroup):
                 f"{first!r} is neither a file nor a command (nearest command: {' or '.join(map(repr, near))})"
             )
         return super().parse_args(ctx, [DEFAULT_COMMAND, *(args or [first])])
+
+
+def _with_masks_joined(args: list[str]) -> list[str]:
+    """Each --mask with its two values as one: Typer knows no option that is repeatable and has two."""
+    joined: list[str] = []
+    for arg in args:
+        if joined[-2:-1] == ["--mask"] and _BETWEEN not in joined[-1]:
+            joined[-1] += _BETWEEN + arg
+        else:
+            joined.append(arg)
+    return joined
 
 
 app = typer.Typer(
@@ -96,9 +109,10 @@ def _from_options(function: Callable[..., None]) -> Callable[..., None]:
     generated = []
     for field in dataclasses.fields(Options):
         many = get_origin(hints[field.name]) is tuple
+        each = get_args(hints[field.name])[0] if many else None
         flag = field.metadata["flag"] or "--" + field.name.replace("_", "-")
         option = typer.Option(flag, help=field.metadata["help"], rich_help_panel=field.metadata["panel"])
-        hint = list[str] if many else hints[field.name]
+        hint = list[float] if each is float else list[str] if many else hints[field.name]
         default: Any = field.default
         generated.append(
             inspect.Parameter(
@@ -121,7 +135,9 @@ def _from_options(function: Callable[..., None]) -> Callable[..., None]:
 @_from_options
 def stylize_command(
     content: Annotated[Path, typer.Argument(metavar="CONTENT", help="The photograph.")],
-    style: Annotated[Path, typer.Argument(metavar="STYLE", help="The painting.")],
+    style: Annotated[
+        list[Path], typer.Argument(metavar="STYLE...", help="The painting; several, or a folder of them, are blended.")
+    ],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="PNG, JPEG, WebP or TIFF by its ending.", show_default="CONTENT_STYLE.png"),
@@ -134,7 +150,7 @@ def stylize_command(
     ] = False,
     **settings: Any,
 ) -> None:
-    """Paint CONTENT in the style of STYLE.
+    """Paint CONTENT in the style of STYLE, or of several at once.
 
     Prints the path of the picture; progress and notices go to stderr.
     """
@@ -142,7 +158,7 @@ def stylize_command(
         content,
         style,
         _options(settings),
-        output or Path(f"{content.stem}_{style.stem}.png"),
+        output or Path(f"{content.stem}_{style[0].stem}.png"),
         quiet=quiet,
         as_json=as_json,
         resume=resume,
@@ -159,14 +175,14 @@ def resume_command(
     from . import checkpoint
 
     saved = checkpoint.read(checkpoint.beside(output), told_only=True).sources
-    if not (saved["content"] and saved["style"]):
+    if not all([saved["content"], *saved["styles"]]):
         raise UsageError(f"{output}: its content and style were no files; go on from Python")
-    options = _options(saved["options"])
-    _make(Path(saved["content"]), Path(saved["style"]), options, output, quiet=quiet, as_json=as_json, resume=True)
+    content, *styles = map(Path, (saved["content"], *saved["styles"]))
+    _make(content, styles, _options(saved["options"]), output, quiet=quiet, as_json=as_json, resume=True)
 
 
 def _make(
-    content: Path, style: Path, options: Options, target: Path, *, quiet: bool, as_json: bool, resume: bool
+    content: Path, styles: list[Path], options: Options, target: Path, *, quiet: bool, as_json: bool, resume: bool
 ) -> None:
     with contextlib.ExitStack() as stack:
         interrupted = stack.enter_context(_interruptible())  # the imports take seconds
@@ -178,12 +194,14 @@ def _make(
         first = ranks.rank() == 0
         _notices(quiet or not first)
         images.check_output(
-            target, options.bit_depth, (content, style, Path(options.init), Path(options.weights or ""))
+            target,
+            options.bit_depth,
+            (content, *styles, *map(Path, options.files)),
         )
         with _bar(options, quiet or not first) as show:
             result = stylize(
                 content,
-                style,
+                styles,
                 options,
                 callback=lambda step: show(step) or interrupted(),
                 checkpoint=beside(target),
@@ -217,7 +235,9 @@ def _save(result: "Result", target: Path) -> Path:
 @_from_options
 def plan_command(
     content: Annotated[Path, typer.Argument(metavar="CONTENT", help="The photograph.")],
-    style: Annotated[Path, typer.Argument(metavar="STYLE", help="The painting.")],
+    style: Annotated[
+        list[Path], typer.Argument(metavar="STYLE...", help="The painting; several, or a folder of them, are blended.")
+    ],
     **settings: Any,
 ) -> None:
     """Tell how long a picture would take, in what memory and in which parts, without making it.
@@ -242,7 +262,15 @@ def _options(settings: dict[str, Any]) -> Options:
     given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()
     }
+    given["mask"] = tuple(_pair(mask) for mask in given["mask"])
     return Options(**given)
+
+
+def _pair(mask: str | Sequence[str]) -> tuple[str, str]:
+    pair = mask.split(_BETWEEN) if isinstance(mask, str) else mask
+    if len(pair) != 2:
+        raise UsageError("--mask takes two pictures: CONTENT_MASK STYLE_MASK (- for all of the style)")
+    return pair[0], pair[1]
 
 
 def _verdict(result: "Result", target: Path, interrupted: int, resume: str) -> int:

@@ -96,6 +96,15 @@ class Picture:
         return to_tensor(self.rgb)
 
 
+def fitted(size: tuple[int, int], longer: int, shorter: int = 1, *, enlarge: bool = False) -> tuple[int, int]:
+    """(width, height) in the same proportions with the longer side as told, unless that would enlarge it; neither
+    side falls below `shorter`."""
+    scale = longer / max(size)
+    if scale > 1 and not enlarge:
+        scale = 1
+    return max(shorter, round(size[0] * scale)), max(shorter, round(size[1] * scale))
+
+
 def to_tensor(image: Image.Image) -> Tensor:
     """Pillow image in mode RGB -> image tensor 1×3×H×W in [0, 1]."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].contiguous() / 255

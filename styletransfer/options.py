@@ -25,6 +25,10 @@ _network = partial(_option, "Network")
 _PAPERS_STYLE_LAYERS = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
 
 
+#: Values of `init` that are no file.
+STARTS = ("content", "style", "noise")
+
+
 @dataclass(frozen=True)
 class Options:
     """Settings of one run. Raises `UsageError` when a value can't be meant.
@@ -49,6 +53,11 @@ class Options:
     style_scale: float = _style(
         1.0, "Size of the style picture by that of the content: sets that of the strokes.", minimum=0.01
     )
+    style_weight: tuple[float, ...] = _style((), "Weight of each of several styles, in order; repeatable.", minimum=0)
+    mask: tuple[tuple[str, str], ...] = _style(
+        (), "CONTENT_MASK STYLE_MASK: white parts get the style of white parts (- for all); repeatable."
+    )
+    keep: str | None = _style(None, "A mask: the photograph stays as it is where this picture is white.")
     tv: float = _style(0.0, "Weight of the total variation, which smooths; try 100 to 1000.", minimum=0)
 
     optimizer: Literal["lbfgs", "adam"] = _optimisation("lbfgs", "L-BFGS, or Adam.")
@@ -96,6 +105,8 @@ class Options:
 
     def _check(self, name: str, minimum: float | None) -> None:
         value, hint = getattr(self, name), _HINTS[name]
+        if isinstance(value, tuple) and minimum is not None:
+            value = min(value, default=None)
         if get_origin(hint) is Literal and value not in get_args(hint):
             raise UsageError(f"{name} is {value!r}; it can be {', '.join(get_args(hint))}")
         if minimum is None or value is None:
@@ -107,6 +118,12 @@ class Options:
     def content_weights(self) -> dict[str, float]:
         """Content layers with their shares of the content loss (sum 1)."""
         return layer_weights(self.content_layers)
+
+    @property
+    def files(self) -> list[str]:
+        """Every file that a setting names."""
+        named = [self.init if self.init not in STARTS else None, self.weights, self.keep, *sum(self.mask, ())]
+        return [name for name in named if name]
 
     def that_matter(self) -> dict[str, Any]:
         """The fields that make a difference to the picture, by name."""

@@ -18,8 +18,9 @@ from . import hardware, plan, ranks
 from .checkpoint import Checkpoint, Keeper
 from .curvature import HISTORY, InverseHessian
 from .errors import StyleTransferError
-from .images import Picture
-from .objective import Evaluate, Losses, Objective, Tiling
+from .images import Picture, fitted
+from .inputs import Inputs, Styled
+from .objective import Evaluate, Losses, Objective, Region, Style, Tiling
 from .optimize import ADAM_LEARNING_RATE, PATIENCE, Step, minimize
 from .options import Options
 from .vgg import Encoder
@@ -48,10 +49,14 @@ RECOVERIES, SHORTER = 3, 0.25
 
 @dataclass(frozen=True)
 class Scale:
-    """(width, height) of content and style in one of the sizes that are worked through."""
+    """One of the sizes that are worked through: (width, height) of the content, the longer side of the styles."""
 
     content: tuple[int, int]
-    style: tuple[int, int]
+    style: int
+
+    def of(self, style: Picture) -> tuple[int, int]:
+        """(width, height) of a style picture; it isn't enlarged."""
+        return fitted(style.rgb.size, self.style)
 
 
 @dataclass(frozen=True)
@@ -66,8 +71,7 @@ class Network:
 class Job:
     """What stays the same on all scales. The last network is the one that counts; one before it makes a warm start."""
 
-    pictures: tuple[Picture, Picture]
-    start: Picture
+    inputs: Inputs
     scales: list[Scale]
     networks: list[Network]
     options: Options
@@ -158,7 +162,7 @@ class Painting:
         else:
             self._state = {}
         if not begun:
-            content = self.job.pictures[0]
+            content = self.job.inputs.content
             start = stepped_up(trimmed(self.image), content, scale.content) if self.runs else _initial(self.job)
             self.image = self._last = with_bleed(start).to(self.job.device)
             del start  # large
@@ -199,7 +203,7 @@ class Painting:
             unread.clear()
             if step.iteration == 0 or run.losses[-1].total <= run.losses[run.best].total:
                 run.best, self.image = step.iteration, step.image
-            shown = replace(step, image=trimmed(step.image), network=run.network, most=iterations)
+            shown = replace(step, image=kept(self.job, trimmed(step.image)), network=run.network, most=iterations)
             asked = ranks.agreed(bool(self.job.callback and self.job.callback(shown)))
             run.stopped = _reason_to_stop(run.losses, step.tried, iterations)
             keeper = self.job.keeper
@@ -233,7 +237,11 @@ class Painting:
         hardware.release_memory(self.job.device)  # what making it has left in pieces
         state, self._state = self._state, {}
         options, image = self.job.options, self._last
-        evaluate = hardware.captured(objective.evaluate, image)
+        evaluate: Evaluate = objective.evaluate
+        if (keep := _mask(self.job.inputs.keep, scale, self.job.device)) is not None:
+            content = with_bleed(self.job.inputs.content.resized(scale.content).tensor()).to(self.job.device)
+            evaluate = _keeping(evaluate, keep, content)
+        evaluate = hardware.captured(evaluate, image)
         if self._plan.tiling.rows and image.device.type == "cpu":  # memory is scarce
             evaluate = _without_gaps(evaluate)
         rate = options.learning_rate
@@ -279,7 +287,7 @@ class Painting:
         self._state = {name.removeprefix("optimizer."): tensor for name, tensor in tensors.items()}
         told = saved.progress
         for run in told["runs"]:
-            scale = Scale(tuple(run["scale"]["content"]), tuple(run["scale"]["style"]))
+            scale = Scale(tuple(run["scale"]["content"]), run["scale"]["style"])
             losses = [Losses(**terms) for terms in run["losses"]]
             self.runs.append(Run(run["network"], scale, losses, run["best"], run["stopped"]))
         self._plan = plan.Plan(**{**told["plan"], "tiling": Tiling(**told["plan"]["tiling"])})
@@ -370,12 +378,12 @@ def plan_for(job: Job, scale: Scale) -> plan.Plan:
 
 def seconds_per_iteration(job: Job, scale: Scale, choice: plan.Plan) -> float:
     """Of the network that counts, told from some iterations on the middle of the picture."""
-    (width, height), style = scale.content, scale.style
-    part = Scale((min(width, SAMPLE), min(height, SAMPLE)), style)
+    width, height = scale.content
+    part = Scale((min(width, SAMPLE), min(height, SAMPLE)), scale.style)
     left, top = (width - part.content[0]) // 2, (height - part.content[1]) // 2
     box = left, top, left + part.content[0], top + part.content[1]
-    middle = Picture(job.pictures[0].resized(scale.content).rgb.crop(box))
-    sample = replace(job, pictures=(middle, job.pictures[1]), scales=[part])
+    middle = Picture(job.inputs.content.resized(scale.content).rgb.crop(box))
+    sample = replace(job, inputs=replace(job.inputs, content=middle), scales=[part])
     tiling = replace(choice.tiling, columns=None)
     painting = Painting(sample)
     painting._plan = replace(choice, tiling=tiling)
@@ -415,18 +423,24 @@ def _initial(job: Job) -> Tensor:
     """The starting image 1×3×H×W of the coarsest scale: the content, noise, or the middle of another picture."""
     size, options = job.scales[0].content, job.options
     if options.init == "content":
-        return job.pictures[0].resized(size).tensor()
+        return job.inputs.content.resized(size).tensor()
     if options.init == "noise":
         return torch.rand(1, 3, size[1], size[0], generator=torch.Generator().manual_seed(options.seed))
-    return Picture(ImageOps.fit(job.start.rgb, size, Image.Resampling.LANCZOS)).tensor()
+    return Picture(ImageOps.fit(job.inputs.start.rgb, size, Image.Resampling.LANCZOS)).tensor()
 
 
 def _objective(job: Job, encoder: Encoder, scale: Scale, tiling: Tiling) -> Objective:
-    options = job.options
+    options, device = job.options, job.device
+
+    def styled(given: Styled) -> Style:
+        size = scale.of(given.picture)
+        mask = given.mask.resized(size).tensor()[:, :1].to(device) if given.mask else None
+        return Style(given.picture.resized(size).tensor().to(device), given.share, mask)
+
     return Objective(
         encoder,
-        with_bleed(job.pictures[0].resized(scale.content).tensor()).to(job.device),
-        job.pictures[1].resized(scale.style).tensor().to(job.device),
+        with_bleed(job.inputs.content.resized(scale.content).tensor()).to(device),
+        [Region([styled(s) for s in part.styles], _mask(part.mask, scale, device)) for part in job.inputs.parts],
         content_weights=options.content_weights,
         style_weights=options.style_weights,
         alpha=options.alpha,
@@ -434,3 +448,27 @@ def _objective(job: Job, encoder: Encoder, scale: Scale, tiling: Tiling) -> Obje
         tv=options.tv,
         tiling=tiling,
     )
+
+
+def _mask(mask: Picture | None, scale: Scale, device: torch.device) -> Tensor | None:
+    """A mask of the content as 1×1×H×W for the canvas."""
+    return None if mask is None else with_bleed(mask.resized(scale.content).tensor()[:, :1]).to(device)
+
+
+def _keeping(evaluate: Evaluate, keep: Tensor, content: Tensor) -> Evaluate:
+    """The same of the image with the content where `keep` is 1: there, what the optimiser does makes no difference."""
+
+    def evaluated(image: Tensor) -> tuple[Tensor, Tensor]:
+        terms, gradient = evaluate(torch.lerp(image, content, keep))
+        return terms, gradient.mul_(1 - keep)
+
+    return evaluated
+
+
+def kept(job: Job, image: Tensor) -> Tensor:
+    """An image 1×3×H×W with the photograph where it is to stay."""
+    if job.inputs.keep is None:
+        return image
+    size = image.shape[3], image.shape[2]
+    content, keep = (p.resized(size).tensor().to(image.device) for p in (job.inputs.content, job.inputs.keep))
+    return torch.lerp(image, content, keep)

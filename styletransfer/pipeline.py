@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from . import hardware, images, plan, ranks, weights
+from . import hardware, images, inputs, plan, ranks, weights
 from .checkpoint import Checkpoint, Keeper, compare, read
 from .errors import StyleTransferError, UsageError
-from .images import Picture
+from .images import Picture, fitted
+from .inputs import Inputs, Source, Styles
 from .objective import Losses
-from .options import Options
+from .options import STARTS, Options
 from .painting import (
     BLEED,
     Callback,
@@ -29,6 +30,7 @@ from .painting import (
     Network,
     Painting,
     Scale,
+    kept,
     most_iterations,
     plan_for,
     seconds_per_iteration,
@@ -38,8 +40,6 @@ from .painting import (
 from .vgg import Encoder
 
 log = logging.getLogger(__name__)
-
-Source = str | os.PathLike[str] | Image.Image | Tensor
 
 #: The longer side at which the filters' mean activations are taken, so that they don't depend on --size.
 NORMALIZATION_SIZE = 256
@@ -51,8 +51,6 @@ LARGE = 100_000
 COARSEST = 768
 #: No scale but the last has a shorter side.
 SMALLEST = 32
-#: Values of --init that are no file.
-STARTS = ("content", "style", "noise")
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class Result:
         seconds: wall time from the call to the picture.
         peak_memory_bytes: of the process on a CPU (resident), of torch's allocations on a GPU.
         alpha: the content's opacity, Pillow mode L, or None.
-        inputs: file names of content and style, without folders.
+        inputs: file names of content and styles, without folders.
         checkpoint: where the run's checkpoint is, or would be, if there was to be one.
     """
 
@@ -92,7 +90,7 @@ class Result:
     seconds: float
     peak_memory_bytes: int
     alpha: Image.Image | None = None
-    inputs: tuple[str, str] = ("image", "image")
+    inputs: Sequence[str] = ("image", "image")
     checkpoint: Path | None = None
 
     @property
@@ -120,7 +118,11 @@ class Result:
         settings = self.options.that_matter()
         settings["weights"] = self.options.weights and Path(self.options.weights).name
         settings["init"] = Path(self.options.init).name
-        made = {"version": __version__, "content": self.inputs[0], "style": self.inputs[1], "model": self.model}
+        settings["keep"] = self.options.keep and Path(self.options.keep).name
+        settings["mask"] = [[Path(mask).name for mask in pair] for pair in self.options.mask]
+        content, *styles = self.inputs
+        style = styles[0] if len(styles) == 1 else styles
+        made = {"version": __version__, "content": content, "style": style, "model": self.model}
         return {**settings, **made, "iterations": self.iterations, "loss": dataclasses.asdict(self.best)}
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -142,7 +144,7 @@ class Result:
 
 def stylize(
     content: Source,
-    style: Source,
+    style: Styles,
     options: Options | None = None,
     *,
     callback: Callback | None = None,
@@ -153,7 +155,8 @@ def stylize(
     """Renders the content picture in the style of the other.
 
     Args:
-        content, style: paths, Pillow images, or image tensors 1×3×H×W in [0, 1].
+        content: a path, a Pillow image, or an image tensor 1×3×H×W in [0, 1].
+        style: likewise, or a folder of pictures, or several of these (`Options.style_weight`, `Options.mask`).
         options: the settings; the defaults if not given.
         callback: called with every `Step`, on a GPU with every tenth; a true return value ends the run with the best
             picture so far.
@@ -168,20 +171,21 @@ def stylize(
     """
     start = time.monotonic()
     options = _changed(options, changes)
-    kept = Path(checkpoint) if checkpoint is not None and options.checkpoint_every != "off" else None
+    path = Path(checkpoint) if checkpoint is not None and options.checkpoint_every != "off" else None
     with _prepared(content, style, options) as (job, convolutions):
         job = dataclasses.replace(job, callback=callback)
         saved = None
-        if kept:
+        if path:
             asked = _identity(job, convolutions)
-            saved = _saved(kept, asked) if resume else None
-            job = dataclasses.replace(job, keeper=_keeper(kept, job, asked, (content, style), saved is not None))
+            saved = _saved(path, asked) if resume else None
+            job = dataclasses.replace(job, keeper=_keeper(path, job, asked, content, style, saved is not None))
         painting = Painting(job, saved)
         painting.paint()
         runs, size, model = painting.runs, job.scales[-1].content, job.networks[-1].name
-        image = trimmed(painting.image)
+        content_picture, image = job.inputs.content, trimmed(painting.image)
         if runs[-1].scale != job.scales[-1]:
-            image = stepped_up(image, job.pictures[0], size)
+            image = stepped_up(image, content_picture, size)
+        image = kept(job, image)
     done = runs[-1]
     return Result(
         tensor=image.clamp(0, 1).cpu(),
@@ -196,9 +200,9 @@ def stylize(
         stopped=done.stopped,
         seconds=time.monotonic() - start,
         peak_memory_bytes=hardware.peak_memory(job.device),
-        alpha=job.pictures[0].resized(size).alpha,
-        inputs=(job.pictures[0].name, job.pictures[1].name),
-        checkpoint=kept,
+        alpha=content_picture.resized(size).alpha,
+        inputs=job.inputs.names,
+        checkpoint=path,
     )
 
 
@@ -220,7 +224,7 @@ def _memory_told(device: torch.device) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _prepared(content: Source, style: Source, options: Options) -> Iterator[tuple[Job, weights.Convolutions]]:
+def _prepared(content: Source, style: Styles, options: Options) -> Iterator[tuple[Job, weights.Convolutions]]:
     """Gives the job and the weights it came from, with the machine set up for it."""
     device = hardware.device(options.device)
     precision = hardware.precision(options.precision, device)
@@ -229,56 +233,44 @@ def _prepared(content: Source, style: Source, options: Options) -> Iterator[tupl
 
 
 def _read(
-    content: Source, style: Source, options: Options, precision: hardware.Precision, device: torch.device
+    content: Source,
+    style: Styles,
+    options: Options,
+    precision: hardware.Precision,
+    device: torch.device,
 ) -> tuple[Job, weights.Convolutions]:
     """Reads the inputs and the networks, and checks what can be checked."""
-    pictures = images.read(content, options.max_pixels), images.read(style, options.max_pixels)
-    start = pictures[1]
-    if options.init not in STARTS:
-        start = images.read(options.init, options.max_pixels)
+    pictures = inputs.read(content, style, options)
     scales = _scales(pictures, options)
     size = scales[-1].content
     if max(size) < options.size != Options.size:
-        log.info("%s has %d×%d pixels and keeps them (--enlarge makes it larger)", pictures[0].name, *size)
+        log.info("%s has %d×%d pixels and keeps them (--enlarge makes it larger)", pictures.content.name, *size)
     model, convolutions = weights.resolve(options.model, options.weights, options.preprocessing)
-    networks = [Network(model, _encoder(convolutions, pictures, options, device))]
+    normal = [pictures.content, *pictures.styles]
+    networks = [Network(model, _encoder(convolutions, normal, options, device))]
     _check_sizes(pictures, scales[-1], networks[0].encoder)
     if small := _warm_start(networks[0].encoder, options):
-        networks.insert(0, Network("vgg19-lite", _encoder(small, pictures, options, device)))
+        networks.insert(0, Network("vgg19-lite", _encoder(small, normal, options, device)))
     for network in networks:
         network.encoder.cast(precision.forward, precision.backward)
-    return Job(pictures, start, scales, networks, options, precision, device), convolutions
+    return Job(pictures, scales, networks, options, precision, device), convolutions
 
 
 # --- checkpoints --------------------------------------------------------------------------------------------------
-
-
-def _hash(*parts: Any) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()
-
-
-def _pixels(picture: Picture) -> bytes:
-    return picture.rgb.tobytes() + (picture.alpha.tobytes() if picture.alpha else b"")
 
 
 def _identity(job: Job, convolutions: weights.Convolutions) -> dict[str, Any]:
     """What must be the same when a run goes on."""
     from . import __version__
 
-    tensors = [tensor.contiguous().numpy() for layer in convolutions.values() for tensor in layer]
-    init = job.options.init
-    return {
-        **job.options.that_matter(),
-        "content": _hash(_pixels(job.pictures[0])),
-        "style": _hash(_pixels(job.pictures[1])),
-        "weights": _hash(*tensors),
-        "init": init if init in STARTS else _hash(_pixels(job.start)),
-        "device": str(job.device),
-        "version": __version__,
-    }
+    digest, hashes = hashlib.sha256(), job.inputs.hashes()
+    for layer in convolutions.values():
+        for tensor in layer:
+            digest.update(tensor.contiguous().numpy().tobytes())
+    if job.options.init in STARTS:
+        hashes["init"] = job.options.init
+    told = {"weights": digest.hexdigest(), "device": str(job.device), "version": __version__}
+    return {**job.options.that_matter(), **hashes, **told}
 
 
 def _saved(path: Path, asked: dict[str, Any]) -> Checkpoint | None:
@@ -293,15 +285,21 @@ def _saved(path: Path, asked: dict[str, Any]) -> Checkpoint | None:
 
 
 def _keeper(
-    path: Path, job: Job, asked: dict[str, Any], sources: tuple[Source, Source], resumed: bool
+    path: Path,
+    job: Job,
+    asked: dict[str, Any],
+    content: Source,
+    style: Styles,
+    resumed: bool,
 ) -> Keeper | None:
     """What writes the checkpoints, in the process that does."""
     if path.exists() and not resumed:
         log.info("starting anew, though there is a checkpoint; it is kept for now: --resume goes on from it")
     if ranks.rank():
         return None
-    files = [os.path.abspath(s) if isinstance(s, str | os.PathLike) else None for s in sources]
-    again = {"content": files[0], "style": files[1], "options": _absolute(job.options)}
+    styles = [style] if isinstance(style, str | os.PathLike) or not isinstance(style, Sequence) else style
+    files = [os.path.abspath(s) if isinstance(s, str | os.PathLike) else None for s in (content, *styles)]
+    again = {"content": files[0], "styles": files[1:], "options": _absolute(job.options)}
     return Keeper(path, float(job.options.checkpoint_every), asked, again, resumed)
 
 
@@ -311,15 +309,17 @@ def _absolute(options: Options) -> dict[str, Any]:
     told["weights"] = options.weights and os.path.abspath(options.weights)
     if options.init not in STARTS:
         told["init"] = os.path.abspath(options.init)
+    told["keep"] = options.keep and os.path.abspath(options.keep)
+    told["mask"] = [[mask if mask == inputs.WHOLE else os.path.abspath(mask) for mask in pair] for pair in options.mask]
     return told
 
 
 def _encoder(
-    convolutions: weights.Convolutions, pictures: tuple[Picture, Picture], options: Options, device: torch.device
+    convolutions: weights.Convolutions, pictures: Sequence[Picture], options: Options, device: torch.device
 ) -> Encoder:
-    """A network cut to the run's layers and normalised on its two pictures."""
+    """A network cut to the run's layers and normalised on its pictures."""
     encoder = Encoder(convolutions, {**options.content_weights, **options.style_weights}, options.pooling).to(device)
-    small = [p.resized(_fitted(p.rgb.size, NORMALIZATION_SIZE, encoder.minimum_size)) for p in pictures]
+    small = [p.resized(fitted(p.rgb.size, NORMALIZATION_SIZE, encoder.minimum_size)) for p in pictures]
     encoder.normalize([picture.tensor().to(device) for picture in small])
     return encoder
 
@@ -332,31 +332,23 @@ def _warm_start(encoder: Encoder, options: Options) -> weights.Convolutions | No
     return small if set(encoder.layers) <= small.keys() else None
 
 
-def _scales(pictures: tuple[Picture, Picture], options: Options) -> list[Scale]:
+def _scales(pictures: Inputs, options: Options) -> list[Scale]:
     """The sizes to work through, the coarsest first."""
-    longer = max(_fitted(pictures[0].rgb.size, options.size, enlarge=options.enlarge))
+    whole = pictures.content.rgb.size
+    longer = max(fitted(whole, options.size, enlarge=options.enlarge))
     count = 1 + max(0, math.ceil(math.log2(longer / COARSEST))) if options.scales == "auto" else int(options.scales)
     scales: list[Scale] = []
     for size in (max(1, round(longer / 2**i)) for i in range(count)):
-        content = _fitted(pictures[0].rgb.size, size, enlarge=options.enlarge)
-        style = _fitted(pictures[1].rgb.size, max(1, round(size * options.style_scale)))
-        if not scales or min(*content, *style) >= SMALLEST:
-            scales.insert(0, Scale(content, style))
+        scale = Scale(fitted(whole, size, enlarge=options.enlarge), max(1, round(size * options.style_scale)))
+        sides = [*scale.content, *(side for style in pictures.styles for side in scale.of(style))]
+        if not scales or min(sides) >= SMALLEST:
+            scales.insert(0, scale)
     return scales
 
 
-def _fitted(size: tuple[int, int], longer: int, shorter: int = 1, *, enlarge: bool = False) -> tuple[int, int]:
-    """(width, height) in the same proportions with the longer side as told, unless that would enlarge it; neither
-    side falls below `shorter`."""
-    scale = longer / max(size)
-    if scale > 1 and not enlarge:
-        scale = 1
-    return max(shorter, round(size[0] * scale)), max(shorter, round(size[1] * scale))
-
-
-def _check_sizes(pictures: tuple[Picture, Picture], scale: Scale, encoder: Encoder) -> None:
+def _check_sizes(pictures: Inputs, scale: Scale, encoder: Encoder) -> None:
     needed = max(encoder.minimum_size, BLEED + 1)  # the bleed mirrors that much
-    for picture, size in zip(pictures, (scale.content, scale.style), strict=True):
+    for picture, size in [(pictures.content, scale.content), *((p, scale.of(p)) for p in pictures.styles)]:
         if min(size) < needed:
             raise UsageError(
                 f"{picture.name} would be {size[0]}×{size[1]} pixels; {encoder.layers[-1]} needs "
@@ -384,7 +376,7 @@ class Estimate:
     iterations: int
 
 
-def estimate(content: Source, style: Source, options: Options | None = None, **changes: Any) -> list[Estimate]:
+def estimate(content: Source, style: Styles, options: Options | None = None, **changes: Any) -> list[Estimate]:
     """What `stylize` would do with the same arguments and how long it would take, scale by scale, without doing it.
 
     Raises:

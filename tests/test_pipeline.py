@@ -12,6 +12,7 @@ from PIL import Image
 
 from styletransfer import Options, StyleTransferError, UsageError, images, painting, pipeline, plan, stylize, weights
 from styletransfer.images import Picture
+from styletransfer.inputs import Inputs, Part, Styled
 from styletransfer.objective import Objective, Tiling
 from styletransfer.optimize import Step
 from styletransfer.painting import SETTLED, WINDOW
@@ -308,12 +309,13 @@ def test_a_gpu_gives_the_same_bytes_when_told_to(content_path: Path, style_path:
     ],
 )
 def test_large_pictures_start_small(size: int, scales: str, expected: list[int]) -> None:
-    pictures = Picture(Image.new("RGB", (1200, 800))), Picture(Image.new("RGB", (4000, 4000)))
+    content, style = Picture(Image.new("RGB", (1200, 800))), Picture(Image.new("RGB", (4000, 4000)))
+    pictures = Inputs(content, [Part([Styled(style, 1.0)])], style, None, [])
     options = Options(size=size, scales=scales, enlarge=True, style_scale=0.5)
     made = pipeline._scales(pictures, options)
     assert [scale.content[0] for scale in made] == expected
     assert made[-1].content == (size, round(size * 2 / 3))
-    assert made[-1].style == (min(4000, round(size / 2)),) * 2
+    assert made[-1].of(style) == (min(4000, round(size / 2)),) * 2
 
 
 def test_a_finer_scale_starts_with_the_finer_content_and_what_was_changed() -> None:

@@ -1,0 +1,156 @@
+"""The pictures of a run: the content, its styles by region, masks, and where to start."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from . import images
+from .errors import UsageError
+from .images import Picture
+from .options import STARTS, Options
+
+Source = str | os.PathLike[str] | Image.Image | Tensor
+#: A picture, a folder of pictures, or several of both.
+Styles = Source | Sequence[Source]
+
+#: What stands for a style's mask when all of the picture counts.
+WHOLE = "-"
+
+
+@dataclass(frozen=True)
+class Styled:
+    """A style picture, its share of its region's style, and which part of it counts: all of it without a mask."""
+
+    picture: Picture
+    share: float
+    mask: Picture | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A region of the content, white in its mask, and its styles; the whole picture without a mask."""
+
+    styles: list[Styled]
+    mask: Picture | None = None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All pictures of a run.
+
+    Attributes:
+        content: the photograph.
+        parts: its regions with their styles.
+        start: what the canvas is filled with at first, if by a picture.
+        keep: white where the photograph stays; None if nowhere.
+        names: file names of the content and the styles, without folders.
+    """
+
+    content: Picture
+    parts: list[Part]
+    start: Picture
+    keep: Picture | None
+    names: list[str]
+
+    @property
+    def styles(self) -> list[Picture]:
+        """The style pictures, each once."""
+        return list({id(styled.picture): styled.picture for part in self.parts for styled in part.styles}.values())
+
+    def hashes(self) -> dict[str, str]:
+        """What must be the same for the result to be: SHA-256 of the pixels of each kind of input."""
+        masks = [mask for part in self.parts for mask in (part.mask, *(s.mask for s in part.styles))]
+        kinds: dict[str, Sequence[Picture | None]] = {
+            "content": [self.content],
+            "style": self.styles,
+            "init": [self.start],
+            "mask": masks,
+            "keep": [self.keep],
+        }
+        return {kind: _hash(pictures) for kind, pictures in kinds.items()}
+
+
+def read(content: Source, style: Styles, options: Options) -> Inputs:
+    """Reads every picture that a run needs.
+
+    Raises:
+        UsageError: no such file, an empty folder, or weights and masks that don't match the styles.
+        StyleTransferError: a picture can't be read.
+    """
+
+    def picture(source: Source) -> Picture:
+        return images.read(source, options.max_pixels)
+
+    first = picture(content)
+    groups = [[picture(one) for one in _pictures_of(source)] for source in _several(style)]
+    parts = _regions(groups, options, picture) if options.mask else [Part(_blend(groups, options.style_weight))]
+    start = parts[0].styles[0].picture if options.init in STARTS else picture(options.init)
+    keep = _mask(picture(options.keep), options.keep) if options.keep else None
+    names = [first.name, *(one.name for group in groups for one in group)]
+    return Inputs(first, parts, start, keep, names)
+
+
+def _several(style: Styles) -> list[Source]:
+    if isinstance(style, str | os.PathLike | Image.Image | Tensor):
+        return [style]
+    if not style:
+        raise UsageError("there is no style picture")
+    return list(style)
+
+
+def _pictures_of(source: Source) -> list[Source]:
+    """A picture, or those in a folder, by name."""
+    if not isinstance(source, str | os.PathLike) or not os.path.isdir(source):
+        return [source]
+    Image.init()
+    found = [p for p in sorted(Path(source).iterdir()) if p.suffix.lower() in Image.EXTENSION and p.is_file()]
+    if not found:
+        raise UsageError(f"{source}: there is no picture in this folder")
+    return list(found)
+
+
+def _blend(groups: list[list[Picture]], weights: Sequence[float]) -> list[Styled]:
+    """The styles with shares that add up to 1; a folder's pictures have equal parts of its weight."""
+    weights = weights or [1.0] * len(groups)
+    if len(weights) != len(groups):
+        raise UsageError(f"{len(groups)} styles, but {len(weights)} style weights: give one for each")
+    if not sum(weights):
+        raise UsageError("the style weights are all 0")
+    shares = [weight / sum(weights) for weight in weights]
+    return [Styled(p, share / len(group)) for group, share in zip(groups, shares, strict=True) if share for p in group]
+
+
+def _regions(groups: list[list[Picture]], options: Options, picture: Any) -> list[Part]:
+    """A region for every pair of masks, with the style of the same place, or the only one."""
+    if len(groups) not in (1, len(options.mask)):
+        raise UsageError(f"{len(options.mask)} masks, but {len(groups)} styles: give one style, or one for each mask")
+    if options.style_weight:
+        raise UsageError("style_weight is for several styles in one place; with masks every style has its own")
+    parts = []
+    for number, (here, there) in enumerate(options.mask):
+        mask = None if there == WHOLE else _mask(picture(there), there)
+        group = groups[number % len(groups)]
+        parts.append(Part([Styled(p, 1 / len(group), mask) for p in group], _mask(picture(here), here)))
+    return parts
+
+
+def _mask(picture: Picture, path: str) -> Picture:
+    """A mask as a picture in shades of grey."""
+    grey = picture.rgb.convert("L")
+    if grey.getextrema() == (0, 0):
+        raise UsageError(f"{path}: the mask is black all over: white is what counts")
+    return Picture(grey.convert("RGB"), None, picture.name)
+
+
+def _hash(pictures: Sequence[Picture | None]) -> str:
+    digest = hashlib.sha256()
+    for picture in pictures:
+        digest.update(b"none" if picture is None else picture.rgb.tobytes())
+        digest.update(picture.alpha.tobytes() if picture and picture.alpha else b"")
+    return digest.hexdigest()

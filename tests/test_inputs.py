@@ -1,0 +1,144 @@
+"""Several styles, folders of them, masks, and what is kept of the photograph: on small pictures, from end to end."""
+
+import json
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from styletransfer import Options, UsageError, cli, images, stylize, weights
+from styletransfer.losses import gram_matrix
+from styletransfer.vgg import Encoder
+
+SMALL = Options(iterations=30, model="vgg19-lite", precision="fp32", size=96)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A photograph, a style of red stripes and one of blue dots, and masks of the left and the right half."""
+    folder, rng = tmp_path_factory.mktemp("inputs"), np.random.default_rng(1)
+    y, x = np.mgrid[:96, :96]
+    red, blue = np.zeros((2, 96, 96, 3))
+    red[..., 0], red[..., 1] = 255 * (y // 4 % 2), 90
+    blue[..., 2], blue[..., 1] = 255 * ((x // 6 % 2) & (y // 6 % 2)), 160
+    soft = 96 + 60 * np.sin(x / 9)[..., None] + 40 * np.cos(y / 13)[..., None] + rng.normal(0, 6, (96, 96, 3))
+    left = np.repeat((x < 48)[..., None] * 255, 3, 2)
+    made = {"photo": soft, "red": red, "blue": blue, "left": left, "right": 255 - left, "black": left * 0}
+    paths = {name: folder / f"{name}.png" for name in made}
+    for name, values in made.items():
+        Image.fromarray(values.clip(0, 255).astype(np.uint8)).save(paths[name])
+    return paths
+
+
+def test_the_ends_of_a_blend_are_the_single_styles(pictures: dict[str, Path]) -> None:
+    red, blue = (stylize(pictures["photo"], pictures[name], SMALL) for name in ("red", "blue"))
+    both = [pictures["red"], pictures["blue"]]
+    blends = [stylize(pictures["photo"], both, SMALL, style_weight=w) for w in ((1, 0), (0.5, 0.5), (0, 3))]
+    assert torch.equal(blends[0].tensor, red.tensor) and torch.equal(blends[2].tensor, blue.tensor)
+    equal = stylize(pictures["photo"], both, SMALL)
+    assert torch.equal(equal.tensor, blends[1].tensor)
+    means = [run.tensor[0, 0].mean().item() for run in (red, blends[1], blue)]  # redness
+    assert means[0] > means[1] > means[2]
+    assert equal.settings()["style"] == ["red.png", "blue.png"] and red.settings()["style"] == "red.png"
+
+
+def test_a_folder_is_all_its_pictures(pictures: dict[str, Path], tmp_path: Path) -> None:
+    for name in ("red", "blue"):
+        (tmp_path / f"{name}.png").write_bytes(pictures[name].read_bytes())
+    (tmp_path / "notes.txt").write_text("not a picture")
+    folder = stylize(pictures["photo"], tmp_path, SMALL, iterations=5)
+    listed = stylize(pictures["photo"], [tmp_path / "blue.png", tmp_path / "red.png"], SMALL, iterations=5)
+    assert torch.equal(folder.tensor, listed.tensor)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="no picture in this folder"):
+        stylize(pictures["photo"], tmp_path / "empty", SMALL)
+
+
+@pytest.mark.parametrize("options", [{}, {"tile": "32"}, {"scales": "2"}, {"init": "noise"}, {"optimizer": "adam"}])
+def test_what_is_kept_is_the_photograph_to_the_last_bit(
+    pictures: dict[str, Path], tmp_path: Path, options: dict[str, str]
+) -> None:
+    result = stylize(pictures["photo"], pictures["red"], SMALL, keep=str(pictures["left"]), **options)
+    photo = np.asarray(Image.open(pictures["photo"]))
+    made = np.asarray(Image.open(result.save(tmp_path / "out.png")))
+    np.testing.assert_array_equal(made[:, :48], photo[:, :48])
+    assert np.abs(made[:, 52:].astype(int) - photo[:, 52:]).mean() > 20
+
+
+@pytest.mark.parametrize("tile", ["auto", "32"])
+def test_regions_have_the_style_of_their_own(pictures: dict[str, Path], tile: str) -> None:
+    masks = tuple((str(pictures[side]), "-") for side in ("left", "right"))
+    styles = [pictures["red"], pictures["blue"]]
+    result = stylize(pictures["photo"], styles, SMALL, mask=masks, iterations=80, tile=tile)
+    encoder = Encoder(weights.resolve("vgg19-lite")[1], ["conv1_1", "conv2_1"])
+
+    def distance(part: torch.Tensor, style: str) -> float:
+        made, wanted = encoder(part), encoder(images.read(pictures[style]).tensor())
+        return sum(float((gram_matrix(made[k]) - gram_matrix(wanted[k])).norm()) for k in made)
+
+    left, right = result.tensor[..., :44], result.tensor[..., 52:]
+    assert distance(left, "red") < 0.2 * distance(left, "blue")
+    assert distance(right, "blue") < 0.2 * distance(right, "red")
+
+
+def test_the_mask_of_a_style_says_what_of_it_counts(pictures: dict[str, Path], tmp_path: Path) -> None:
+    """Half red, half blue, and only the blue half counts."""
+    mixed = Image.open(pictures["red"])
+    mixed.paste(Image.open(pictures["blue"]).crop((48, 0, 96, 96)), (48, 0))
+    mixed.save(tmp_path / "mixed.png")
+    Image.new("L", (96, 96), 255).save(tmp_path / "all.png")
+    masks = ((str(tmp_path / "all.png"), str(pictures["right"])),)
+    result = stylize(pictures["photo"], tmp_path / "mixed.png", SMALL, mask=masks, iterations=80)
+    red, _, blue = result.tensor[0].mean((1, 2)).tolist()
+    assert blue > 2 * red
+
+
+@pytest.mark.parametrize(
+    ("styles", "options", "said"),
+    [
+        (["red", "blue"], {"style_weight": (1.0,)}, "2 styles, but 1 style weights"),
+        (["red", "blue"], {"style_weight": (0.0, 0.0)}, "all 0"),
+        (["red"], {"style_weight": (-1.0,)}, "style_weight"),
+        (["red", "blue"], {"mask": (("left", "-"),)}, "1 masks, but 2 styles"),
+        (["red"], {"mask": (("black", "-"),)}, "black all over"),
+        (["red"], {"mask": (("left", "nowhere"),)}, "no such file"),
+        (["red"], {"keep": "nowhere"}, "no such file"),
+        ([], {}, "no style"),
+    ],
+)
+def test_what_does_not_match_is_told(
+    pictures: dict[str, Path], styles: list[str], options: dict[str, object], said: str
+) -> None:
+    def path(name: str) -> str:
+        return str(pictures.get(name, name))
+
+    if "mask" in options:
+        options = {"mask": tuple(tuple(map(path, pair)) for pair in options["mask"])}  # type: ignore[attr-defined]
+    with pytest.raises(UsageError, match=said):
+        stylize(pictures["photo"], [pictures[name] for name in styles], SMALL, **options)
+
+
+def test_the_command_takes_styles_weights_and_masks(
+    pictures: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fixed = shlex.split(f"--size 96 --iterations 3 --model vgg19-lite --precision fp32 -q -o {tmp_path / 'out.png'}")
+
+    def made(*arguments: object) -> dict[str, object]:
+        with pytest.raises(SystemExit) as ended:
+            cli.main([str(pictures["photo"]), *map(str, arguments), *fixed])
+        out, err = capsys.readouterr()
+        assert (ended.value.code or 0, out) == (0, f"{tmp_path / 'out.png'}\n"), err
+        return images.read_settings(tmp_path / "out.png")
+
+    blend = made(pictures["red"], pictures["blue"], "--style-weight", 3, "--style-weight", 7)
+    assert blend["style"] == ["red.png", "blue.png"] and blend["style_weight"] == [3.0, 7.0]
+    left, right = ("--mask", pictures["left"], "-"), ("--mask", pictures["right"], pictures["left"])
+    regions = made(pictures["red"], pictures["blue"], *left, *right, "--keep", pictures["right"])
+    assert regions["mask"] == [["left.png", "-"], ["right.png", "left.png"]] and regions["keep"] == "right.png"
+    assert str(tmp_path.parent) not in json.dumps(regions)
+    with pytest.raises(SystemExit) as ended:
+        cli.main([str(pictures["photo"]), str(pictures["red"]), "--mask", str(pictures["left"])])
+    assert ended.value.code == 2 and "two pictures" in capsys.readouterr().err
