@@ -19,7 +19,7 @@ from .checkpoint import Checkpoint, Keeper
 from .curvature import HISTORY, InverseHessian
 from .errors import StyleTransferError
 from .images import Picture, fitted
-from .inputs import Inputs, Styled
+from .inputs import Inputs, Part, Styled
 from .objective import Evaluate, Losses, Objective, Region, Style, Tiling
 from .optimize import ADAM_LEARNING_RATE, PATIENCE, Step, minimize
 from .options import Options
@@ -440,7 +440,7 @@ def _objective(job: Job, encoder: Encoder, scale: Scale, tiling: Tiling) -> Obje
     return Objective(
         encoder,
         with_bleed(job.inputs.content.resized(scale.content).tensor()).to(device),
-        [Region([styled(s) for s in part.styles], _mask(part.mask, scale, device)) for part in job.inputs.parts],
+        [Region([styled(s) for s in part.styles], _counting(job, part, scale)) for part in job.inputs.parts],
         content_weights=options.content_weights,
         style_weights=options.style_weights,
         alpha=options.alpha,
@@ -453,6 +453,15 @@ def _objective(job: Job, encoder: Encoder, scale: Scale, tiling: Tiling) -> Obje
 def _mask(mask: Picture | None, scale: Scale, device: torch.device) -> Tensor | None:
     """A mask of the content as 1×1×H×W for the canvas."""
     return None if mask is None else with_bleed(mask.resized(scale.content).tensor()[:, :1]).to(device)
+
+
+def _counting(job: Job, part: Part, scale: Scale) -> Tensor | None:
+    """The mask of a region, without what is kept: the rest alone is to have the style, and not so much more of it that
+    the mean over both is right."""
+    mask, keep = (_mask(given, scale, job.device) for given in (part.mask, job.inputs.keep))
+    if keep is None:
+        return mask
+    return 1 - keep if mask is None else mask * (1 - keep)
 
 
 def _keeping(evaluate: Evaluate, keep: Tensor, content: Tensor) -> Evaluate:
