@@ -214,7 +214,8 @@ def _changed(options: Options | None, changes: Mapping[str, Any]) -> Options:
 
 
 @contextlib.contextmanager
-def _memory_told(device: torch.device) -> Iterator[None]:
+def memory_told(device: torch.device) -> Iterator[None]:
+    """Within, memory that runs out is a `StyleTransferError` that says what to do."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -228,7 +229,7 @@ def _prepared(content: Source, style: Styles, options: Options) -> Iterator[tupl
     """Gives the job and the weights it came from, with the machine set up for it."""
     device = hardware.device(options.device)
     precision = hardware.precision(options.precision, device)
-    with hardware.tuned(device, precision.tf32, options.deterministic), _memory_told(device):
+    with hardware.tuned(device, precision.tf32, options.deterministic), memory_told(device):
         yield _read(content, style, options, precision, device)
 
 
