@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 import typer
 from typer.core import TyperGroup
@@ -130,7 +130,7 @@ def _from_options(function: Callable[..., None]) -> Callable[..., None]:
 @app.command(
     DEFAULT_COMMAND,
     epilog="Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted, 143 terminated. "
-    "Other commands: resume, plan, weights",
+    "Other commands: resume, plan, layers, weights",
 )
 @_from_options
 def stylize_command(
@@ -367,6 +367,37 @@ def _interruptible() -> Iterator[Callable[[], int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+# --- figures -------------------------------------------------------------------------------------------------------
+
+
+@app.command("layers")
+def layers_command(
+    size: Annotated[int, typer.Option(help="Side of a square picture, in pixels.")] = Options.size,
+    model: Annotated[Literal["vgg19", "vgg19-lite"], typer.Option(help="VGG-19, or the bundled one.")] = "vgg19",
+) -> None:
+    """Print the network's layers: sizes, receptive fields, parameters and operations.
+
+    An output has 1 + (input + 2·padding − kernel) / stride positions a side. The receptive field is the part of the
+    picture that one position depends on. Operations are multiply-adds.
+    """
+    from . import layers
+
+    widths = layers.VGG19_WIDTHS
+    if model != "vgg19":
+        from . import weights
+
+        widths = {name: len(bias) for name, (_, bias) in weights.resolve(model)[1].items()}
+    rows = layers.table(Options(size=size).size, widths)
+    print("layer    kernel  stride  padding     output  field  channels  parameters       operations")
+    for row in rows:
+        kernel, output = f"{row.kernel}×{row.kernel}", f"{row.size}×{row.size}"
+        print(
+            f"{row.name:9}{kernel:>6}{row.stride:>8}{row.padding:>9}{output:>11}{row.receptive_field:>7}"
+            f"{row.channels:>10}{row.parameters:>12,}{row.operations:>17,}"
+        )
+    print(f"{'sum':61}{sum(row.parameters for row in rows):>12,}{sum(row.operations for row in rows):>17,}")
 
 
 # --- weights -------------------------------------------------------------------------------------------------------

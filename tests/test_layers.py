@@ -1,0 +1,73 @@
+"""The table of layers against torch's own layers, torchvision's VGG-19 and torch's counter of operations."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models import vgg19
+
+from styletransfer import weights
+from styletransfer.layers import table
+
+
+@pytest.mark.parametrize("size", [16, 237, 512])
+def test_sizes_channels_parameters_and_operations_are_those_of_torchvisions_vgg19(size: int) -> None:
+    with torch.device("meta"):  # shapes without numbers
+        features = vgg19().features[:-1]  # up to the ReLU of conv5_4
+        x = torch.empty(1, 3, size, size)
+    rows = iter(table(size))
+    for module in features:
+        if isinstance(module, nn.ReLU):
+            continue
+        row = next(rows)
+        with FlopCounterMode(display=False) as counter:
+            x = module(x)
+        assert row.name.startswith("conv" if isinstance(module, nn.Conv2d) else "pool")
+        assert (row.channels, row.size, row.size) == x.shape[1:]
+        for told, value in (
+            (row.kernel, module.kernel_size),
+            (row.stride, module.stride),
+            (row.padding, module.padding),
+        ):
+            assert value in (told, (told, told))
+        assert row.parameters == sum(p.numel() for p in module.parameters())
+        assert 2 * row.operations == counter.get_total_flops()  # a multiply-add is counted as two
+    assert next(rows, None) is None
+    assert sum(row.parameters for row in table(size)) == 20_024_384
+
+
+def test_the_receptive_field_is_where_the_gradient_is_not_zero() -> None:
+    picture = torch.rand(1, 1, 640, 640, requires_grad=True)
+    x: torch.Tensor = picture
+    for row in table(640):
+        layer: nn.Module = nn.AvgPool2d(row.kernel, row.stride)
+        if row.name.startswith("conv"):
+            layer = nn.Conv2d(1, 1, row.kernel, row.stride, row.padding, bias=False)
+            nn.init.constant_(layer.weight, 1 / 9)
+        x = layer(x)
+        middle = row.size // 2
+        (gradient,) = torch.autograd.grad(x[0, 0, middle, middle], picture, retain_graph=True)
+        seen = gradient[0, 0].nonzero()
+        assert (seen.amax(0) - seen.amin(0) + 1).tolist() == [row.receptive_field] * 2, row.name
+
+
+def test_the_table_of_the_bundled_network_is_that_of_its_file() -> None:
+    _, convolutions = weights.resolve("vgg19-lite")
+    rows = [row for row in table(64, {name: len(bias) for name, (_, bias) in convolutions.items()}) if row.parameters]
+    assert [(row.name, row.parameters) for row in rows] == [
+        (name, weight.numel() + bias.numel()) for name, (weight, bias) in convolutions.items()
+    ]
+
+
+def test_the_command_needs_no_torch() -> None:
+    code = (
+        "import sys; from styletransfer import cli\ntry: cli.main(['layers'])\nfinally: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert len(lines) == 23 and lines[-1] == "False"
+    assert " ".join(lines[-3].split()) == "conv5_4 3×3 1 1 32×32 252 512 2,359,808 2,415,919,104"
