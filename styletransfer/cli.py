@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
@@ -102,12 +103,14 @@ def _show_version(value: bool) -> None:
 # --- stylize -------------------------------------------------------------------------------------------------------
 
 
-def _from_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Replaces the function's ``**settings`` by a parameter for every field of `Options`."""
+def _from_options(function: Callable[..., None], names: Sequence[str] = ()) -> Callable[..., None]:
+    """Replaces the function's ``**settings`` by a parameter for every field of `Options`, or for those named."""
     hints = get_type_hints(Options)
     own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
     generated = []
     for field in dataclasses.fields(Options):
+        if names and field.name not in names:
+            continue
         many = get_origin(hints[field.name]) is tuple
         each = get_args(hints[field.name])[0] if many else None
         flag = field.metadata["flag"] or "--" + field.name.replace("_", "-")
@@ -130,7 +133,7 @@ def _from_options(function: Callable[..., None]) -> Callable[..., None]:
 @app.command(
     DEFAULT_COMMAND,
     epilog="Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted, 143 terminated. "
-    "Other commands: resume, plan, layers, weights",
+    "Other commands: resume, plan, layers, features, dream, weights",
 )
 @_from_options
 def stylize_command(
@@ -371,6 +374,10 @@ def _interruptible() -> Iterator[Callable[[], int]]:
 
 # --- figures -------------------------------------------------------------------------------------------------------
 
+_Image = Annotated[Path, typer.Argument(metavar="IMAGE", help="The picture.")]
+_Layer = Annotated[str, typer.Option("--layer", help="Of the network: conv1_1 … conv5_4, or conv5_1 of vgg19-lite.")]
+_figure = partial(_from_options, names=("size", "model", "device"))
+
 
 @app.command("layers")
 def layers_command(
@@ -398,6 +405,55 @@ def layers_command(
             f"{row.channels:>10}{row.parameters:>12,}{row.operations:>17,}"
         )
     print(f"{'sum':61}{sum(row.parameters for row in rows):>12,}{sum(row.operations for row in rows):>17,}")
+
+
+@app.command("features")
+@_figure
+def features_command(
+    image: _Image,
+    layer: _Layer = "conv3_1",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The figure.", show_default="IMAGE_LAYER.png")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notices.")] = False,
+    **settings: Any,
+) -> None:
+    """Draw a layer's feature maps of IMAGE, and right of them their Gram matrix.
+
+    The matrix has a row and a column for each map, in the order of reading. Black is 0 and white the largest value, of
+    each map and of the matrix; grey levels are square roots.
+    """
+    target = output or Path(f"{image.stem}_{layer}.png")
+    _notices(quiet)
+    from .figures import draw_features
+
+    draw_features(image, target, layer, _options(settings))
+    print(target)
+
+
+@app.command("dream")
+@_figure
+def dream_command(
+    image: _Image,
+    layer: _Layer = "conv4_3",
+    octaves: Annotated[int, typer.Option(min=1, help="Number of sizes, from small to that of the picture.")] = 4,
+    iterations: Annotated[int, typer.Option(min=1, help="Steps in each size.")] = 20,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The picture.", show_default="IMAGE_dream.png")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no notices.")] = False,
+    **settings: Any,
+) -> None:
+    """Change IMAGE so that a layer sees more of what it sees in it: gradient ascent on its activations.
+
+    After Mordvintsev, Olah and Tyka, Inceptionism, 2015.
+    """
+    target = output or Path(f"{image.stem}_dream.png")
+    _notices(quiet)
+    from .figures import draw_dream
+
+    draw_dream(image, target, layer, _options(settings), octaves, iterations, quiet=quiet)
+    print(target)
 
 
 # --- weights -------------------------------------------------------------------------------------------------------
