@@ -397,14 +397,14 @@ def layers_command(
 
         widths = {name: len(bias) for name, (_, bias) in weights.resolve(model)[1].items()}
     rows = layers.table(Options(size=size).size, widths)
-    print("layer    kernel  stride  padding     output  field  channels  parameters       operations")
+    print("layer    kernel  stride  padding       output  field  channels  parameters          operations")
     for row in rows:
         kernel, output = f"{row.kernel}×{row.kernel}", f"{row.size}×{row.size}"
         print(
-            f"{row.name:9}{kernel:>6}{row.stride:>8}{row.padding:>9}{output:>11}{row.receptive_field:>7}"
-            f"{row.channels:>10}{row.parameters:>12,}{row.operations:>17,}"
+            f"{row.name:9}{kernel:>6}{row.stride:>8}{row.padding:>9}{output:>13}{row.receptive_field:>7}"
+            f"{row.channels:>10}{row.parameters:>12,}{row.operations:>20,}"
         )
-    print(f"{'sum':61}{sum(row.parameters for row in rows):>12,}{sum(row.operations for row in rows):>17,}")
+    print(f"{'sum':63}{sum(row.parameters for row in rows):>12,}{sum(row.operations for row in rows):>20,}")
 
 
 @app.command("features")
@@ -436,7 +436,9 @@ def features_command(
 def dream_command(
     image: _Image,
     layer: _Layer = "conv4_3",
-    octaves: Annotated[int, typer.Option(min=1, help="Number of sizes, from small to that of the picture.")] = 4,
+    octaves: Annotated[
+        int, typer.Option(min=1, max=16, help="Number of sizes, from small to that of the picture.")
+    ] = 4,
     iterations: Annotated[int, typer.Option(min=1, help="Steps in each size.")] = 20,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The picture.", show_default="IMAGE_dream.png")

@@ -1,14 +1,25 @@
-"""The lecture's worked examples, by hand and by the code that the tool runs."""
+"""The lecture's worked examples, by hand and by the code that the tool runs; and the commands of docs/lecture.md."""
+
+import shlex
+from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from test_cli import run
 
 from styletransfer.layers import output_size
 from styletransfer.vgg import Encoder
 
+ROOT = Path(__file__).resolve().parent.parent
+COMMANDS = [
+    line.strip()
+    for line in (ROOT / "docs/lecture.md").read_text().splitlines()
+    if line.startswith("    styletransfer ")
+]
 LAPLACE = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]])
 # The lecture's four patches overlap in this picture; what it doesn't tell is 0.
 PICTURE = np.array([[52, 59, 78, 101], [59, 64, 79, 112], [138, 142, 153, 184], [226, 227, 235, 0], [240, 239, 242, 0]])
@@ -82,3 +93,17 @@ def test_the_formula_for_the_output_size_holds(size: int, kernel: int, stride: i
     picture, weights = torch.zeros(1, 1, size, size), torch.zeros(1, 1, kernel, kernel)
     convolved = F.conv2d(picture, weights, stride=stride, padding=padding)
     assert convolved.shape[2:] == (output_size(size, kernel, stride, padding),) * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_commands_of_the_lecture_work_as_written(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("examples").symlink_to(ROOT / "examples")
+    Path("out").mkdir()
+    _, *arguments = shlex.split(command)
+    code, out, err = run(*arguments, capsys=capsys)
+    assert (code, err) == (0, "") and out
+    assert "-o" not in arguments or Path(arguments[-1]).stat().st_size > 10_000
