@@ -13,11 +13,11 @@ from torchvision.utils import make_grid
 from tqdm import tqdm
 
 from . import __version__, hardware, images, weights
-from .images import Picture
+from .images import Picture, fitted
 from .losses import gram_matrix
 from .options import Options, layer_weights
 from .painting import stepped_up
-from .pipeline import fitted, memory_told
+from .pipeline import memory_told
 from .vgg import Encoder, Trace
 
 #: Longer side of a feature map on the sheet, in pixels, and what is between two.
@@ -116,7 +116,7 @@ def _energy_gradient(encoder: Encoder, image: Tensor) -> Tensor:
     """Of ½ Σ F² over the features of the encoder's layer, with respect to the image."""
     trace, gradient = Trace(encoder, image), torch.zeros_like(image)
     trace.forward(lambda name, top, features: features)  # the gradient with respect to the features is the features
-    trace.backward({}, lambda name, top, features: None, gradient)
+    trace.backward(lambda name, top, features: None, lambda name, top, features: None, gradient)
     return gradient
 
 

@@ -58,6 +58,9 @@ class Options:
         (), "CONTENT_MASK STYLE_MASK: white parts get the style of white parts (- for all); repeatable."
     )
     keep: str | None = _style(None, "A mask: the photograph stays as it is where this picture is white.")
+    color: Literal["style", "content", "luminance"] = _style(
+        "style", "Colours: the style's, the content's, or luminance: only that is painted, the content's chroma stays."
+    )
     tv: float = _style(0.0, "Weight of the total variation, which smooths; try 100 to 1000.", minimum=0)
 
     optimizer: Literal["lbfgs", "adam"] = _optimisation("lbfgs", "L-BFGS, or Adam.")

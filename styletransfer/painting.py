@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from . import hardware, plan, ranks
+from . import color, hardware, plan, ranks
 from .checkpoint import Checkpoint, Keeper
 from .curvature import HISTORY, InverseHessian
 from .errors import StyleTransferError
@@ -69,8 +69,12 @@ class Network:
 
 @dataclass(frozen=True)
 class Job:
-    """What stays the same on all scales. The last network is the one that counts; one before it makes a warm start."""
+    """What stays the same on all scales. The last network is the one that counts; one before it makes a warm start.
 
+    `originals` are the inputs as they were given, `inputs` as the network is to see them (`Options.color`).
+    """
+
+    originals: Inputs
     inputs: Inputs
     scales: list[Scale]
     networks: list[Network]
@@ -203,7 +207,9 @@ class Painting:
             unread.clear()
             if step.iteration == 0 or run.losses[-1].total <= run.losses[run.best].total:
                 run.best, self.image = step.iteration, step.image
-            shown = replace(step, image=kept(self.job, trimmed(step.image)), network=run.network, most=iterations)
+            shown = replace(
+                step, image=kept(trimmed(step.image), self.job.inputs), network=run.network, most=iterations
+            )
             asked = ranks.agreed(bool(self.job.callback and self.job.callback(shown)))
             run.stopped = _reason_to_stop(run.losses, step.tried, iterations)
             keeper = self.job.keeper
@@ -238,6 +244,8 @@ class Painting:
         state, self._state = self._state, {}
         options, image = self.job.options, self._last
         evaluate: Evaluate = objective.evaluate
+        if options.color == "luminance":
+            evaluate = color.in_luminance(evaluate)
         if (keep := _mask(self.job.inputs.keep, scale, self.job.device)) is not None:
             content = with_bleed(self.job.inputs.content.resized(scale.content).tensor()).to(self.job.device)
             evaluate = _keeping(evaluate, keep, content)
@@ -425,7 +433,9 @@ def _initial(job: Job) -> Tensor:
     if options.init == "content":
         return job.inputs.content.resized(size).tensor()
     if options.init == "noise":
-        return torch.rand(1, 3, size[1], size[0], generator=torch.Generator().manual_seed(options.seed))
+        channels = 1 if options.color == "luminance" else 3
+        noise = torch.rand(1, channels, size[1], size[0], generator=torch.Generator().manual_seed(options.seed))
+        return noise.expand(1, 3, -1, -1)
     return Picture(ImageOps.fit(job.inputs.start.rgb, size, Image.Resampling.LANCZOS)).tensor()
 
 
@@ -474,10 +484,10 @@ def _keeping(evaluate: Evaluate, keep: Tensor, content: Tensor) -> Evaluate:
     return evaluated
 
 
-def kept(job: Job, image: Tensor) -> Tensor:
+def kept(image: Tensor, given: Inputs) -> Tensor:
     """An image 1×3×H×W with the photograph where it is to stay."""
-    if job.inputs.keep is None:
+    if given.keep is None:
         return image
     size = image.shape[3], image.shape[2]
-    content, keep = (p.resized(size).tensor().to(image.device) for p in (job.inputs.content, job.inputs.keep))
+    content, keep = (picture.resized(size).tensor().to(image.device) for picture in (given.content, given.keep))
     return torch.lerp(image, content, keep)

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from . import hardware, images, inputs, plan, ranks, weights
+from . import color, hardware, images, inputs, plan, ranks, weights
 from .checkpoint import Checkpoint, Keeper, compare, read
 from .errors import StyleTransferError, UsageError
 from .images import Picture, fitted
@@ -159,7 +159,7 @@ def stylize(
         style: likewise, or a folder of pictures, or several of these (`Options.style_weight`, `Options.mask`).
         options: the settings; the defaults if not given.
         callback: called with every `Step`, on a GPU with every tenth; a true return value ends the run with the best
-            picture so far.
+            picture so far. With color="luminance" the steps' images are grey.
         checkpoint: a file in which the run's state is kept while it lasts; none if not given.
         resume: go on from the checkpoint, if it is there. On a CPU the picture is then, byte for byte, what it would
             have been, unless the optimiser's memory was too large to be kept (`HISTORY_BYTES`).
@@ -185,10 +185,13 @@ def stylize(
         content_picture, image = job.inputs.content, trimmed(painting.image)
         if runs[-1].scale != job.scales[-1]:
             image = stepped_up(image, content_picture, size)
-        image = kept(job, image)
+        image = image.clamp(0, 1).cpu()
+        if options.color == "luminance":
+            image = color.with_chroma(image, job.originals.content.resized(size).tensor())
+        image = kept(image, job.originals)
     done = runs[-1]
     return Result(
-        tensor=image.clamp(0, 1).cpu(),
+        tensor=image,
         losses=done.losses,
         best=done.losses[done.best],
         best_iteration=done.best,
@@ -241,9 +244,10 @@ def _read(
     device: torch.device,
 ) -> tuple[Job, weights.Convolutions]:
     """Reads the inputs and the networks, and checks what can be checked."""
-    pictures = inputs.read(content, style, options)
-    scales = _scales(pictures, options)
+    originals = inputs.read(content, style, options)
+    scales = _scales(originals, options)
     size = scales[-1].content
+    pictures = _recolored(originals, scales[-1], options.color)
     if max(size) < options.size != Options.size:
         log.info("%s has %d×%d pixels and keeps them (--enlarge makes it larger)", pictures.content.name, *size)
     model, convolutions = weights.resolve(options.model, options.weights, options.preprocessing)
@@ -254,7 +258,25 @@ def _read(
         networks.insert(0, Network("vgg19-lite", _encoder(small, normal, options, device)))
     for network in networks:
         network.encoder.cast(precision.forward, precision.backward)
-    return Job(pictures, scales, networks, options, precision, device), convolutions
+    return Job(originals, pictures, scales, networks, options, precision, device), convolutions
+
+
+def _recolored(given: Inputs, scale: Scale, colors: Any) -> Inputs:
+    """The inputs as the network is to see them; colours are matched in the size of the last scale."""
+    if colors == "style":
+        return given
+
+    def recolored(style: Picture) -> Picture:
+        return color.prepared(given.content, style, colors, (scale.content, scale.of(style)))[1]
+
+    grey = color.luminance if colors == "luminance" else lambda picture: picture
+    made = {id(style): recolored(style) for style in given.styles}
+    parts = [
+        dataclasses.replace(part, styles=[dataclasses.replace(s, picture=made[id(s.picture)]) for s in part.styles])
+        for part in given.parts
+    ]
+    start = made.get(id(given.start)) or grey(given.start)
+    return dataclasses.replace(given, content=grey(given.content), parts=parts, start=start)
 
 
 # --- checkpoints --------------------------------------------------------------------------------------------------
@@ -264,7 +286,7 @@ def _identity(job: Job, convolutions: weights.Convolutions) -> dict[str, Any]:
     """What must be the same when a run goes on."""
     from . import __version__
 
-    digest, hashes = hashlib.sha256(), job.inputs.hashes()
+    digest, hashes = hashlib.sha256(), job.originals.hashes()
     for layer in convolutions.values():
         for tensor in layer:
             digest.update(tensor.contiguous().numpy().tobytes())

@@ -1,0 +1,117 @@
+"""Whose colours the picture gets (Gatys et al., *Controlling Perceptual Factors in Neural Style Transfer*, CVPR 2017).
+
+All arithmetic is on sRGB-encoded values in [0, 1]: these are what the network sees, what is optimised and what a file
+holds, and equal steps in them look about equal.
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .images import Picture
+from .objective import Evaluate
+
+Matrix = np.ndarray[Any, np.dtype[np.float64]]
+
+#: Luma Y' of RGB: that of YIQ, the paper's colour space, of BT.601, and of Pillow's mode L.
+LUMA = (0.299, 0.587, 0.114)
+#: A standard deviation of the style's colours below this, a level of 8 bits, is noise of rounding: it is stretched no
+#: further than if it were this. (A grey style has such axes, a constant one nothing else.)
+LEAST_DEVIATION = 1 / 255
+_PIXELS_AT_ONCE = 1 << 20
+
+
+def prepared(
+    content: Picture,
+    style: Picture,
+    color: Literal["style", "content", "luminance"],
+    sizes: tuple[tuple[int, int], tuple[int, int]],
+) -> tuple[Picture, Picture]:
+    """Content and style as the network is to see them.
+
+    Args:
+        color: "style": as they are; "content": the style recoloured by `matched`; "luminance": both grey, the style
+            `matched`, which is then L_S' = σ_C / σ_S · (L_S − μ_S) + μ_C (section 5.1).
+        sizes: (width, height) of content and style in which they are matched, and which the style then has: in another
+            size a picture of fine strokes has other variances.
+    """
+    if color == "style":
+        return content, style
+    if color == "luminance":
+        content, style = luminance(content), luminance(style)
+    return content, matched(style.resized(sizes[1]), content.resized(sizes[0]))
+
+
+def luminance(picture: Picture) -> Picture:
+    """The picture in grey: its luma Y' in all three channels."""
+    return Picture(picture.rgb.convert("L").convert("RGB"), picture.alpha, picture.name)
+
+
+def matched(style: Picture, content: Picture) -> Picture:
+    """The style with its colours transformed to mean and covariance of the content's.
+
+    x -> A (x − μ_S) + μ_C with A = Σ_C^½ Σ_S^−½, the symmetric roots: section 5.2, and "Image Analogies" in *Preserving
+    Color in Neural Artistic Style Transfer* (arXiv 1606.05897). What leaves [0, 1] is clipped.
+    """
+    (style_mean, style_covariance), (mean, covariance) = _statistics(style), _statistics(content)
+    matrix = _power(covariance, 0.5) @ _power(style_covariance, -0.5, LEAST_DEVIATION**2)
+    offset = 255 * (mean - matrix @ style_mean)
+    rgb = style.rgb.convert("RGB", tuple(np.column_stack([matrix, offset]).flat))
+    return Picture(rgb, style.alpha, style.name)
+
+
+def _statistics(picture: Picture) -> tuple[Matrix, Matrix]:
+    """Mean (3) and covariance (3×3) of the colours that show: weighted by opacity, unless nothing shows."""
+    alpha = picture.alpha
+    if alpha is None or alpha.getbbox() is None:
+        alpha = Image.new("L", picture.rgb.size, 255)
+    pixels, weights = np.asarray(picture.rgb).reshape(-1, 3), np.asarray(alpha).ravel()
+    moments = np.zeros((4, 4))
+    for start in range(0, len(pixels), _PIXELS_AT_ONCE):
+        part = slice(start, start + _PIXELS_AT_ONCE)
+        x = np.insert(pixels[part] / 255, 3, 1.0, axis=1)
+        moments += (x.T * weights[part]) @ x
+    moments /= moments[3, 3]
+    mean = moments[3, :3]
+    return mean, moments[:3, :3] - np.outer(mean, mean)
+
+
+def _power(covariance: Matrix, exponent: float, least: float = 0.0) -> Matrix:
+    """A symmetric matrix to a power, its eigenvalues taken to be at least so large."""
+    values, vectors = np.linalg.eigh(covariance)
+    result: Matrix = (vectors * np.maximum(values, least) ** exponent) @ vectors.T
+    return result
+
+
+def in_luminance(evaluate: Evaluate) -> Evaluate:
+    """The same loss for grey images only: its gradient is projected on them, so that an optimiser stays there.
+
+    Left free, the canvas would take on colours that lower the loss and are lost in the end.
+    """
+
+    def evaluated(image: Tensor) -> tuple[Tensor, Tensor]:
+        terms, gradient = evaluate(image)
+        return terms, gradient.copy_(gradient.mean(1, keepdim=True))
+
+    return evaluated
+
+
+def with_chroma(image: Tensor, content: Tensor) -> Tensor:
+    """The luma of an image in the colours of the content, both 1×3×H×W in [0, 1]; of the same shape and range.
+
+    With the chroma, I and Q of YIQ, unchanged, R, G and B all change by as much as Y' does (section 5.1). A pixel that
+    this would take out of [0, 1] keeps luma and hue, and loses as much chroma as it must.
+    """
+    luma, chroma = _luma(image), content - _luma(content)
+    tiny = torch.finfo(chroma.dtype).tiny
+    highest, lowest = chroma.amax(1, keepdim=True).clamp_(min=tiny), chroma.amin(1, keepdim=True).clamp_(max=-tiny)
+    share = torch.minimum((1 - luma) / highest, luma / -lowest).clamp_(max=1)
+    return chroma.mul_(share).add_(luma).clamp_(0, 1)
+
+
+def _luma(image: Tensor) -> Tensor:
+    """1×1×H×W."""
+    return torch.einsum("nchw,c->nhw", image, image.new_tensor(LUMA))[:, None]
