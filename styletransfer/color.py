@@ -18,9 +18,9 @@ Matrix = np.ndarray[Any, np.dtype[np.float64]]
 
 #: Luma Y' of RGB: that of YIQ, the paper's colour space, of BT.601, and of Pillow's mode L.
 LUMA = (0.299, 0.587, 0.114)
-#: A standard deviation of the style's colours below this, a level of 8 bits, is noise of rounding: it is stretched no
-#: further than if it were this. (A grey style has such axes, a constant one nothing else.)
-LEAST_DEVIATION = 1 / 255
+#: Along an axis of colour where the style's standard deviation is below this there is noise, or nothing, as in a
+#: scanned drawing: it is stretched as if it were this. With 1 / 255, noise of two levels became red and green specks.
+LEAST_DEVIATION = 4 / 255
 _PIXELS_AT_ONCE = 1 << 20
 
 

@@ -1,0 +1,246 @@
+"""--color against numpy, scipy and the matrix of YIQ; whole runs on small pictures."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import EXAMPLES
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+from scipy.linalg import sqrtm
+
+from styletransfer import Options, UsageError, color, images, stylize
+from styletransfer.images import Picture
+from styletransfer.optimize import Step
+
+SMALL = Options(iterations=8, model="vgg19-lite")
+#: Rec. ITU-R BT.470 (NTSC 1953): RGB -> YIQ.
+YIQ = np.array([[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
+
+
+def pixels(picture: Picture | Image.Image) -> np.ndarray:
+    """N×3 in [0, 1]."""
+    rgb = picture.rgb if isinstance(picture, Picture) else picture
+    return np.asarray(rgb, dtype=np.float64).reshape(-1, 3) / 255
+
+
+def covariance(x: np.ndarray) -> np.ndarray:
+    return np.cov(x.T, ddof=0)
+
+
+def picture(x: np.ndarray, height: int = 16) -> Picture:
+    return Picture(Image.fromarray((x.reshape(height, -1, 3) * 255).round().astype(np.uint8)))
+
+
+def yiq(image: torch.Tensor) -> np.ndarray:
+    """3×H×W."""
+    return np.einsum("ij,jhw->ihw", YIQ, image[0].double().numpy())
+
+
+@st.composite
+def muted(draw: st.DrawFn) -> Picture:
+    """Colours near the middle, varied by 0.02 to 0.07 along three axes: recoloured like another they aren't clipped."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    deviations = [draw(st.floats(0.02, 0.07)) for _ in range(3)]
+    axes = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    x = rng.uniform(-(3**0.5), 3**0.5, (16 * 40, 3)) * deviations @ axes
+    return picture(draw(st.floats(0.45, 0.55)) + x)
+
+
+@settings(deadline=None, max_examples=50)
+@given(style=muted(), content=muted())
+def test_the_style_gets_mean_and_covariance_of_the_content(style: Picture, content: Picture) -> None:
+    s, c = pixels(style), pixels(content)
+    a = sqrtm(covariance(c)) @ np.linalg.inv(sqrtm(covariance(s)))
+    expected = (s - s.mean(0)) @ a.T + c.mean(0)
+    np.testing.assert_allclose(np.cov(expected.T, ddof=0), covariance(c), atol=1e-12)
+    assert np.abs(pixels(color.matched(style, content)) - expected).max() < 0.501 / 255
+
+
+@pytest.mark.parametrize(
+    ("content", "style", "mean", "variance"),
+    [("rocket", "mosaic", 0.1, 0.005), ("astronaut", "swirls", 7, 0.25)],  # the second pair has the most to clip
+)
+def test_rounding_does_no_harm_and_clipping_little(content: str, style: str, mean: float, variance: float) -> None:
+    """Levels of 255 by which the mean is off, and the share by which the covariance is."""
+    c, s = (Picture(Image.open(EXAMPLES / f"{name}.jpg")).resized((256, 256)) for name in (content, style))
+    made, wanted = pixels(color.matched(s, c)), pixels(c)
+    assert np.abs(made.mean(0) - wanted.mean(0)).max() * 255 < mean
+    assert np.linalg.norm(covariance(made) - covariance(wanted)) < variance * np.linalg.norm(covariance(wanted))
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    style=arrays(np.uint8, (16, 20, 3)) | arrays(np.uint8, (1, 1, 3)),
+    content=arrays(np.uint8, (16, 20, 3)) | arrays(np.uint8, (1, 1, 3)),
+)
+def test_any_two_pictures_give_one_whose_colours_vary_no_more_than_the_contents(
+    style: np.ndarray, content: np.ndarray
+) -> None:
+    """However degenerate they are: without colour there is nothing to stretch, and clipping brings colours closer."""
+    s, c = Picture(Image.fromarray(style)), Picture(Image.fromarray(content))
+    made, rounding = pixels(color.matched(s, c)), 3**0.5 / 2 / 255
+    assert made.shape == pixels(s).shape
+    assert np.linalg.norm(made.std(0)) <= np.linalg.norm(pixels(c).std(0)) + rounding
+
+
+def test_pictures_of_one_colour_give_one_colour() -> None:
+    photo = Picture(Image.open(EXAMPLES / "chelsea.jpg").resize((60, 40)))
+    plain = Picture(Image.new("RGB", (32, 32), (10, 200, 90)))
+    assert color.matched(photo, plain).rgb.getcolors() == [(60 * 40, (10, 200, 90))]
+    mean = tuple(int(m) for m in (pixels(photo).mean(0) * 255).round())
+    assert color.matched(plain, photo).rgb.getcolors() == [(32 * 32, mean)]
+
+
+def test_a_grey_style_gets_shades_of_one_colour() -> None:
+    """Its colours lie on a line, and so do those that it gets; noise is not made into other colours."""
+    grey = np.asarray(Image.open(EXAMPLES / "swirls.jpg").convert("L").resize((80, 64)), dtype=float)
+    photo = Picture(Image.open(EXAMPLES / "chelsea.jpg").resize((80, 64)))
+    for noise, least, most in (0, 0, 1), (1, 3, 5):  # the photograph's second deviation is 16 levels
+        noisy = grey[..., None] + noise * np.random.default_rng(0).normal(size=(64, 80, 3))
+        made = color.matched(Picture(Image.fromarray(noisy.round().clip(0, 255).astype(np.uint8))), photo)
+        _, second, first = np.sqrt(np.linalg.eigvalsh(covariance(pixels(made)))) * 255
+        assert least <= second < most < 50 < first
+
+
+def test_a_grey_content_gives_a_grey_style() -> None:
+    photo = Picture(Image.open(EXAMPLES / "coffee.jpg").resize((80, 64)))
+    grey = color.luminance(Picture(Image.open(EXAMPLES / "chelsea.jpg").resize((80, 64))))
+    made = np.asarray(color.matched(photo, grey).rgb, dtype=int)
+    assert np.ptp(made, axis=2).max() <= 1
+
+
+def test_what_is_transparent_has_no_say() -> None:
+    photo, style = (Image.open(EXAMPLES / f"{name}.jpg").resize((80, 64)) for name in ("coffee", "swirls"))
+    half = photo.crop((0, 0, 40, 64))
+    alpha = Image.new("L", photo.size, 0)
+    alpha.paste(255, (0, 0, 40, 64))
+    seen = color.matched(Picture(style), Picture(photo, alpha))
+    assert np.array_equal(pixels(seen), pixels(color.matched(Picture(style), Picture(half))))
+    nothing = color.matched(Picture(style), Picture(photo, Image.new("L", photo.size, 0)))
+    assert np.array_equal(pixels(nothing), pixels(color.matched(Picture(style), Picture(photo))))
+
+
+def test_large_pictures_are_counted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    photo, style = (Picture(Image.open(EXAMPLES / f"{name}.jpg").resize((80, 64))) for name in ("coffee", "swirls"))
+    whole = pixels(color.matched(style, photo))
+    monkeypatch.setattr(color, "_PIXELS_AT_ONCE", 1000)
+    assert np.array_equal(pixels(color.matched(style, photo)), whole)
+
+
+def test_luminances_are_matched_in_mean_and_deviation() -> None:
+    content, style = (Picture(Image.open(EXAMPLES / f"{name}.jpg")) for name in ("chelsea", "mosaic"))
+    sizes = (100, 67), (90, 72)
+    grey, made = color.prepared(content, style, "luminance", sizes)
+    assert grey.rgb.size == content.rgb.size and made.rgb.size == sizes[1]
+    np.testing.assert_allclose(pixels(grey), np.repeat(pixels(content) @ YIQ[0][:, None], 3, 1), atol=0.51 / 255)
+    s = pixels(color.luminance(style).resized(sizes[1]))[:, 0]
+    c = pixels(grey.resized(sizes[0]))[:, 0]
+    expected = c.std() / s.std() * (s - s.mean()) + c.mean()
+    np.testing.assert_allclose(pixels(made), np.repeat(expected[:, None], 3, 1).clip(0, 1), atol=0.51 / 255)
+
+
+images_of_noise = arrays(np.float32, (1, 3, 6, 7), elements=st.floats(0, 1, width=32))
+
+
+@settings(deadline=None, max_examples=100)
+@given(painted=images_of_noise, content=images_of_noise)
+def test_luma_is_kept_and_chroma_where_it_fits(painted: np.ndarray, content: np.ndarray) -> None:
+    made = color.with_chroma(torch.from_numpy(painted), torch.from_numpy(content))
+    assert made.min() >= 0 and made.max() <= 1
+    y, (_, i, q) = yiq(torch.from_numpy(painted))[0], yiq(torch.from_numpy(content))
+    free = np.einsum("ij,jhw->ihw", np.linalg.inv(YIQ), np.stack([y, i, q]))
+    fits = ((free > 1e-5) & (free < 1 - 1e-5)).all(0)
+    np.testing.assert_allclose(made[0].numpy()[:, fits], free[:, fits], atol=1e-5)
+    # Elsewhere: the same luma and hue, and no less chroma than must be, so that it touches the border.
+    made_y, made_i, made_q = yiq(made)
+    np.testing.assert_allclose(made_y, y, atol=1e-5)
+    np.testing.assert_allclose(made_i * q, made_q * i, atol=1e-5)
+    assert (np.hypot(made_i, made_q) <= np.hypot(i, q) + 1e-5).all()
+    distance = np.minimum(made[0].numpy(), 1 - made[0].numpy()).min(0)
+    assert (distance[~fits] < 1e-4).all()
+
+
+# --- whole runs ---------------------------------------------------------------------------------------------------
+
+
+def farther(made: Image.Image, other: Image.Image) -> tuple[float, float]:
+    """How far mean and covariance of one picture's colours are from another's."""
+    x, y = pixels(made), pixels(other)
+    return float(np.linalg.norm(x.mean(0) - y.mean(0))), float(np.linalg.norm(covariance(x) - covariance(y)))
+
+
+def test_the_picture_has_the_contents_colours(content_path: Path, style_path: Path) -> None:
+    """Three times as near in the mean and in the covariance as with the style's colours."""
+    content = Image.open(content_path)
+    options = dataclasses.replace(SMALL, iterations=60, beta=1e4)
+    style, matched = (
+        farther(stylize(content_path, style_path, options, color=c).image, content) for c in ("style", "content")
+    )
+    assert matched[0] < style[0] / 3 and matched[1] < style[1] / 3
+
+
+def test_the_styles_colours_are_the_default(content_path: Path, style_path: Path) -> None:
+    told = stylize(content_path, style_path, SMALL, color="style")
+    assert torch.equal(stylize(content_path, style_path, SMALL).tensor, told.tensor)
+    recolored = color.prepared(images.read(content_path), images.read(style_path), "content", ((80, 64), (64, 64)))[1]
+    by_hand = stylize(content_path, recolored.rgb, SMALL)
+    assert torch.equal(stylize(content_path, style_path, SMALL, color="content").tensor, by_hand.tensor)
+    assert not torch.equal(by_hand.tensor, told.tensor)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"init": "style"}, {"init": "noise"}, {"init": "file"}, {"optimizer": "adam"}, {"scales": "2"}]
+)
+def test_only_luminance_is_painted(
+    content_path: Path, style_path: Path, tmp_path: Path, changes: dict[str, str]
+) -> None:
+    if changes.get("init") == "file":
+        changes = {"init": str(tmp_path / "start.png")}
+        Image.new("RGB", (30, 50), (255, 0, 51)).save(changes["init"])
+    steps: list[Step] = []
+    result = stylize(content_path, style_path, SMALL, color="luminance", callback=steps.append, **changes)
+    assert all((np.ptp(step.image[0].numpy(), axis=0) < 1.1 / 255).all() for step in steps)
+    assert result.best.total < steps[0].losses.total or "scales" in changes
+    assert_content_s_chroma(result.tensor, images.read(content_path).tensor())
+    best = min(steps[-9:], key=lambda step: step.losses.total).image.clamp(0, 1)
+    np.testing.assert_allclose(yiq(result.tensor)[0], yiq(best)[0], atol=1e-5)
+
+
+def assert_content_s_chroma(made: torch.Tensor, content: torch.Tensor) -> None:
+    """Wherever the made picture doesn't touch the borders of the gamut, which is in most places."""
+    inside = ((made > 1e-4) & (made < 1 - 1e-4)).all(1)[0].numpy()
+    assert inside.mean() > 0.5
+    np.testing.assert_allclose(yiq(made)[1:, inside], yiq(content)[1:, inside], atol=1e-5)
+
+
+def test_luminance_of_a_stopped_run_and_of_one_that_goes_on(
+    content_path: Path, style_path: Path, tmp_path: Path
+) -> None:
+    options = dataclasses.replace(SMALL, color="luminance", scales="2", checkpoint_every="0")
+    alone, path = stylize(content_path, style_path, options), tmp_path / "state"
+    stopped = stylize(content_path, style_path, options, checkpoint=path, callback=lambda step: step.iteration == 5)
+    assert stopped.scales == [(40, 32, 5)] and stopped.size == (80, 64)
+    assert_content_s_chroma(stopped.tensor, images.read(content_path).tensor())
+    resumed = {"checkpoint": path, "resume": True}
+    with pytest.raises(UsageError, match="color was luminance and is now content"):
+        stylize(content_path, style_path, options, color="content", **resumed)
+    with pytest.raises(UsageError, match=r"content was [0-9a-f]+… and is now [^;]*$"):  # the same luma, no chroma
+        stylize(color.luminance(images.read(content_path)).rgb, style_path, options, **resumed)
+    assert torch.equal(stylize(content_path, style_path, options, **resumed).tensor, alone.tensor)
+
+
+def test_luminance_keeps_transparency_and_sixteen_bits(style_path: Path, tmp_path: Path) -> None:
+    import tifffile
+
+    content = Image.open(EXAMPLES / "coffee.jpg").resize((64, 48)).convert("RGBA")
+    content.paste((0, 0, 0, 0), (0, 0, 32, 48))
+    result = stylize(content, style_path, SMALL, color="luminance", bit_depth=16)
+    saved = tifffile.imread(result.save(tmp_path / "a.tif"))
+    np.testing.assert_array_equal(saved[..., 3], np.asarray(content, dtype=np.uint16)[..., 3] * 257)
+    np.testing.assert_allclose(saved[..., :3] / 65535, result.tensor[0].permute(1, 2, 0), atol=1e-5)
+    assert np.mean(saved[..., :3] % 257 == 0) < 0.1  # of 8 bits, all of them would be
