@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from styletransfer import Options, stylize
@@ -12,23 +13,23 @@ OPTIONS = Options(model="vgg19-lite")
 HEIGHT, GAP = 320, 8
 
 
-def sheet(rows: list[list[tuple[str, Image.Image]]], path: Path) -> None:
+def sheet(rows: list[list[tuple[str, Image.Image]]], path: Path, height: int = HEIGHT, quality: int = 90) -> None:
     """Rows of labelled pictures, all scaled to one height."""
     font = ImageFont.load_default(18)
-    scaled = [[(label, p.resize((round(p.width * HEIGHT / p.height), HEIGHT))) for label, p in row] for row in rows]
+    scaled = [[(label, p.resize((round(p.width * height / p.height), height))) for label, p in row] for row in rows]
     width = max(sum(p.width + GAP for _, p in row) - GAP for row in scaled)
-    height = sum(HEIGHT + GAP + (26 if any(label for label, _ in row) else 0) for row in rows) - GAP
-    result, y = Image.new("RGB", (width, height), "white"), 0
+    total = sum(height + GAP + (26 if any(label for label, _ in row) else 0) for row in rows) - GAP
+    result, y = Image.new("RGB", (width, total), "white"), 0
     draw = ImageDraw.Draw(result)
     for row in scaled:
         x = 0
         for label, picture in row:
             result.paste(picture, (x, y))
-            draw.text((x + 2, y + HEIGHT + 3), label, "black", font)
+            draw.text((x + 2, y + height + 3), label, "black", font)
             x += picture.width + GAP
-        y += HEIGHT + GAP + (26 if any(label for label, _ in row) else 0)
+        y += height + GAP + (26 if any(label for label, _ in row) else 0)
     path.parent.mkdir(exist_ok=True)
-    result.save(path, quality=90)
+    result.save(path, quality=quality)
     print(path)
 
 
@@ -64,7 +65,30 @@ def content_layers() -> None:
     sheet([row], PICTURES / "content-layer.jpg")
 
 
+def colors() -> None:
+    """--color style, content and luminance, and how far the colours are from the content's: for docs/controls.md."""
+    content = load("astronaut.jpg").resize((256, 256), Image.Resampling.LANCZOS)
+    row = [("content", content), ("style", load("swirls.jpg"))]
+    for color in ("style", "content", "luminance"):
+        made = stylize(
+            EXAMPLES / "astronaut.jpg", EXAMPLES / "swirls.jpg", OPTIONS, size=256, iterations=100, color=color
+        )
+        row.append((f"--color {color}", made.image))
+    wanted = np.asarray(content).reshape(-1, 3)
+    for label, picture in (row[0], *row[2:]):
+        x = np.asarray(picture).reshape(-1, 3)
+        mean, covariance, other = x.mean(0), np.cov(x.T), np.cov(wanted.T)
+        off = np.linalg.norm(mean - wanted.mean(0)), np.linalg.norm(covariance - other) / np.linalg.norm(other)
+        at_border = ((x == 0) | (x == 255)).any(1).mean()
+        print(
+            f"{label:18} mean {mean.round()} deviation {x.std(0).round()}; mean off by {off[0]:.1f}, "
+            f"covariance by {off[1]:.0%}; {at_border:.0%} of the pixels have a channel at 0 or 255"
+        )
+    sheet([row], PICTURES / "controls-color.jpg", height=256, quality=80)
+
+
 if __name__ == "__main__":
     overview()
     ratios()
     content_layers()
+    colors()
