@@ -229,8 +229,10 @@ def test_luminance_of_a_stopped_run_and_of_one_that_goes_on(
     resumed = {"checkpoint": path, "resume": True}
     with pytest.raises(UsageError, match="color was luminance and is now content"):
         stylize(content_path, style_path, options, color="content", **resumed)
-    with pytest.raises(UsageError, match=r"content was [0-9a-f]+… and is now [^;]*$"):  # the same luma, no chroma
-        stylize(color.luminance(images.read(content_path)).rgb, style_path, options, **resumed)
+    photo = images.read(content_path)
+    for other in color.luminance(photo).rgb, photo.rgb.point(lambda value: value // 2):  # the same luma, and another
+        with pytest.raises(UsageError, match=r"checkpoint: content was [0-9a-f]+… and is now [^;]*$"):
+            stylize(other, style_path, options, **resumed)
     assert torch.equal(stylize(content_path, style_path, options, **resumed).tensor, alone.tensor)
 
 
