@@ -265,7 +265,8 @@ def _options(settings: dict[str, Any]) -> Options:
     given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()
     }
-    given["mask"] = tuple(_pair(mask) for mask in given["mask"])
+    if "mask" in given:
+        given["mask"] = tuple(_pair(mask) for mask in given["mask"])
     return Options(**given)
 
 
