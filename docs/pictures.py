@@ -1,11 +1,16 @@
 """Draws the pictures of the README and of docs/: `python docs/pictures.py` (about two minutes on four cores)."""
 
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+import torch
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
-from styletransfer import Options, stylize
+from styletransfer import Options, images, stylize, weights
+from styletransfer.objective import Losses, Objective, Region, Style
+from styletransfer.vgg import Encoder
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES, PICTURES = ROOT / "examples", ROOT / "docs" / "pictures"
@@ -87,8 +92,43 @@ def colors() -> None:
     sheet([row], PICTURES / "controls-color.jpg", height=256, quality=80)
 
 
+def regions() -> None:
+    """Two styles blended, each in a region of its own, and one with a part kept: for docs/controls.md."""
+    content, styles = EXAMPLES / "astronaut.jpg", [EXAMPLES / "swirls.jpg", EXAMPLES / "mosaic.jpg"]
+    options = replace(OPTIONS, size=384)
+    person = Image.new("L", load(content.name).size)
+    draw, (w, h) = ImageDraw.Draw(person), person.size
+    draw.ellipse((0.28 * w, -0.02 * h, 0.62 * w, 0.5 * h), 255)
+    draw.ellipse((0.02 * w, 0.33 * h, 0.9 * w, 1.6 * h), 255)
+    person = person.filter(ImageFilter.GaussianBlur(8))
+    with TemporaryDirectory() as folder:
+        masks = [str(Path(folder) / name) for name in ("person.png", "rest.png")]
+        for mask, path in zip((person, ImageOps.invert(person)), masks, strict=True):
+            mask.save(path)
+        blend = stylize(content, styles, options)
+        parts = stylize(content, styles[::-1], options, mask=tuple((mask, "-") for mask in masks))
+        kept = stylize(content, styles[0], options, keep=masks[0])
+    row = [("content", load(content.name)), ("mask", person.convert("RGB"))]
+    row += [("two styles, blended", blend.image), ("one in each region", parts.image), ("--keep", kept.image)]
+    sheet([row], PICTURES / "controls-regions.jpg", height=256, quality=80)
+
+    encoder = Encoder(weights.resolve("vgg19-lite")[1], OPTIONS.style_weights)
+    white = torch.from_numpy(np.array(person.resize(parts.size)))[None, None] / 255
+    for name, mask in (("person", white), ("rest", 1 - white)):
+        for style in styles:
+            # As evaluated: the style loss of one region, before anything is optimised.
+            region = Region([Style(images.read(style).resized(parts.size).tensor())], mask)
+            objective = Objective(encoder, parts.tensor, [region], {}, OPTIONS.style_weights, 0.0, 1.0)
+            loss = Losses(*objective.evaluate(parts.tensor)[0].tolist()).style
+            print(f"{name}: style loss {loss / objective.shares[0]:.3g} from {style.stem}")
+    same = np.asarray(load(content.name).resize(kept.size, Image.Resampling.LANCZOS)) == np.asarray(kept.image)
+    inside = np.asarray(white) == 255
+    print(f"--keep: {(~same[inside].all(1)).sum()} of {inside.sum()} pixels in the white of the mask differ")
+
+
 if __name__ == "__main__":
     overview()
     ratios()
     content_layers()
     colors()
+    regions()

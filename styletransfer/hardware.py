@@ -103,8 +103,9 @@ def tuned(on: torch.device, tf32: bool = False, deterministic: bool = False) -> 
         yield
     finally:
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(repeatable)
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = flags
+        if torch.are_deterministic_algorithms_enabled() != repeatable:  # the call imports the compiler, for seconds
+            torch.use_deterministic_algorithms(repeatable)
         if on.type == "cpu":
             _keep_memory(False)
             release_memory(on)
