@@ -122,7 +122,7 @@ def regions() -> None:
             loss = Losses(*objective.evaluate(parts.tensor)[0].tolist()).style
             print(f"{name}: style loss {loss / objective.shares[0]:.3g} from {style.stem}")
     same = np.asarray(load(content.name).resize(kept.size, Image.Resampling.LANCZOS)) == np.asarray(kept.image)
-    inside = np.asarray(white) == 255
+    inside = white[0, 0].numpy() == 1
     print(f"--keep: {(~same[inside].all(1)).sum()} of {inside.sum()} pixels in the white of the mask differ")
 
 
