@@ -35,6 +35,7 @@ from torch import Tensor
 
 from styletransfer import Options, hardware, images, painting, pipeline, stylize, weights
 from styletransfer.curvature import InverseHessian
+from styletransfer.losses import gram_matrix
 from styletransfer.objective import Evaluate, Objective
 from styletransfer.optimize import Step, minimize
 from styletransfer.options import LAYERS
@@ -154,6 +155,40 @@ def per_evaluation(name: str, size: int, precision_name: str, device_name: str, 
     return {**dict(zip(("floor", "evaluation", "iteration"), seconds, strict=True)), "gflop": gflop}
 
 
+def beyond_the_floor(size: int, device_name: str) -> dict[str, float]:
+    """Seconds of the floor, and of what an iteration of VGG-19's shape needs besides, as fast as torch has it.
+
+    Padding, pooling, adding gradients up and the losses themselves come on top.
+    """
+    device = hardware.device(device_name)
+    precision = hardware.precision("auto", device)
+    with hardware.tuned(device, tf32=precision.tf32), torch.no_grad():
+        encoder, content, *_ = middle_of_a_run("vgg19-shaped", size, precision, device)
+        maps, shape = {}, {"memory_format": torch.channels_last}
+        for name in encoder.names:
+            channels, side = encoder.convolution(name)[0].shape[0], size >> (int(name[4]) - 1)
+            maps[name] = torch.rand(1, channels, side, side, device=device).to(precision.forward, **shape)
+        back = {name: x.to(precision.backward) for name, x in maps.items()}
+        tapped = Options().style_weights
+        mixings = {name: torch.rand(back[name].shape[1], back[name].shape[1], 1, 1).to(back[name]) for name in tapped}
+        curvature = InverseHessian(content, dtype=precision.backward)
+        for _ in range(curvature.history):
+            curvature.learn(*torch.rand(2, *content.shape, device=device))
+
+        def masked(x: Tensor) -> Tensor:
+            return torch.ops.aten.threshold_backward.grad_input(x, x, 0, grad_input=x)
+
+        calls: dict[str, Callable[[], object]] = {
+            "floor": floor(encoder, size, device, precision),
+            "Gram matrices": lambda: [gram_matrix(maps[name]) for name in tapped],
+            "their gradients K·F": lambda: [F.conv2d(back[name], mixings[name]) for name in tapped],
+            "features to the precision of the way back": lambda: [x.to(precision.backward) for x in maps.values()],
+            "the gradient of ReLU": lambda: [masked(x) for x in back.values()],
+            "L-BFGS, 50 pairs": lambda: curvature.learn(content, curvature.apply(content)),
+        }
+        return dict(zip(calls, alternating(device, 5, *calls.values()), strict=True))
+
+
 # --- memory --------------------------------------------------------------------------------------------------------
 
 
@@ -266,7 +301,7 @@ def main() -> None:
     parser.add_argument("--style", type=Path, default=EXAMPLES / "swirls.jpg")
     parser.add_argument("--size", type=int, default=512, help="of the time to quality")
     parser.add_argument("--weights", type=Path, default=weights.find("vgg19"))
-    parser.add_argument("--part", choices=("table", "memory", "quality", "command"), help="only this one")
+    parser.add_argument("--part", choices=("table", "memory", "quality", "command", "beyond"), help="only this one")
     parser.add_argument("--json", type=Path, default=Path("out/bench.json"))
     args = parser.parse_args()
     device = hardware.device(args.device)
@@ -291,6 +326,14 @@ def main() -> None:
                 f"{row['iteration']:9.4f} s{ratio:14.2f}{rate:9.0f}",
                 flush=True,
             )
+    if args.part == "beyond":
+        for size in (512, 1024):
+            report[f"beyond {size}"] = row = isolated(beyond_the_floor, size, args.device)
+            bare = row.pop("floor")
+            print(f"\nvgg19-shaped, {size}, auto: floor {bare:.4f} s")
+            for what, seconds in row.items():
+                print(f"    {what:45}{seconds / bare:6.3f} of it")
+            print(f"    {'all of it':45}{1 + sum(row.values()) / bare:6.3f}")
     if args.part in (None, "memory"):
         name = "vgg19-shaped"
         ours = isolated(memory_of_ours, name, 1024, "auto", args.device)
