@@ -73,7 +73,8 @@ class Options:
     )
     learning_rate: float | None = _optimisation(None, "Step of Adam, in values 0…1; 0.02 if not given.", minimum=0)
     init: str = _optimisation("content", "Where to start: content, style, noise, or the path of a picture.")
-    seed: int = _optimisation(0, "Seed of the noise of --init noise.", minimum=0)
+    init_noise: float = _optimisation(0.0, "Share of noise in the start, 0…1: with it, every seed another picture.")
+    seed: int = _optimisation(0, "Seed of the noise.", minimum=0)
 
     model: Literal["auto", "vgg19", "vgg19-lite"] = _network(
         "auto", "vgg19, the bundled vgg19-lite, or auto: vgg19 if its weights are here, else vgg19-lite."
@@ -96,6 +97,8 @@ class Options:
             self._check(f.name, f.metadata["minimum"])
         if self.alpha == 0 and self.beta == 0:
             raise UsageError("alpha and beta are both 0: nothing to optimise")
+        if not 0 <= self.init_noise <= 1:
+            raise UsageError(f"init_noise is {self.init_noise}; it must be from 0 to 1")
         if self.bit_depth not in (8, 16):
             raise UsageError(f"bit_depth is {self.bit_depth}; it can be 8 or 16")
         if self.learning_rate is not None and self.optimizer != "adam":

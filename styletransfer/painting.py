@@ -428,15 +428,18 @@ def stepped_up(image: Tensor, content: Picture, size: tuple[int, int]) -> Tensor
 
 
 def _initial(job: Job) -> Tensor:
-    """The starting image 1×3×H×W of the coarsest scale: the content, noise, or the middle of another picture."""
-    size, options = job.scales[0].content, job.options
+    """The starting image 1×3×H×W of the coarsest scale: the content or the middle of another picture, and noise."""
+    (width, height), options = job.scales[0].content, job.options
+    share = 1.0 if options.init == "noise" else options.init_noise
     if options.init == "content":
-        return job.inputs.content.resized(size).tensor()
-    if options.init == "noise":
-        channels = 1 if options.color == "luminance" else 3
-        noise = torch.rand(1, channels, size[1], size[0], generator=torch.Generator().manual_seed(options.seed))
-        return noise.expand(1, 3, -1, -1)
-    return Picture(ImageOps.fit(job.inputs.start.rgb, size, Image.Resampling.LANCZOS)).tensor()
+        image = job.inputs.content.resized((width, height)).tensor()
+    else:
+        image = Picture(ImageOps.fit(job.inputs.start.rgb, (width, height), Image.Resampling.LANCZOS)).tensor()
+    if not share:
+        return image
+    channels = 1 if options.color == "luminance" else 3
+    noise = torch.rand(1, channels, height, width, generator=torch.Generator().manual_seed(options.seed))
+    return torch.lerp(image, noise.expand(1, 3, -1, -1), share)
 
 
 def _objective(job: Job, encoder: Encoder, scale: Scale, tiling: Tiling) -> Objective:

@@ -90,6 +90,16 @@ def test_where_to_start(content_path: Path, style_path: Path, tmp_path: Path, in
         np.testing.assert_allclose(start.mean((0, 2, 3)).numpy(), [1, 0, 0.2], atol=1e-6)
 
 
+def test_a_start_with_some_noise_lies_between(content_path: Path, style_path: Path) -> None:
+    content, mixed, noise = (
+        stylize(content_path, style_path, SMALL, iterations=0, seed=3, **options).tensor
+        for options in ({}, {"init_noise": 0.25}, {"init": "noise"})
+    )
+    np.testing.assert_allclose(mixed.numpy(), (0.75 * content + 0.25 * noise).numpy(), atol=1e-6)
+    with pytest.raises(UsageError, match=r"init_noise is 1\.5"):
+        stylize(content_path, style_path, SMALL, init_noise=1.5)
+
+
 def test_sizes(style_path: Path) -> None:
     content = Image.new("RGB", (200, 120), "teal")
     options = dataclasses.replace(SMALL, iterations=0)
