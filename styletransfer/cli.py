@@ -148,6 +148,10 @@ def stylize_command(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no notices.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what was interrupted, if anything was.")] = False,
+    save_every: Annotated[
+        int,
+        typer.Option("--save-every", metavar="N", min=0, help="Save every Nth iterate, as OUT_00001.png …."),
+    ] = 0,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -165,6 +169,7 @@ def stylize_command(
         quiet=quiet,
         as_json=as_json,
         resume=resume,
+        save_every=save_every,
     )
 
 
@@ -185,7 +190,15 @@ def resume_command(
 
 
 def _make(
-    content: Path, styles: list[Path], options: Options, target: Path, *, quiet: bool, as_json: bool, resume: bool
+    content: Path,
+    styles: list[Path],
+    options: Options,
+    target: Path,
+    *,
+    quiet: bool,
+    as_json: bool,
+    resume: bool,
+    save_every: int = 0,
 ) -> None:
     with contextlib.ExitStack() as stack:
         interrupted = stack.enter_context(_interruptible())  # the imports take seconds
@@ -201,12 +214,13 @@ def _make(
             options.bit_depth,
             (content, *styles, *map(Path, options.files)),
         )
+        save = _frames(target, options, save_every if first else 0)
         with _bar(options, quiet or not first) as show:
             result = stylize(
                 content,
                 styles,
                 options,
-                callback=lambda step: show(step) or interrupted(),
+                callback=lambda step: show(step) or save(step) or interrupted(),
                 checkpoint=beside(target),
                 resume=resume,
             )
@@ -217,6 +231,27 @@ def _make(
         code = _verdict(result, saved, interrupted(), f"styletransfer resume {target}") or int(saved != target)
     if code:
         raise typer.Exit(code)
+
+
+def _frames(target: Path, options: Options, every: int) -> "Callable[[Step], None]":
+    """What saves every so many iterates beside the picture, numbered from 1 in the order of all scales."""
+    from . import images
+
+    count, due = 0, 0
+
+    def save(step: "Step") -> None:
+        nonlocal count, due, every
+        due = 0 if step.iteration == 0 else due
+        if every and step.iteration >= due:
+            count, due = count + 1, step.iteration + every
+            path = target.with_name(f"{target.stem}_{count:05}{target.suffix}")
+            try:
+                images.write(step.image, path, alpha=None, bit_depth=options.bit_depth, settings={})
+            except StyleTransferError as error:
+                logging.getLogger(__name__).warning("%s; no more iterates are saved", error)
+                every = 0
+
+    return save
 
 
 def _save(result: "Result", target: Path) -> Path:

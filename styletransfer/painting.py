@@ -207,9 +207,8 @@ class Painting:
             unread.clear()
             if step.iteration == 0 or run.losses[-1].total <= run.losses[run.best].total:
                 run.best, self.image = step.iteration, step.image
-            shown = replace(
-                step, image=kept(trimmed(step.image), self.job.inputs), network=run.network, most=iterations
-            )
+            image = finished(self.job, trimmed(step.image))
+            shown = replace(step, image=image, network=run.network, most=iterations)
             asked = ranks.agreed(bool(self.job.callback and self.job.callback(shown)))
             run.stopped = _reason_to_stop(run.losses, step.tried, iterations)
             keeper = self.job.keeper
@@ -487,10 +486,14 @@ def _keeping(evaluate: Evaluate, keep: Tensor, content: Tensor) -> Evaluate:
     return evaluated
 
 
-def kept(image: Tensor, given: Inputs) -> Tensor:
-    """An image 1×3×H×W with the photograph where it is to stay."""
-    if given.keep is None:
+def finished(job: Job, image: Tensor) -> Tensor:
+    """The picture that an image 1×3×H×W of the canvas is: with the content's chroma, the photograph where it stays."""
+    given, size = job.originals, (image.shape[3], image.shape[2])
+    if job.options.color != "luminance" and given.keep is None:
         return image
-    size = image.shape[3], image.shape[2]
-    content, keep = (picture.resized(size).tensor().to(image.device) for picture in (given.content, given.keep))
-    return torch.lerp(image, content, keep)
+    content = given.content.resized(size).tensor().to(image.device)
+    if job.options.color == "luminance":
+        image = color.with_chroma(image.clamp(0, 1), content)
+    if given.keep is not None:
+        image = torch.lerp(image, content, given.keep.resized(size).tensor().to(image.device))
+    return image

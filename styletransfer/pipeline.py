@@ -30,7 +30,7 @@ from .painting import (
     Network,
     Painting,
     Scale,
-    kept,
+    finished,
     most_iterations,
     plan_for,
     seconds_per_iteration,
@@ -159,7 +159,7 @@ def stylize(
         style: likewise, or a folder of pictures, or several of these (`Options.style_weight`, `Options.mask`).
         options: the settings; the defaults if not given.
         callback: called with every `Step`, on a GPU with every tenth; a true return value ends the run with the best
-            picture so far. With color="luminance" the steps' images are grey.
+            picture so far.
         checkpoint: a file in which the run's state is kept while it lasts; none if not given.
         resume: go on from the checkpoint, if it is there. On a CPU the picture is then, byte for byte, what it would
             have been, unless the optimiser's memory was too large to be kept (`HISTORY_BYTES`).
@@ -185,10 +185,7 @@ def stylize(
         content_picture, image = job.inputs.content, trimmed(painting.image)
         if runs[-1].scale != job.scales[-1]:
             image = stepped_up(image, content_picture, size)
-        image = image.clamp(0, 1).cpu()
-        if options.color == "luminance":
-            image = color.with_chroma(image, job.originals.content.resized(size).tensor())
-        image = kept(image, job.originals)
+        image = finished(job, image.clamp(0, 1).cpu())
     done = runs[-1]
     return Result(
         tensor=image,

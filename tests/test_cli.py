@@ -16,6 +16,7 @@ import time
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -325,6 +326,20 @@ def test_weights_commands(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run("weights", "path", capsys=capsys)
     assert code == 1 and "weights fetch" in err
     assert run("weights", "path", "vgg16", capsys=capsys)[0] == 2
+
+
+def test_every_nth_iterate_is_saved(
+    content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = shlex.split("--model vgg19-lite --iterations 10 --save-every 4 --color luminance -o out.png")
+    code, out, _ = run(content_path, style_path, *options, capsys=capsys)
+    assert (code, out) == (0, "out.png\n")
+    assert sorted(os.listdir(here)) == ["out.png", *(f"out_0000{n}.png" for n in (1, 2, 3))]
+    frames = [np.asarray(Image.open(here / f"out_0000{n}.png")).astype(int) for n in (1, 2, 3)]
+    final = np.asarray(Image.open(here / "out.png")).astype(int)
+    first, *_, last = (np.abs(frame - final).mean() for frame in frames)
+    assert first > 3 * last  # of the content to begin with, in colour, ever nearer the picture
+    assert np.abs(frames[0] - np.asarray(Image.open(content_path).convert("RGB"))).max() <= 1
 
 
 def test_completion_knows_the_commands_and_the_options() -> None:

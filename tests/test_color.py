@@ -204,7 +204,7 @@ def test_only_luminance_is_painted(
         Image.new("RGB", (30, 50), (255, 0, 51)).save(changes["init"])
     steps: list[Step] = []
     result = stylize(content_path, style_path, SMALL, color="luminance", callback=steps.append, **changes)
-    assert all((np.ptp(step.image[0].numpy(), axis=0) < 1.1 / 255).all() for step in steps)
+    assert any(torch.equal(step.image, result.tensor) for step in steps)  # listeners see it in its colours
     assert result.best.total < steps[0].losses.total or "scales" in changes
     assert_content_s_chroma(result.tensor, images.read(content_path).tensor())
     best = min(steps[-9:], key=lambda step: step.losses.total).image.clamp(0, 1)
