@@ -132,10 +132,15 @@ def middle_of_a_run(
     objective = Objective(encoder, content, style, options.content_weights, options.style_weights, 1.0, 1e3)
     hardware.release_memory(device)  # as stylize() does
     evaluate = hardware.captured(objective.evaluate, content)
-    curvature = InverseHessian(content, dtype=precision.backward)
+    return encoder, content, evaluate, minimize(evaluate, content, "lbfgs", curvature=full_history(content, precision))
+
+
+def full_history(image: Tensor, precision: hardware.Precision) -> InverseHessian:
+    """Filled with pairs of random images like this one."""
+    curvature = InverseHessian(image, dtype=precision.backward)
     for _ in range(curvature.history):
-        curvature.learn(*torch.rand(2, *content.shape, device=device))
-    return encoder, content, evaluate, minimize(evaluate, content, "lbfgs", curvature=curvature)
+        curvature.learn(*torch.rand(2, *image.shape, device=image.device))
+    return curvature
 
 
 def per_evaluation(name: str, size: int, precision_name: str, device_name: str, runs: int) -> dict[str, float]:
@@ -171,9 +176,7 @@ def beyond_the_floor(size: int, device_name: str) -> dict[str, float]:
         back = {name: x.to(precision.backward) for name, x in maps.items()}
         tapped = Options().style_weights
         mixings = {name: torch.rand(back[name].shape[1], back[name].shape[1], 1, 1).to(back[name]) for name in tapped}
-        curvature = InverseHessian(content, dtype=precision.backward)
-        for _ in range(curvature.history):
-            curvature.learn(*torch.rand(2, *content.shape, device=device))
+        curvature = full_history(content, precision)
 
         def masked(x: Tensor) -> Tensor:
             return torch.ops.aten.threshold_backward.grad_input(x, x, 0, grad_input=x)

@@ -103,6 +103,14 @@ def _show_version(value: bool) -> None:
 # --- stylize -------------------------------------------------------------------------------------------------------
 
 
+_Content = Annotated[Path, typer.Argument(metavar="CONTENT", help="The photograph.")]
+_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no notices.")]
+_AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+_Styles = Annotated[
+    list[Path], typer.Argument(metavar="STYLE...", help="The painting; several, or a folder of them, are blended.")
+]
+
+
 def _from_options(function: Callable[..., None], names: Sequence[str] = ()) -> Callable[..., None]:
     """Replaces the function's ``**settings`` by a parameter for every field of `Options`, or for those named."""
     hints = get_type_hints(Options)
@@ -137,16 +145,14 @@ def _from_options(function: Callable[..., None], names: Sequence[str] = ()) -> C
 )
 @_from_options
 def stylize_command(
-    content: Annotated[Path, typer.Argument(metavar="CONTENT", help="The photograph.")],
-    style: Annotated[
-        list[Path], typer.Argument(metavar="STYLE...", help="The painting; several, or a folder of them, are blended.")
-    ],
+    content: _Content,
+    style: _Styles,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="PNG, JPEG, WebP or TIFF by its ending.", show_default="CONTENT_STYLE.png"),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no notices.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    quiet: _Quiet = False,
+    as_json: _AsJson = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what was interrupted, if anything was.")] = False,
     save_every: Annotated[
         int,
@@ -176,8 +182,8 @@ def stylize_command(
 @app.command("resume")
 def resume_command(
     output: Annotated[Path, typer.Argument(metavar="OUT", help="The picture that was to be made.")],
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no notices.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    quiet: _Quiet = False,
+    as_json: _AsJson = False,
 ) -> None:
     """Go on with the picture OUT, whose run was interrupted or killed, as if nothing had happened."""
     from . import checkpoint
@@ -272,10 +278,8 @@ def _save(result: "Result", target: Path) -> Path:
 @app.command("plan")
 @_from_options
 def plan_command(
-    content: Annotated[Path, typer.Argument(metavar="CONTENT", help="The photograph.")],
-    style: Annotated[
-        list[Path], typer.Argument(metavar="STYLE...", help="The painting; several, or a folder of them, are blended.")
-    ],
+    content: _Content,
+    style: _Styles,
     **settings: Any,
 ) -> None:
     """Tell how long a picture would take, in what memory and in which parts, without making it.

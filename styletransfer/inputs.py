@@ -13,14 +13,11 @@ from torch import Tensor
 from . import images
 from .errors import UsageError
 from .images import Picture
-from .options import STARTS, Options
+from .options import STARTS, WHOLE, Options
 
 Source = str | os.PathLike[str] | Image.Image | Tensor
 #: A picture, a folder of pictures, or several of both.
 Styles = Source | Sequence[Source]
-
-#: What stands for a style's mask when all of the picture counts.
-WHOLE = "-"
 
 
 @dataclass(frozen=True)
@@ -88,7 +85,7 @@ def read(content: Source, style: Styles, options: Options) -> Inputs:
         return images.read(source, options.max_pixels)
 
     first = picture(content)
-    groups = [[picture(one) for one in _pictures_of(source)] for source in _several(style)]
+    groups = [[picture(one) for one in _pictures_of(source)] for source in several(style)]
     parts = _regions(groups, options, picture) if options.mask else [Part(_blend(groups, options.style_weight))]
     start = parts[0].styles[0].picture if options.init in STARTS else picture(options.init)
     keep = _mask(picture(options.keep), options.keep) if options.keep else None
@@ -96,7 +93,8 @@ def read(content: Source, style: Styles, options: Options) -> Inputs:
     return Inputs(first, parts, start, keep, names)
 
 
-def _several(style: Styles) -> list[Source]:
+def several(style: Styles) -> list[Source]:
+    """The styles as a list. Raises `UsageError` if there is none."""
     if isinstance(style, str | os.PathLike | Image.Image | Tensor):
         return [style]
     if not style:

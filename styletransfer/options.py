@@ -1,8 +1,8 @@
 """Every option and its default, said once: library and command line both take them from here."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -27,6 +27,8 @@ _PAPERS_STYLE_LAYERS = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
 
 #: Values of `init` that are no file.
 STARTS = ("content", "style", "noise")
+#: What stands for a style's mask when all of the picture counts.
+WHOLE = "-"
 
 
 @dataclass(frozen=True)
@@ -125,11 +127,27 @@ class Options:
         """Content layers with their shares of the content loss (sum 1)."""
         return layer_weights(self.content_layers)
 
+    def with_files(self, renamed: Callable[[str], str]) -> "Options":
+        """The same with every file that a setting names under another name."""
+        return replace(
+            self,
+            init=self.init if self.init in STARTS else renamed(self.init),
+            weights=self.weights and renamed(self.weights),
+            keep=self.keep and renamed(self.keep),
+            mask=tuple((renamed(here), there if there == WHOLE else renamed(there)) for here, there in self.mask),
+        )
+
     @property
     def files(self) -> list[str]:
         """Every file that a setting names."""
-        named = [self.init if self.init not in STARTS else None, self.weights, self.keep, *sum(self.mask, ())]
-        return [name for name in named if name]
+        found: list[str] = []
+
+        def note(name: str) -> str:
+            found.append(name)
+            return name
+
+        self.with_files(note)
+        return found
 
     def that_matter(self) -> dict[str, Any]:
         """The fields that make a difference to the picture, by name."""

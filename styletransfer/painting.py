@@ -119,6 +119,7 @@ class Painting:
         self._last: Tensor
         self._plan: plan.Plan
         self._curvature: InverseHessian | None = None
+        self._finished: Callable[[Tensor], Tensor]
         self._state: Mapping[str, Tensor] = {}
         if saved:
             self._restore(saved)
@@ -173,6 +174,7 @@ class Painting:
         if choice.tiling.rows or len(self.job.scales) > 1:
             log.info("%d×%d: %s", *scale.content, choice)
         self._plan, self._curvature = choice, _curvature(self.job, self.image, choice)
+        self._finished = finisher(self.job, scale.content)
         if begun and self.runs[-1].stopped:  # it was interrupted between two networks
             if self._curvature and self._state:
                 self._curvature.load(self._state)
@@ -207,7 +209,7 @@ class Painting:
             unread.clear()
             if step.iteration == 0 or run.losses[-1].total <= run.losses[run.best].total:
                 run.best, self.image = step.iteration, step.image
-            image = finished(self.job, trimmed(step.image))
+            image = self._finished(trimmed(step.image))
             shown = replace(step, image=image, network=run.network, most=iterations)
             asked = ranks.agreed(bool(self.job.callback and self.job.callback(shown)))
             run.stopped = _reason_to_stop(run.losses, step.tried, iterations)
@@ -486,14 +488,18 @@ def _keeping(evaluate: Evaluate, keep: Tensor, content: Tensor) -> Evaluate:
     return evaluated
 
 
-def finished(job: Job, image: Tensor) -> Tensor:
-    """The picture that an image 1×3×H×W of the canvas is: with the content's chroma, the photograph where it stays."""
-    given, size = job.originals, (image.shape[3], image.shape[2])
+def finisher(job: Job, size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
+    """What makes the picture of an image 1×3×H×W of the canvas, for one (width, height): with the content's chroma, the
+    photograph where it stays."""
+    given = job.originals
     if job.options.color != "luminance" and given.keep is None:
-        return image
-    content = given.content.resized(size).tensor().to(image.device)
-    if job.options.color == "luminance":
-        image = color.with_chroma(image.clamp(0, 1), content)
-    if given.keep is not None:
-        image = torch.lerp(image, content, given.keep.resized(size).tensor().to(image.device))
-    return image
+        return lambda image: image
+    content = given.content.resized(size).tensor().to(job.device)
+    keep = None if given.keep is None else given.keep.resized(size).tensor()[:, :1].to(job.device)
+
+    def finished(image: Tensor) -> Tensor:
+        if job.options.color == "luminance":
+            image = color.with_chroma(image.clamp(0, 1), content)
+        return image if keep is None else torch.lerp(image, content, keep)
+
+    return finished

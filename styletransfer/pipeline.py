@@ -30,7 +30,7 @@ from .painting import (
     Network,
     Painting,
     Scale,
-    finished,
+    finisher,
     most_iterations,
     plan_for,
     seconds_per_iteration,
@@ -115,11 +115,7 @@ class Result:
         """How the picture was made, as embedded in it; no folders, so that it can be passed on."""
         from . import __version__
 
-        settings = self.options.that_matter()
-        settings["weights"] = self.options.weights and Path(self.options.weights).name
-        settings["init"] = Path(self.options.init).name
-        settings["keep"] = self.options.keep and Path(self.options.keep).name
-        settings["mask"] = [[Path(mask).name for mask in pair] for pair in self.options.mask]
+        settings = self.options.with_files(lambda name: Path(name).name).that_matter()
         content, *styles = self.inputs
         style = styles[0] if len(styles) == 1 else styles
         made = {"version": __version__, "content": content, "style": style, "model": self.model}
@@ -185,7 +181,7 @@ def stylize(
         content_picture, image = job.inputs.content, trimmed(painting.image)
         if runs[-1].scale != job.scales[-1]:
             image = stepped_up(image, content_picture, size)
-        image = finished(job, image.clamp(0, 1).cpu())
+        image = finisher(job, size)(image.clamp(0, 1).to(job.device)).cpu()
     done = runs[-1]
     return Result(
         tensor=image,
@@ -286,7 +282,7 @@ def _identity(job: Job, convolutions: weights.Convolutions) -> dict[str, Any]:
     digest, hashes = hashlib.sha256(), job.originals.hashes()
     for layer in convolutions.values():
         for tensor in layer:
-            digest.update(tensor.contiguous().numpy().tobytes())
+            digest.update(tensor.contiguous().numpy().data)  # not copied
     if job.options.init in STARTS:
         hashes["init"] = job.options.init
     told = {"weights": digest.hexdigest(), "device": str(job.device), "version": __version__}
@@ -317,21 +313,11 @@ def _keeper(
         log.info("starting anew, though there is a checkpoint; it is kept for now: --resume goes on from it")
     if ranks.rank():
         return None
-    styles = [style] if isinstance(style, str | os.PathLike) or not isinstance(style, Sequence) else style
-    files = [os.path.abspath(s) if isinstance(s, str | os.PathLike) else None for s in (content, *styles)]
-    again = {"content": files[0], "styles": files[1:], "options": _absolute(job.options)}
+    sources = (content, *inputs.several(style))
+    files = [os.path.abspath(s) if isinstance(s, str | os.PathLike) else None for s in sources]
+    options = dataclasses.asdict(job.options.with_files(os.path.abspath))  # understood in any folder
+    again = {"content": files[0], "styles": files[1:], "options": options}
     return Keeper(path, float(job.options.checkpoint_every), asked, again, resumed)
-
-
-def _absolute(options: Options) -> dict[str, Any]:
-    """The options, understood in any folder."""
-    told = dataclasses.asdict(options)
-    told["weights"] = options.weights and os.path.abspath(options.weights)
-    if options.init not in STARTS:
-        told["init"] = os.path.abspath(options.init)
-    told["keep"] = options.keep and os.path.abspath(options.keep)
-    told["mask"] = [[mask if mask == inputs.WHOLE else os.path.abspath(mask) for mask in pair] for pair in options.mask]
-    return told
 
 
 def _encoder(

@@ -105,6 +105,10 @@ class Needs:
         wide = sum(band.right - band.left for band in bands(self.width, tiling.columns, self.encoder))
         return float((1 + there * again) * (STRIPS if tiling.rows else 1.0) * wide / self.width)
 
+    def plan(self, tiling: Tiling, history: int) -> Plan:
+        """What this tiling and so many pairs take."""
+        return Plan(tiling, history, self.memory(tiling, history), self.work(tiling))
+
     def _strip(self, width: int) -> int:
         """Rows of a strip so wide."""
         rows = int(STRIP / (self._largest * self.precision.forward.itemsize * width)) // 32 * 32
@@ -136,7 +140,7 @@ def make(job: Needs, free: int | None, tile: str = "auto") -> Plan:
         StyleTransferError: nothing fits.
     """
     plans = [
-        Plan(tiling, history, job.memory(tiling, history), job.work(tiling))
+        job.plan(tiling, history)
         for tiling in job.tilings(tile)
         for history in ([pairs for pairs in ITERATIONS if pairs <= job.history] or [job.history])
     ]
@@ -156,6 +160,5 @@ def make(job: Needs, free: int | None, tile: str = "auto") -> Plan:
 def smaller(job: Needs, than: Plan) -> Plan | None:
     """The fastest plan with as many pairs that takes clearly less memory for the rest, if there is one."""
     most = SMALLER * job.memory(than.tiling, 0)
-    tilings = [tiling for tiling in job.tilings("auto") if job.memory(tiling, 0) <= most]
-    plans = [Plan(t, than.history, job.memory(t, than.history), job.work(t)) for t in tilings]
+    plans = [job.plan(tiling, than.history) for tiling in job.tilings("auto") if job.memory(tiling, 0) <= most]
     return min(plans, key=lambda plan: plan.work, default=None)

@@ -87,7 +87,9 @@ class Encoder(nn.Module):
     def cast(self, forward: torch.dtype, backward: torch.dtype) -> "Encoder":
         """Computes features in one precision and gradients in another from now on; returns itself."""
         for name in self.names:
-            self._set(name, *self.convolution(name))  # the way back exact again, as far as the weights are
+            weight, bias = self.convolution(name)
+            if self.get_buffer(f"{name}_adjoint").dtype != weight.dtype:  # exact again, as far as the weights are
+                self._set(name, weight, bias)
         for name, buffer in self.named_buffers():
             buffer.data = buffer.to(backward if name.endswith("adjoint") else forward)
         return self

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from styletransfer import weights
 from styletransfer.options import LAYERS
 
 # Tiny convolutions on several threads of a busy machine wait for each other most of the time.
@@ -58,3 +59,11 @@ def random_convolutions(widths: dict[str, int], seed: int = 0) -> dict[str, tupl
 
 
 SMALL = {"1": 4, "2": 6, "3": 8, "4": 10, "5": 12}
+
+
+@pytest.fixture(scope="session")
+def large_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights, three quarters as wide as VGG-19: large enough for a warm start."""
+    path = tmp_path_factory.mktemp("weights") / "large.safetensors"
+    weights.save(random_convolutions({"1": 48, "2": 96, "3": 192, "4": 384, "5": 384}), path)
+    return path

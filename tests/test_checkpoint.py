@@ -11,22 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import random_convolutions
 from PIL import Image
 
-from styletransfer import Options, StyleTransferError, UsageError, painting, stylize, weights
+from styletransfer import Options, StyleTransferError, UsageError, painting, stylize
 from styletransfer.checkpoint import beside
 from styletransfer.files import whole
 
 SMALL = Options(iterations=30, model="vgg19-lite", checkpoint_every="0")
-
-
-@pytest.fixture(scope="module")
-def large_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights, large enough for a warm start."""
-    path = tmp_path_factory.mktemp("weights") / "large.safetensors"
-    weights.save(random_convolutions({"1": 48, "2": 96, "3": 192, "4": 384, "5": 384}), path)
-    return path
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import random_convolutions
 from PIL import Image
 
-from styletransfer import Options, StyleTransferError, UsageError, images, painting, pipeline, plan, stylize, weights
+from styletransfer import Options, StyleTransferError, UsageError, images, painting, pipeline, plan, stylize
 from styletransfer.images import Picture
 from styletransfer.inputs import Inputs, Part, Styled
 from styletransfer.objective import Objective, Tiling
@@ -156,14 +155,6 @@ def test_it_ends_as_soon_as_the_loss_has_settled(content_path: Path, style_path:
     falls = (totals[:-WINDOW] - totals[WINDOW:]) / totals[WINDOW:]
     assert result.stopped == "converged" and result.iterations < Options.iterations
     assert falls[-1] < SETTLED <= falls[:-1].min()
-
-
-@pytest.fixture(scope="module")
-def large_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights, three quarters as wide as VGG-19."""
-    path = tmp_path_factory.mktemp("weights") / "large.safetensors"
-    weights.save(random_convolutions({"1": 48, "2": 96, "3": 192, "4": 384, "5": 384}), path)
-    return path
 
 
 def test_a_large_network_starts_with_what_the_small_one_has_made(
