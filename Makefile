@@ -11,7 +11,7 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow test-gpu fuzz lint weights bench bench-any-size bench-gpu gallery clean
+.PHONY: demo test test-slow test-gpu fuzz lint weights figures bench bench-any-size bench-gpu gallery clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -40,6 +40,10 @@ lint: $(READY)
 # VGG-19 itself, 548 MB, into torch hub's cache.
 weights: $(READY)
 	$(BIN)/styletransfer weights fetch
+
+# The figures of the README and of docs/, some ten minutes; only some with ARGS='ratios colors'.
+figures: $(READY)
+	$(BIN)/python docs/figures.py $(ARGS)
 
 # Under ten minutes on four cores. Options in ARGS, as in ARGS='--part table'.
 bench: $(READY)

@@ -163,8 +163,18 @@ def show_memory(args: argparse.Namespace) -> list[dict[str, float]]:
 def show_overhead(args: argparse.Namespace) -> list[Any]:
     tilings = [Tiling(), Tiling(None, 256, 1), Tiling(None, 256, 3), Tiling(None, 256, 4), Tiling(None, 256, 6)]
     tilings += [Tiling(1024, 256, 6), Tiling(512, 256, 6)]
+    return compared([("vgg19-lite", 2048), ("vgg19-lite", 4096), ("vgg19-shaped", 2048)], tilings)
+
+
+def show_large(args: argparse.Namespace) -> list[Any]:
+    """The whole at once takes 19 GB."""
+    return compared([("vgg19-shaped", 4096)], [Tiling(), Tiling(None, 256, 4), Tiling(None, 256, 6)])
+
+
+def compared(pictures: list[tuple[str, int]], tilings: list[Tiling]) -> list[Any]:
+    """Prints how long each of the tilings takes relative to the first."""
     result = []
-    for name, side in (("vgg19-lite", 2048), ("vgg19-lite", 4096), ("vgg19-shaped", 2048)):
+    for name, side in pictures:
         times = isolated(overhead, name, side, tilings)
         print(f"{name}, {side}×{side * 3 // 4}: whole {times[0]:.2f} s an evaluation", flush=True)
         for tiling, seconds in zip(tilings[1:], times[1:], strict=True):
@@ -205,6 +215,7 @@ def show_processes(args: argparse.Namespace) -> list[Any]:
 PARTS: dict[str, Callable[[argparse.Namespace], list[Any]]] = {
     "memory": show_memory,
     "overhead": show_overhead,
+    "large": show_large,
     "picture": show_picture,
     "processes": show_processes,
 }

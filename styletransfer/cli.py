@@ -4,69 +4,45 @@ Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted, 143 terminated.
 """
 
 import contextlib
-import dataclasses
-import inspect
 import io
 import json
 import logging
-import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from difflib import get_close_matches
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from . import __version__
-from .errors import StyleTransferError, UsageError, printable
+from . import __version__, cli_figures  # noqa: F401  it adds its commands
+from .arguments import (
+    DEFAULT_COMMAND,
+    RUN,
+    Animate,
+    AsJson,
+    ContentPath,
+    Output,
+    Quiet,
+    Resume,
+    SaveEvery,
+    StylePaths,
+    app,
+    files_among,
+    from_options,
+)
+from .console import complain, interruptible, notices, progress_bar
+from .errors import StyleTransferError, UsageError
 from .options import Options
 
 if TYPE_CHECKING:  # torch takes seconds to import: `--help` must not
+    from .inputs import Source, Styles
     from .optimize import Step
     from .pipeline import Result
 
-DEFAULT_COMMAND = "stylize"
-_BETWEEN = "\0"  # what no argument can hold
-
-
-class _DefaultCommandGroup(TyperGroup):
-    """A group whose first argument may be left out: it is then `stylize`, and so is its help."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        first = args[0] if args else "--help"
-        own_options = {name for parameter in self.params for name in parameter.opts}
-        completing = ctx.resilient_parsing
-        args = _with_masks_joined(args)
-        if first in self.commands or first.partition("=")[0] in own_options or (completing and not args):
-            return super().parse_args(ctx, args)
-        if not first.startswith("-") and not os.path.exists(first) and not completing:
-            near = get_close_matches(first, self.commands, n=1, cutoff=0.5) or sorted(self.commands)
-            raise UsageError(
-                f"{first!r} is neither a file nor a command (nearest command: {' or '.join(map(repr, near))})"
-            )
-        return super().parse_args(ctx, [DEFAULT_COMMAND, *(args or [first])])
-
-
-def _with_masks_joined(args: list[str]) -> list[str]:
-    """Each --mask with its two values as one: Typer knows no option that is repeatable and has two."""
-    joined: list[str] = []
-    for arg in args:
-        if joined[-2:-1] == ["--mask"] and _BETWEEN not in joined[-1]:
-            joined[-1] += _BETWEEN + arg
-        else:
-            joined.append(arg)
-    return joined
-
-
-app = typer.Typer(
-    cls=_DefaultCommandGroup, no_args_is_help=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
-)
 weights_app = typer.Typer(help="The networks' weights: list, fetch, verify, path.", no_args_is_help=True)
 app.add_typer(weights_app, name="weights")
 
@@ -78,20 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         code = typer.main.get_command(app).main(arguments, prog_name="styletransfer", standalone_mode=False)
     except TyperException as error:
-        code = _complain(" ".join(error.format_message().split()), error.exit_code)
+        code = complain(" ".join(error.format_message().split()), error.exit_code)
     except StyleTransferError as error:
-        code = _complain(str(error), error.exit_code)
+        code = complain(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         code = 128 + signal.SIGINT
     except BrokenPipeError:  # whoever read stdout has gone
         sys.stderr.close()
         code = 1
     sys.exit(code)
-
-
-def _complain(message: str, code: int) -> int:
-    print(f"styletransfer: {printable(message)}", file=sys.stderr)
-    return code
 
 
 def _show_version(value: bool) -> None:
@@ -103,101 +74,88 @@ def _show_version(value: bool) -> None:
 # --- stylize -------------------------------------------------------------------------------------------------------
 
 
-_Content = Annotated[Path, typer.Argument(metavar="CONTENT", help="The photograph.")]
-_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no notices.")]
-_AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
-_Styles = Annotated[
-    list[Path], typer.Argument(metavar="STYLE...", help="The painting; several, or a folder of them, are blended.")
-]
-
-
-def _from_options(function: Callable[..., None], names: Sequence[str] = ()) -> Callable[..., None]:
-    """Replaces the function's ``**settings`` by a parameter for every field of `Options`, or for those named."""
-    hints = get_type_hints(Options)
-    own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    generated = []
-    for field in dataclasses.fields(Options):
-        if names and field.name not in names:
-            continue
-        many = get_origin(hints[field.name]) is tuple
-        each = get_args(hints[field.name])[0] if many else None
-        flag = field.metadata["flag"] or "--" + field.name.replace("_", "-")
-        option = typer.Option(flag, help=field.metadata["help"], rich_help_panel=field.metadata["panel"])
-        hint = list[float] if each is float else list[str] if many else hints[field.name]
-        default: Any = field.default
-        generated.append(
-            inspect.Parameter(
-                field.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=list(default) if many else default,
-                annotation=Annotated[hint, option],
-            )
-        )
-    keyword_only = [p.replace(kind=p.KEYWORD_ONLY) for p in own]
-    function.__signature__ = inspect.Signature(keyword_only + generated)  # type: ignore[attr-defined]
-    return function
-
-
 @app.command(
     DEFAULT_COMMAND,
-    epilog="Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted, 143 terminated. "
-    "Other commands: resume, plan, layers, features, dream, weights",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted, 143 terminated. Other commands: again, resume, "
+    "plan, batch, sweep, texture, reconstruct, layers, features, dream, weights",
 )
-@_from_options
+@from_options
 def stylize_command(
-    content: _Content,
-    style: _Styles,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="PNG, JPEG, WebP or TIFF by its ending.", show_default="CONTENT_STYLE.png"),
-    ] = None,
-    quiet: _Quiet = False,
-    as_json: _AsJson = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with what was interrupted, if anything was.")] = False,
-    save_every: Annotated[
-        int,
-        typer.Option("--save-every", metavar="N", min=0, help="Save every Nth iterate, as OUT_00001.png …."),
-    ] = 0,
+    given: dict[str, Any],
+    content: ContentPath,
+    style: StylePaths,
+    output: Output = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    resume: Resume = False,
+    save_every: SaveEvery = 0,
+    animate: Animate = None,
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Print the version.", rich_help_panel=RUN
+        ),
     ] = False,
-    **settings: Any,
 ) -> None:
     """Paint CONTENT in the style of STYLE, or of several at once.
 
     Prints the path of the picture; progress and notices go to stderr.
     """
-    _make(
-        content,
-        style,
-        _options(settings),
-        output or Path(f"{content.stem}_{style[0].stem}.png"),
-        quiet=quiet,
-        as_json=as_json,
-        resume=resume,
-        save_every=save_every,
-    )
+    target = output or Path(f"{content.stem}_{style[0].stem}.png")
+    run: dict[str, Any] = {"quiet": quiet, "as_json": as_json, "resume": resume, "save_every": save_every}
+    _make(content, style, Options(**given), target, animate=animate, **run)
 
 
 @app.command("resume")
 def resume_command(
     output: Annotated[Path, typer.Argument(metavar="OUT", help="The picture that was to be made.")],
-    quiet: _Quiet = False,
-    as_json: _AsJson = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Go on with the picture OUT, whose run was interrupted or killed, as if nothing had happened."""
     from . import checkpoint
 
     saved = checkpoint.read(checkpoint.beside(output), told_only=True).sources
     if not all([saved["content"], *saved["styles"]]):
-        raise UsageError(f"{output}: its content and style were no files; go on from Python")
-    content, *styles = map(Path, (saved["content"], *saved["styles"]))
-    _make(content, styles, _options(saved["options"]), output, quiet=quiet, as_json=as_json, resume=True)
+        raise UsageError(f"{output}: its content and style were no files; go on by the same command and --resume")
+    options = Options.told(saved["options"])
+    _make(saved["content"], saved["styles"], options, output, quiet=quiet, as_json=as_json, resume=True)
+
+
+@app.command("again")
+@from_options
+def again_command(
+    given: dict[str, Any],
+    picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="A picture that styletransfer made.")],
+    content: Annotated[Path | None, typer.Option("--content", help="The photograph, if it is elsewhere.")] = None,
+    style: Annotated[
+        list[Path] | None, typer.Option("--style", help="The painting, if it is elsewhere; repeatable.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The new picture.", show_default="PICTURE_again, with the same ending"),
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    resume: Resume = False,
+    save_every: SaveEvery = 0,
+    animate: Animate = None,
+) -> None:
+    """Make PICTURE anew from the settings embedded in it, with changes.
+
+    The photograph and the painting are looked for beside it and in the current folder. Without changes the result is
+    the same file on the same machine.
+    """
+    from .inputs import again
+
+    target = output or Path(f"{picture.stem}_again{picture.suffix}")
+    run: dict[str, Any] = {"quiet": quiet, "as_json": as_json, "resume": resume, "save_every": save_every}
+    _make(*again(picture, content=content, style=style, **given), target, animate=animate, **run)
 
 
 def _make(
-    content: Path,
-    styles: list[Path],
+    content: "Source",
+    style: "Styles",
     options: Options,
     target: Path,
     *,
@@ -205,34 +163,37 @@ def _make(
     as_json: bool,
     resume: bool,
     save_every: int = 0,
+    animate: Path | None = None,
 ) -> None:
     with contextlib.ExitStack() as stack:
-        interrupted = stack.enter_context(_interruptible())  # the imports take seconds
+        interrupted = stack.enter_context(interruptible())  # the imports take seconds
         from . import images, ranks
+        from .animation import Animation
         from .checkpoint import beside
         from .pipeline import stylize
 
         stack.enter_context(ranks.joined())
         first = ranks.rank() == 0
-        _notices(quiet or not first)
-        images.check_output(
-            target,
-            options.bit_depth,
-            (content, *styles, *map(Path, options.files)),
-        )
-        save = _frames(target, options, save_every if first else 0)
-        with _bar(options, quiet or not first) as show:
-            result = stylize(
-                content,
-                styles,
-                options,
-                callback=lambda step: show(step) or save(step) or interrupted(),
-                checkpoint=beside(target),
-                resume=resume,
-            )
+        notices(quiet or not first)
+        inputs = files_among(content, style, options.files)
+        images.check_output(target, options.bit_depth, inputs)
+        animation = Animation(animate, (target, *inputs)) if animate and first else None
+        frames = _frames(target, options, save_every if first else 0)
+        with progress_bar(options, quiet or not first) as show:
+
+            def listen(step: "Step") -> int:
+                show(step)
+                frames(step)
+                if animation:
+                    animation(step)
+                return interrupted()
+
+            result = stylize(content, style, options, callback=listen, checkpoint=beside(target), resume=resume)
         if not first:
             return
         saved = _save(result, target)
+        if animation:
+            animation.save(result.image)
         print(json.dumps(_summary(result, saved)) if as_json else saved)
         code = _verdict(result, saved, interrupted(), f"styletransfer resume {target}") or int(saved != target)
     if code:
@@ -270,26 +231,22 @@ def _save(result: "Result", target: Path) -> Path:
             free = next((folder / name for name in names if not (folder / name).exists()), None)
             with contextlib.suppress(StyleTransferError):
                 if free:
-                    _complain(f"{error}; the picture is {result.save(free)}", error.exit_code)
+                    complain(f"{error}; the picture is {result.save(free)}", error.exit_code)
                     return free
         raise
 
 
 @app.command("plan")
-@_from_options
-def plan_command(
-    content: _Content,
-    style: _Styles,
-    **settings: Any,
-) -> None:
+@from_options
+def plan_command(given: dict[str, Any], content: ContentPath, style: StylePaths) -> None:
     """Tell how long a picture would take, in what memory and in which parts, without making it.
 
     Takes the options of the picture itself, and tries some iterations on a part of it.
     """
     from .pipeline import estimate
 
-    _notices(quiet=False)
-    scales = estimate(content, style, _options(settings))
+    notices(quiet=False)
+    scales = estimate(content, style, Options(**given))
     print(f"{'pixels':>13}{'memory':>10}{'iteration':>12}{'iterations':>13}{'time':>10}  plan")
     for scale in scales:
         size, time = "{}×{}".format(*scale.size), scale.seconds * scale.iterations
@@ -300,37 +257,27 @@ def plan_command(
     print(f"at most {sum(scale.seconds * scale.iterations for scale in scales) / 60:.1f} min in all")
 
 
-def _options(settings: dict[str, Any]) -> Options:
-    given: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()
-    }
-    if "mask" in given:
-        given["mask"] = tuple(_pair(mask) for mask in given["mask"])
-    return Options(**given)
-
-
-def _pair(mask: str | Sequence[str]) -> tuple[str, str]:
-    pair = mask.split(_BETWEEN) if isinstance(mask, str) else mask
-    if len(pair) != 2:
-        raise UsageError("--mask takes two pictures: CONTENT_MASK STYLE_MASK (- for all of the style)")
-    return pair[0], pair[1]
-
-
 def _verdict(result: "Result", target: Path, interrupted: int, resume: str) -> int:
     """The exit code, and a line for what didn't go as meant."""
+    log = logging.getLogger(__name__)
     done = f"after {result.iterations} iterations"
     if interrupted and result.stopped != "callback":
-        return _complain(f"interrupted when it was done; the picture is {target}", 128 + interrupted)
+        return complain(f"interrupted when it was done; the picture is {target}", 128 + interrupted)
     if interrupted:
         go_on = f"; to go on: {resume}" if result.checkpoint and result.checkpoint.exists() else ""
-        return _complain(f"interrupted {done}; the picture so far is {target}{go_on}", 128 + interrupted)
+        return complain(f"interrupted {done}; the picture so far is {target}{go_on}", 128 + interrupted)
     if result.stopped == "diverged":
-        return _complain(f"the loss was no longer finite {done}; {target} is the best picture before that", 1)
+        return complain(f"the loss was no longer finite {done}; {target} is the best picture before that", 1)
     if result.stopped == "memory":
         width, height, _ = result.scales[-1]
-        return _complain(f"not enough memory any more for the finer scales; {target} is {width}×{height} enlarged", 1)
+        return complain(f"not enough memory any more for the finer scales; {target} is {width}×{height} enlarged", 1)
+    if result.stopped == "time" and result.scales[-1][:2] != result.size:
+        log.info(
+            "the time was too short for %d×%d pixels; %s is {}×{} enlarged".format(*result.scales[-1][:2]),
+            *result.size,
+            target,
+        )
     if result.best_iteration < len(result.losses) - 1:
-        log = logging.getLogger(__name__)
         log.info("the loss rose again at the end; the picture is that of iteration %d", result.best_iteration)
     return 0
 
@@ -352,150 +299,42 @@ def _summary(result: "Result", target: Path) -> dict[str, Any]:
     }
 
 
-class _OneLine(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
-
-
-def _notices(quiet: bool) -> None:
-    """The package's log as lines on stderr: notices, or with quiet only warnings."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(_OneLine("styletransfer: %(message)s"))
-    log = logging.getLogger(__package__)
-    log.addHandler(handler)
-    log.setLevel(logging.WARNING if quiet else logging.INFO)
-
-
-@contextlib.contextmanager
-def _bar(options: Options, quiet: bool) -> "Iterator[Callable[[Step], None]]":
-    """A progress bar with iteration, loss and time left; none when quiet or when stderr is no terminal."""
-    from tqdm import tqdm
-
-    with tqdm(total=options.iterations, unit="it", disable=quiet or None, dynamic_ncols=True) as bar:
-
-        def show(step: "Step") -> None:
-            if step.iteration == 0:
-                bar.reset(total=step.most)
-                height, width = step.image.shape[2:]
-                bar.set_description_str(f"{step.network} {width}×{height}", refresh=False)
-            bar.set_postfix_str(f"loss {step.losses.total:.4g}", refresh=False)
-            bar.update(step.iteration - bar.n)
-
-        yield show
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[Callable[[], int]]:
-    """The first Ctrl-C or SIGTERM lets the iteration finish and keeps its picture; a second one ends at once.
-
-    Gives what tells the number of the signal that has come, or 0. Before the first iteration there is no picture to
-    keep, and the first one ends at once too.
-    """
-    asked, running = 0, False
-
-    def interrupted() -> int:
-        nonlocal running
-        running = True
-        return asked
-
-    def ask(number: int, _frame: object) -> None:
-        nonlocal asked
-        if asked or not running:
-            raise SystemExit(128 + number)
-        asked = number
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield interrupted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-# --- figures -------------------------------------------------------------------------------------------------------
-
-_Image = Annotated[Path, typer.Argument(metavar="IMAGE", help="The picture.")]
-_Layer = Annotated[str, typer.Option("--layer", help="Of the network: conv1_1 … conv5_4, or conv5_1 of vgg19-lite.")]
-_figure = partial(_from_options, names=("size", "model", "device"))
-
-
-@app.command("layers")
-def layers_command(
-    size: Annotated[int, typer.Option(help="Side of a square picture, in pixels.")] = Options.size,
-    model: Annotated[Literal["vgg19", "vgg19-lite"], typer.Option(help="VGG-19, or the bundled one.")] = "vgg19",
-) -> None:
-    """Print the network's layers: sizes, receptive fields, parameters and operations.
-
-    An output has 1 + (input + 2·padding − kernel) / stride positions a side. The receptive field is the part of the
-    picture that one position depends on. Operations are multiply-adds.
-    """
-    from . import layers
-
-    widths = layers.VGG19_WIDTHS
-    if model != "vgg19":
-        from . import weights
-
-        widths = {name: len(bias) for name, (_, bias) in weights.resolve(model)[1].items()}
-    rows = layers.table(Options(size=size).size, widths)
-    print("layer    kernel  stride  padding       output  field  channels  parameters          operations")
-    for row in rows:
-        kernel, output = f"{row.kernel}×{row.kernel}", f"{row.size}×{row.size}"
-        print(
-            f"{row.name:9}{kernel:>6}{row.stride:>8}{row.padding:>9}{output:>13}{row.receptive_field:>7}"
-            f"{row.channels:>10}{row.parameters:>12,}{row.operations:>20,}"
-        )
-    print(f"{'sum':63}{sum(row.parameters for row in rows):>12,}{sum(row.operations for row in rows):>20,}")
-
-
-@app.command("features")
-@_figure
-def features_command(
-    image: _Image,
-    layer: _Layer = "conv3_1",
+@app.command("texture")
+@partial(
+    from_options,
+    names=(
+        *("style_layers", "pooling", "style_scale", "style_weight", "seamless", "optimizer", "iterations", "time"),
+        *("scales", "seed", "model", "weights", "device", "bit_depth", "tile", "checkpoint_every"),
+    ),
+)
+def texture_command(
+    given: dict[str, Any],
+    style: StylePaths,
+    shape: Annotated[
+        str, typer.Option("--size", metavar="WxH", help="Width and height in pixels, or one for both.")
+    ] = str(Options.size),
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The figure.", show_default="IMAGE_LAYER.png")
+        Path | None, typer.Option("--output", "-o", help="The picture.", show_default="STYLE_texture.png")
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notices.")] = False,
-    **settings: Any,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    resume: Resume = False,
+    save_every: SaveEvery = 0,
+    animate: Animate = None,
 ) -> None:
-    """Draw a layer's feature maps of IMAGE, and right of them their Gram matrix.
+    """Make a picture of any size of the style alone, from noise; with --seamless one that can be laid in rows.
 
-    The matrix has a row and a column for each map, in the order of reading. Black is 0 and white the largest value, of
-    each map and of the matrix; grey levels are square roots.
+    Gatys, Ecker, Bethge, Texture Synthesis Using Convolutional Neural Networks, 2015.
     """
-    target = output or Path(f"{image.stem}_{layer}.png")
-    _notices(quiet)
-    from .figures import draw_features
+    from .figures import texture
 
-    draw_features(image, target, layer, _options(settings))
-    print(target)
-
-
-@app.command("dream")
-@_figure
-def dream_command(
-    image: _Image,
-    layer: _Layer = "conv4_3",
-    octaves: Annotated[
-        int, typer.Option(min=1, max=16, help="Number of sizes, from small to that of the picture.")
-    ] = 4,
-    iterations: Annotated[int, typer.Option(min=1, help="Steps in each size.")] = 20,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The picture.", show_default="IMAGE_dream.png")
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no notices.")] = False,
-    **settings: Any,
-) -> None:
-    """Change IMAGE so that a layer sees more of what it sees in it: gradient ascent on its activations.
-
-    After Mordvintsev, Olah and Tyka, Inceptionism, 2015.
-    """
-    target = output or Path(f"{image.stem}_dream.png")
-    _notices(quiet)
-    from .figures import draw_dream
-
-    draw_dream(image, target, layer, _options(settings), octaves, iterations, quiet=quiet)
-    print(target)
+    width, _, height = shape.partition("x")
+    if not (width.isdecimal() and (height or width).isdecimal()):
+        raise UsageError(f"--size is {shape!r}; it can be as 1024x768, or one number for both sides")
+    content, options = texture(style, (int(width), int(height or width)), Options(**given))
+    target = output or Path(f"{style[0].stem}_texture.png")
+    run: dict[str, Any] = {"quiet": quiet, "as_json": as_json, "resume": resume, "save_every": save_every}
+    _make(content, list(style), options, target, animate=animate, **run)
 
 
 # --- weights -------------------------------------------------------------------------------------------------------
@@ -529,7 +368,7 @@ def fetch_command(
     """Download a network unless it is here; print its path."""
     from . import weights
 
-    _notices(quiet)
+    notices(quiet)
     print(weights.fetch(_known(name)))
 
 

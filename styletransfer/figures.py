@@ -1,141 +1,235 @@
-"""Figures of what the network sees: a layer's feature maps and Gram matrix, and its dream."""
+"""Figures of several pictures: sweeps over options, reconstructions from layers, and the curves of their losses."""
 
-import contextlib
-import math
-from collections.abc import Iterator
+import io
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-from torchvision.utils import make_grid
+from PIL import Image, ImageDraw, ImageFont, ImageStat
 from tqdm import tqdm
 
-from . import __version__, hardware, images, weights
-from .images import Picture, fitted
-from .losses import gram_matrix
-from .options import Options, layer_weights
-from .painting import stepped_up
-from .pipeline import memory_told
-from .vgg import Encoder, Trace
+from . import __version__, images
+from .errors import UsageError
+from .files import write_whole
+from .inputs import Source, Styles, read
+from .optimize import Step
+from .options import Options
+from .pipeline import Result, stylize
 
-#: Longer side of a feature map on the sheet, in pixels, and what is between two.
-MAP, GAP = 128, 2
-#: Each size of a dream is so many times the last, and each step of it changes the values 0…1 by so much on average.
-OCTAVE, STEP = 1.4, 0.006
-
-
-# --- feature maps --------------------------------------------------------------------------------------------------
+#: Pixels between the pictures of a sheet, and the size of the letters.
+GAP, LETTERS = 8, 18
+_LINE = LETTERS + 8
 
 
-def draw_features(source: Path, target: Path, layer: str, options: Options) -> None:
-    """Writes the `sheet` of a picture's features at a layer, normalised as for a style transfer.
+@dataclass(frozen=True)
+class Cell:
+    """A picture of a figure: where it stands, by labels, and how it is made."""
+
+    row: str
+    column: str
+    content: Source
+    style: Styles
+    options: Options
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The total loss of each iteration on the last scale of a run, and seconds since the run's first."""
+
+    label: str
+    losses: list[float]
+    seconds: list[float]
+
+
+# --- which pictures ------------------------------------------------------------------------------------------------
+
+
+def reconstruction(source: Source, layers: Sequence[str], kind: str, options: Options) -> list[Cell]:
+    """What each layer knows of a picture, from noise (Gatys et al. 2016, fig. 1).
+
+    Args:
+        kind: "content": from the features of each layer alone; "style": from the Gram matrices of each layer and of
+            those before it.
+    """
+    cells = []
+    for number, layer in enumerate(layers):
+        changed: dict[str, Any]
+        if kind == "content":
+            label, changed = layer, {"beta": 0.0, "content_layers": (layer,), "style_layers": (layer,)}
+        else:
+            label = layer if number == 0 else f"{layers[0]} … {layer}"
+            changed = {"alpha": 0.0, "content_layers": (layer,), "style_layers": tuple(layers[: number + 1])}
+        cells.append(Cell("", label, source, source, replace(options, init="noise", **changed)))
+    return cells
+
+
+def texture(style: Styles, size: tuple[int, int], options: Options) -> tuple[Image.Image, Options]:
+    """Content and options of a picture (width, height) of the style alone, from noise (Gatys, Ecker, Bethge, *Texture
+    Synthesis Using Convolutional Neural Networks*, 2015): ``stylize(content, style, options)``.
+
+    The content counts nothing; it is of the style's mean colour. The style is seen in its own size times
+    `Options.style_scale`, however large the texture is.
 
     Raises:
-        UsageError, StyleTransferError: as `dream`.
+        UsageError, StyleTransferError: as `inputs.read`.
     """
-    images.check_output(target, 8, (source,))
-    with _prepared(source, layer, options) as (picture, encoder, settings):
-        image = picture.tensor().to(_device(encoder))
-        encoder.normalize([image])
-        drawn = sheet(encoder(image)[encoder.layers[-1]]).cpu()
-    images.write(drawn, target, alpha=None, bit_depth=8, settings=settings)
+    first = read(Image.new("RGB", size), style, options).styles[0].rgb
+    colour = tuple(round(mean) for mean in ImageStat.Stat(first).mean)
+    own = max(first.size) / max(size) * options.style_scale
+    options = replace(options, alpha=0.0, init="noise", size=max(size), style_scale=own)
+    return Image.new("RGB", size, colour), options
 
 
-def sheet(features: Tensor) -> Tensor:
-    """Feature maps 1×N×H×W side by side, row by row, and right of them their Gram matrix: an image 1×3×H'×W'.
-
-    The matrix is that of eq. 3 of Gatys et al. 2016. Black is 0 and white the largest value, of each map and of the
-    matrix; between, grey levels are square roots.
-    """
-    count, height, width = features.shape[1:]
-    columns, rows = fitted((width, height), MAP, enlarge=True)
-    maps = F.interpolate(_to_white(features), size=(rows, columns), mode="area").transpose(0, 1)
-    gram = _to_white(gram_matrix(features)[None, None])
-    left = make_grid(maps, nrow=math.ceil(math.sqrt(count)), padding=GAP, pad_value=1)
-    right = F.pad(F.interpolate(gram, scale_factor=max(1, left.shape[1] // count))[0], (GAP,) * 4, value=1)
-    tallest = max(left.shape[1], right.shape[1])
-    parts = [F.pad(part, (0, 0, 0, tallest - part.shape[1]), value=1) for part in (left, right.expand(3, -1, -1))]
-    return torch.cat(parts, 2)[None]
+# --- pictures and sheets -------------------------------------------------------------------------------------------
 
 
-def _to_white(maps: Tensor) -> Tensor:
-    """Grey levels of each map, with 1 for its largest value; one that is 0 everywhere stays so."""
-    # Roots, because most values are small beside the largest.
-    return (maps / maps.amax((2, 3), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)).sqrt()
-
-
-# --- dreams --------------------------------------------------------------------------------------------------------
-
-
-def draw_dream(
-    source: Path, target: Path, layer: str, options: Options, octaves: int, iterations: int, *, quiet: bool = False
-) -> None:
-    """Writes the `dream` of a picture at a layer, with a progress bar on stderr if that is a terminal.
+def made(
+    cells: Sequence[Cell], interrupted: Callable[[], object], *, quiet: bool
+) -> Iterator[tuple[Cell, Result, Curve]]:
+    """Makes the pictures one after the other, with a progress bar on stderr, until `interrupted` tells true.
 
     Raises:
-        UsageError: the layer, an option, the input's or the output's name can't be meant.
-        StyleTransferError: the picture or the weights can't be read, the output can't be written, or memory runs out.
+        UsageError, StyleTransferError: as `stylize`.
     """
-    images.check_output(target, 8, (source,))
-    with _prepared(source, layer, options) as (picture, encoder, settings):
-        steps = tqdm(
-            dream(picture, encoder, octaves, iterations),
-            total=octaves * iterations,
-            unit="it",
-            disable=quiet or None,
-            dynamic_ncols=True,
-        )
-        for image in steps:
-            steps.set_description_str("{3}×{2}".format(*image.shape), refresh=False)
-    settings |= {"octaves": octaves, "iterations": iterations}
-    images.write(image.cpu(), target, alpha=picture.alpha, bit_depth=8, settings=settings)
+    with tqdm(total=len(cells), unit="picture", disable=quiet or None, dynamic_ncols=True) as bar:
+        for cell in cells:
+            label = " ".join(filter(None, (cell.row, cell.column)))
+            curve, start = Curve(label, [], []), time.monotonic()
+
+            def listen(step: Step, curve: Curve = curve, start: float = start) -> object:
+                if step.iteration == 0:  # of another network, or in another size: no loss to compare with
+                    curve.losses.clear()
+                    curve.seconds.clear()
+                bar.set_postfix_str(f"{curve.label}: iteration {step.iteration}")
+                curve.losses.append(step.losses.total)
+                curve.seconds.append(time.monotonic() - start)
+                return interrupted()
+
+            result = stylize(cell.content, cell.style, cell.options, callback=listen)
+            if result.stopped == "callback":
+                return
+            bar.update()
+            yield cell, result, curve
 
 
-def dream(picture: Picture, encoder: Encoder, octaves: int, iterations: int) -> Iterator[Tensor]:
-    """Yields the image 1×3×H×W in [0, 1] after each of octaves × iterations steps; the last is of the picture's size.
+def sheet(rows: Sequence[Sequence[tuple[str, Image.Image | None]]], height: int | None = None) -> Image.Image:
+    """Rows of labelled pictures on white, each label below its picture; None leaves a place empty.
 
-    Gradient ascent on ½ Σ F² at the encoder's deepest layer: what it sees there, it is to see more of. It begins small,
-    and each octave adds patterns of the filters' size, which are smaller beside the picture. Mordvintsev, Olah and
-    Tyka, *Inceptionism*, 2015, and *DeepDream*, 2015, without its random shifts, which change little here.
+    Args:
+        height: to which all are scaled; that of the highest if not given.
     """
-    image, device = None, _device(encoder)
-    for octave in reversed(range(octaves)):
-        size = fitted(picture.rgb.size, round(max(picture.rgb.size) / OCTAVE**octave), encoder.minimum_size)
-        start = picture.resized(size).tensor() if image is None else stepped_up(image, picture, size)
-        image = start.to(device)
-        for _ in range(iterations):
-            gradient = _energy_gradient(encoder, image)
-            step = STEP / gradient.abs().mean().clamp(min=torch.finfo(gradient.dtype).tiny)
-            image = torch.addcmul(image, gradient, step).clamp_(0, 1)
-            yield image
+    font = ImageFont.load_default(LETTERS)
+    present = [picture for row in rows for _, picture in row if picture]
+    height = height or max(picture.height for picture in present)
+    usual = max(round(picture.width * height / picture.height) for picture in present)
+    placed: list[tuple[int, int, str, Image.Image | None]] = []
+    y = width = 0
+    for row in rows:
+        x = 0
+        for label, picture in row:
+            if picture and picture.height != height:
+                across = round(picture.width * height / picture.height)
+                picture = picture.resize((across, height), Image.Resampling.LANCZOS)
+            placed.append((x, y, label, picture))
+            # A label wider than its picture would run into the next one.
+            x += max(picture.width if picture else usual, round(font.getlength(label)) + 2) + GAP
+        width = max(width, x - GAP)
+        y += height + GAP + (_LINE if any(label for label, _ in row) else 0)
+    drawn = Image.new("RGB", (width, y - GAP), "white")
+    pen = ImageDraw.Draw(drawn)
+    for x, y, label, picture in placed:
+        if picture:
+            drawn.paste(picture.convert("RGB"), (x, y))
+        pen.text((x + 2, y + height + 3), label, "black", font)
+    return drawn
 
 
-def _energy_gradient(encoder: Encoder, image: Tensor) -> Tensor:
-    """Of ½ Σ F² over the features of the encoder's layer, with respect to the image."""
-    trace, gradient = Trace(encoder, image), torch.zeros_like(image)
-    trace.forward(lambda name, top, features: features)  # the gradient with respect to the features is the features
-    trace.backward(lambda name, top, features: None, lambda name, top, features: None, gradient)
-    return gradient
+def draw(
+    cells: Sequence[Cell],
+    target: Path,
+    interrupted: Callable[[], object],
+    *,
+    first: Sequence[tuple[str, Source]] = (),
+    curves: Path | None = None,
+    quiet: bool = False,
+) -> int:
+    """Makes the pictures and writes them as a sheet, a row for every label of rows; also the curves of their losses.
+
+    Args:
+        first: pictures to stand before the others, in the first row, with their labels.
+        interrupted: tells whether to end early. The sheet then has gaps.
+
+    Returns:
+        How many pictures were made; without any nothing is written.
+
+    Raises:
+        UsageError, StyleTransferError: as `stylize`, or a file can't be written.
+    """
+    images.check_output(target, 8)
+    if curves:
+        _check_plot(curves)
+    results = list(made(cells, interrupted, quiet=quiet))
+    pictures = {id(cell): result.image for cell, result, _ in results}
+    rows = []
+    for row, group in itertools.groupby(cells, lambda cell: cell.row):
+        rows.append([(" ".join(filter(None, (row, cell.column))), pictures.get(id(cell))) for cell in group])
+    if not pictures:
+        return 0
+    height = max(picture.height for picture in pictures.values())
+    rows[0][:0] = [(label, images.read(source).rgb) for label, source in first]
+    drawn = images.to_tensor(sheet(rows, height))
+    images.write(drawn, target, alpha=None, bit_depth=8, settings={"version": __version__, "figure": _told(results)})
+    if curves:
+        plot([curve for *_, curve in results], curves)
+    return len(results)
 
 
-# --- both ----------------------------------------------------------------------------------------------------------
+def _told(results: Sequence[tuple[Cell, Result, Curve]]) -> list[dict[str, Any]]:
+    """How each picture was made, for the file."""
+    return [{"row": cell.row, "column": cell.column, **result.settings()} for cell, result, _ in results]
 
 
-@contextlib.contextmanager
-def _prepared(source: Path, layer: str, options: Options) -> Iterator[tuple[Picture, Encoder, dict[str, Any]]]:
-    """The picture in its size, the network up to the layer, and the settings to embed; the machine set up for it."""
-    device = hardware.device(options.device)
-    with hardware.tuned(device, deterministic=True), memory_told(device):
-        layers = layer_weights([layer])
-        picture = images.read(source, options.max_pixels)
-        model, convolutions = weights.resolve(options.model, options.weights, options.preprocessing)
-        encoder = Encoder(convolutions, layers, options.pooling).to(device)
-        size = fitted(picture.rgb.size, options.size, encoder.minimum_size)
-        settings = {"version": __version__, "image": picture.name, "model": model, "layer": encoder.layers[-1]}
-        yield picture.resized(size), encoder, {**settings, "size": options.size}
+# --- curves --------------------------------------------------------------------------------------------------------
 
 
-def _device(encoder: Encoder) -> torch.device:
-    return encoder.convolution(encoder.names[0])[0].device
+def _check_plot(path: Path) -> None:
+    if path.suffix.lower() not in (".svg", ".png", ".pdf"):
+        raise UsageError(f"{path}: a plot's name must end in .svg, .png or .pdf")
+    images.check_folder(path)
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise UsageError(f"{path}: a plot needs matplotlib: pip install 'styletransfer[plots]'") from error
+
+
+def plot(curves: Sequence[Curve], path: Path) -> None:
+    """Writes the total losses as curves, over evaluations on the left and over seconds on the right.
+
+    An iteration is one evaluation of loss and gradient; the start is one too.
+
+    Raises:
+        UsageError: unknown ending, or matplotlib isn't installed.
+        StyleTransferError: it can't be written.
+    """
+    _check_plot(path)
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for curve in curves:
+        left.plot(range(1, len(curve.losses) + 1), curve.losses, label=curve.label)
+        right.plot(curve.seconds, curve.losses, label=curve.label)
+    left.set(xlabel="evaluations", ylabel="total loss", xscale="log", yscale="log")
+    right.set(xlabel="seconds", yscale="log")
+    for axes in (left, right):
+        axes.grid(alpha=0.3, which="both")
+    left.legend()
+    file = io.BytesIO()
+    kind = path.suffix.lower()[1:]
+    with matplotlib.rc_context({"svg.hashsalt": "styletransfer"}):  # the same file every time
+        figure.savefig(file, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    write_whole(path, file.getvalue())

@@ -96,6 +96,11 @@ class Picture:
         return to_tensor(self.rgb)
 
 
+def readable(path: Path) -> bool:
+    """Whether a file's name ends like that of a picture that can be read."""
+    return Image.registered_extensions().get(path.suffix.lower()) in _READABLE
+
+
 def fitted(size: tuple[int, int], longer: int, shorter: int = 1, *, enlarge: bool = False) -> tuple[int, int]:
     """(width, height) in the same proportions with the longer side as told, unless that would enlarge it; neither
     side falls below `shorter`."""
@@ -145,6 +150,16 @@ def read(
         with _guarded("image", max_pixels):  # it may not have been loaded yet
             return _upright(source, "image")
     path = Path(source)
+    with _opened(path, max_pixels) as image:
+        if isinstance(image, TiffImagePlugin.TiffImageFile):  # libtiff takes memory for a whole tile
+            pixels = image.tag_v2.get(_TILE_WIDTH, 1) * image.tag_v2.get(_TILE_LENGTH, 1)
+            if pixels > max_pixels:
+                raise Image.DecompressionBombError(f"a tile of {pixels} pixels")
+        return _upright(image, path.name)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     if not os.path.isfile(path):  # os.path and not Path, whose methods raise for names too long
         other = "a folder" if os.path.isdir(path) else "a pipe or a device" if os.path.exists(path) else None
         raise UsageError(f"{path} is {other}, not a picture" if other else f"{path}: no such file")
@@ -152,11 +167,7 @@ def read(
     formats = [kind for kind in _READABLE if kind in Image.OPEN]
     # Opened here, because Pillow maps a file that it knows by name into memory, and dies if it is then cut off.
     with _guarded(path, max_pixels), open(path, "rb") as file, Image.open(file, formats=formats) as image:
-        if isinstance(image, TiffImagePlugin.TiffImageFile):  # libtiff takes memory for a whole tile
-            pixels = image.tag_v2.get(_TILE_WIDTH, 1) * image.tag_v2.get(_TILE_LENGTH, 1)
-            if pixels > max_pixels:
-                raise Image.DecompressionBombError(f"a tile of {pixels} pixels")
-        return _upright(image, path.name)
+        yield image
 
 
 @contextlib.contextmanager
@@ -276,6 +287,14 @@ def check_output(path: Path, bit_depth: int, inputs: tuple[Path, ...] = ()) -> N
         raise UsageError(f"{path}: unknown kind of picture; the name must end in {', '.join(FORMATS)}")
     if bit_depth == 16 and kind not in _WITH_16_BITS:
         raise UsageError(f"{path}: {kind} has 8 bits a channel; for 16 use .png or .tif")
+    check_folder(path)
+    for given in inputs:
+        if path.exists() and os.path.exists(given) and path.samefile(given):
+            raise UsageError(f"{path} is an input of this run and would be lost; name another output with -o")
+
+
+def check_folder(path: Path) -> None:
+    """Raises `UsageError` when no file can be written there: folder, rights, or name."""
     if os.path.isdir(path):
         raise UsageError(f"{path} is a folder; name a picture in it")
     if not os.path.isdir(path.parent):
@@ -287,9 +306,6 @@ def check_output(path: Path, bit_depth: int, inputs: tuple[Path, ...] = ()) -> N
             path.stat()
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: not a name that a file can have: {error}") from error
-    for given in inputs:
-        if path.exists() and os.path.exists(given) and path.samefile(given):
-            raise UsageError(f"{path} is an input of this run and would be lost; name another output with -o")
 
 
 def write(image: Tensor, path: Path, *, alpha: Image.Image | None, bit_depth: int, settings: Mapping[str, Any]) -> None:
@@ -339,8 +355,8 @@ def _encoded_16(image: Tensor, kind: str, alpha: Image.Image | None, settings: M
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The settings that `write` embedded in a picture; empty when there are none."""
-    with Image.open(path) as image:
+    """The settings that `write` embedded in a picture; empty when there are none. Raises as `read`."""
+    with _opened(path, Options.max_pixels) as image:
         text = image.info.get(_KEY) or image.getexif().get(ExifTags.Base.ImageDescription, "")
     try:
         settings = json.loads(text)

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from .images import Picture
 from .options import STARTS, WHOLE, Options
 
 Source = str | os.PathLike[str] | Image.Image | Tensor
-#: A picture, a folder of pictures, or several of both.
-Styles = Source | Sequence[Source]
+#: A picture or a folder of pictures; several of them, where a list within the list stands for a folder.
+Styles = Source | Sequence[Source | Sequence[Source]]
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class Inputs:
         parts: its regions with their styles.
         start: what the canvas is filled with at first, if by a picture.
         keep: white where the photograph stays; None if nowhere.
-        names: file names of the content and the styles, without folders.
+        names: file names of the content and the styles, without folders; a list of them for a folder.
     """
 
     content: Picture
     parts: list[Part]
     start: Picture
     keep: Picture | None
-    names: list[str]
+    names: list[str | list[str]]
 
     @property
     def styles(self) -> list[Picture]:
@@ -85,15 +85,51 @@ def read(content: Source, style: Styles, options: Options) -> Inputs:
         return images.read(source, options.max_pixels)
 
     first = picture(content)
-    groups = [[picture(one) for one in _pictures_of(source)] for source in several(style)]
+    sources = [_pictures_of(source) for source in several(style)]
+    groups = [[picture(one) for one in (found if isinstance(found, list) else [found])] for found in sources]
     parts = _regions(groups, options, picture) if options.mask else [Part(_blend(groups, options.style_weight))]
     start = parts[0].styles[0].picture if options.init in STARTS else picture(options.init)
     keep = _mask(picture(options.keep), options.keep) if options.keep else None
-    names = [first.name, *(one.name for group in groups for one in group)]
+    names: list[str | list[str]] = [first.name]
+    for found, group in zip(sources, groups, strict=True):
+        names.append([one.name for one in group] if isinstance(found, list) else group[0].name)
     return Inputs(first, parts, start, keep, names)
 
 
-def several(style: Styles) -> list[Source]:
+def again(picture: str | os.PathLike[str], **changes: Any) -> tuple[Source, Styles, Options]:
+    """Content, styles and options of a picture, for `stylize`, as they are embedded in it, with changes.
+
+    ``stylize(*again("picture.png", size=2048))`` makes it anew, larger. Pictures hold their inputs' names without
+    folders; the files are looked for beside the picture and in the current folder.
+
+    Args:
+        changes: other settings, and ``content`` or ``style`` if their files are elsewhere.
+
+    Raises:
+        UsageError: the picture tells no settings, or an input isn't found.
+        StyleTransferError: the picture can't be read.
+    """
+    path = Path(picture)
+    told = images.read_settings(path)
+    if not {"content", "style", "version"} <= told.keys():
+        raise UsageError(f"{path} doesn't tell how it was made: only pictures that are as styletransfer wrote them do")
+
+    def found(name: Any) -> Any:
+        if isinstance(name, list):
+            return [found(one) for one in name]
+        plain = Path(str(name)).name
+        for folder in (path.parent, Path()):
+            if (folder / plain).is_file():
+                return str(folder / plain)
+        raise UsageError(f"{path} was made from {plain}, which is neither beside it nor in the current folder")
+
+    content = changes.pop("content", None) or found(told["content"])
+    style = changes.pop("style", None) or found(told["style"])
+    options = Options.told({name: value for name, value in told.items() if name not in changes}).with_files(found)
+    return content, style, replace(options, **changes)
+
+
+def several(style: Styles) -> list[Source | Sequence[Source]]:
     """The styles as a list. Raises `UsageError` if there is none."""
     if isinstance(style, str | os.PathLike | Image.Image | Tensor):
         return [style]
@@ -102,15 +138,14 @@ def several(style: Styles) -> list[Source]:
     return list(style)
 
 
-def _pictures_of(source: Source) -> list[Source]:
-    """A picture, or those in a folder, by name."""
-    if not isinstance(source, str | os.PathLike) or not os.path.isdir(source):
-        return [source]
-    Image.init()
-    found = [p for p in sorted(Path(source).iterdir()) if p.suffix.lower() in Image.EXTENSION and p.is_file()]
-    if not found:
-        raise UsageError(f"{source}: there is no picture in this folder")
-    return list(found)
+def _pictures_of(source: Source | Sequence[Source]) -> Source | list[Source]:
+    """A picture, or a list of those in a folder, by name."""
+    if isinstance(source, str | os.PathLike) and os.path.isdir(source):
+        found = [path for path in sorted(Path(source).iterdir()) if images.readable(path) and path.is_file()]
+        if not found:
+            raise UsageError(f"{source}: there is no picture in this folder")
+        return list(found)
+    return source if isinstance(source, str | os.PathLike | Image.Image | Tensor) else list(source)
 
 
 def _blend(groups: list[list[Picture]], weights: Sequence[float]) -> list[Styled]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 Loss = tuple[Tensor, Tensor]
+HALF_A_LEVEL = 0.5 / 255
 
 
 def content_loss(features: Tensor, target: Tensor, positions: int | None = None) -> Loss:
@@ -76,6 +77,22 @@ def gamut_loss(image: Tensor, values: int | None = None) -> Loss:
     hold them, and clamping them made the loss three times higher than what was optimised (docs/method.md).
     """
     return _mean_square(image - image.clamp(0, 1), values)
+
+
+def absolute_change(change: Tensor, values: int | None = None) -> Loss:
+    """Mean absolute value of a change of an image, and its gradient; of a part, as `gamut_loss`.
+
+    Not in the paper: the L1 regulariser, with the change from the content in place of a network's weights. Within half
+    a level of 8 bits it is a parabola (Huber, 1964), since optimisers need a gradient that doesn't jump.
+    """
+    count = values or change.numel()
+    slope = (change / HALF_A_LEVEL).clamp_(-1, 1)
+    return (slope * (change - slope * (HALF_A_LEVEL / 2))).sum() / count, slope / count
+
+
+def squared_change(change: Tensor, values: int | None = None) -> Loss:
+    """Mean square of a change of an image, and its gradient; of a part, as `gamut_loss`. The L2 regulariser."""
+    return _mean_square(change, values)
 
 
 def _mean_square(difference: Tensor, count: int | None = None) -> Loss:

@@ -6,7 +6,7 @@ request, and a term that keeps the values within what a file can hold.
 
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,7 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import ranks
-from .losses import content_loss, gamut_loss, gram_matrix, style_loss, total_variation
+from .losses import (
+    Loss,
+    absolute_change,
+    content_loss,
+    gamut_loss,
+    gram_matrix,
+    squared_change,
+    style_loss,
+    total_variation,
+)
 from .vgg import Encoder, Trace, level
 
 #: Image 1×3×H×W -> (terms in the order of `Losses`, gradient of the total), on the image's device.
@@ -27,7 +36,8 @@ GAMUT_WEIGHT = 100.0
 
 @dataclass(frozen=True)
 class Losses:
-    """The loss terms of one image: total = α · content + β · style + tv_weight · tv + the gamut term."""
+    """The loss terms of one image: total = α · content + β · style + tv_weight · tv + the terms of single pixels, which
+    are the gamut loss and, on request, L1 and L2 of the change from the content."""
 
     total: float
     content: float
@@ -107,7 +117,8 @@ class Objective:
         content: an image tensor 1×3×H×W in [0, 1]. The image to evaluate has its size.
         style: another one of any size, or regions with styles of their own.
         content_weights, style_weights: shares of the layers in the content and in the style loss, each of sum 1.
-        alpha, beta, tv: weights of the content loss, the style loss and the total variation.
+        alpha, beta, tv, l1, l2: weights of the content loss, the style loss, the total variation, and of the mean
+            absolute and squared change from the content's pixels.
         tiling: in which parts; the whole image at once if not given.
     """
 
@@ -122,8 +133,12 @@ class Objective:
         beta: float,
         tv: float = 0.0,
         tiling: Tiling | None = None,
+        *,
+        l1: float = 0.0,
+        l2: float = 0.0,
     ) -> None:
         self.encoder, self.alpha, self.beta, self.tv, self.tiling = encoder, alpha, beta, tv, tiling or Tiling()
+        self.l1, self.l2, self.content = l1, l2, content if l1 or l2 else None
         self.content_weights, self.style_weights = dict(content_weights), dict(style_weights)
         self.bands = ranks.share(bands(content.shape[3], self.tiling.columns, encoder))
         self.content_targets: dict[str, Tensor] = {}
@@ -273,16 +288,23 @@ class Objective:
         if self.tv:
             variation, slope = total_variation(image)
             gradient += slope.mul_(self.tv)
-        gamut = image.new_zeros(())
-        weights = [self.alpha, self.beta, self.tv, GAMUT_WEIGHT * (self.alpha + self.beta)]
+        pixels = image.new_zeros(())
         for top in range(0, image.shape[2], rows := self._rows(image) or image.shape[2]):
             strip = slice(top, top + rows)
-            loss, slope = gamut_loss(image[:, :, strip], image.numel())
-            gamut = gamut + loss
-            gradient[:, :, strip] += slope.mul_(weights[3])
-        losses = [content, style, variation, gamut]
-        total = torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum()
-        return torch.stack([total, *losses[:3]]), gradient
+            for weight, (loss, slope) in self._of_pixels(image, strip):
+                pixels = pixels + weight * loss
+                gradient[:, :, strip] += slope.mul_(weight)
+        total = torch.stack([self.alpha * content, self.beta * style, self.tv * variation, pixels]).sum()
+        return torch.stack([total, content, style, variation]), gradient
+
+    def _of_pixels(self, image: Tensor, rows: slice) -> Iterator[tuple[float, Loss]]:
+        """What the terms of single pixels are in some rows, each with its weight."""
+        part, values = image[:, :, rows], image.numel()
+        yield GAMUT_WEIGHT * (self.alpha + self.beta), gamut_loss(part, values)
+        if self.content is not None:
+            change = part - self.content[:, :, rows]
+            yield self.l1, absolute_change(change, values)
+            yield self.l2, squared_change(change, values)
 
 
 def bands(width: int, columns: int | None, encoder: Encoder) -> list[Band]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .curvature import InverseHessian
 from .objective import Evaluate, Losses
+from .options import LEARNING_RATES
 
 #: A step of L-BFGS is taken if the loss falls by at least this share of what the slope promises (Nocedal and Wright,
 #: eq. 3.4).
@@ -17,7 +18,7 @@ SUFFICIENT_DECREASE = 1e-4
 PATIENCE = 6
 #: The first step has no curvature to go by: it changes the picture by this much on average (values 0…1).
 FIRST_STEP = 0.01
-ADAM_LEARNING_RATE = 0.02
+MOMENTUM = 0.9  # of SGD
 
 
 State = Callable[[], dict[str, Tensor]]
@@ -68,8 +69,8 @@ def minimize(
     Args:
         evaluate: image -> (terms, the total first; gradient of the total). It is called once before each step.
         image: the start, 1×3×H×W.
-        optimizer: "lbfgs" or "adam".
-        learning_rate: Adam's step.
+        optimizer: "lbfgs", or one of `options.LEARNING_RATES`.
+        learning_rate: the step of these.
         curvature: what L-BFGS knows already, as from a similar function; it goes on learning.
         state: of the step to go on from, whose image is the start; the steps are then, bit for bit, those that would
             have followed.
@@ -78,7 +79,8 @@ def minimize(
     if optimizer == "lbfgs":
         points = _lbfgs(evaluate, image.detach(), curvature or InverseHessian(image), state)
     else:
-        points = _adam(evaluate, image, ADAM_LEARNING_RATE if learning_rate is None else learning_rate, state)
+        rate = LEARNING_RATES[optimizer] if learning_rate is None else learning_rate
+        points = _by_gradient(evaluate, image, optimizer, rate, state)
     del image, state  # they may be large
     for iteration, (terms, x, tried, state_now) in enumerate(points):
         yield Step(iteration, terms, x, tried, time.monotonic() - start, state_now)
@@ -128,18 +130,32 @@ def _lbfgs(evaluate: Evaluate, x: Tensor, curvature: InverseHessian, state: Mapp
         yield terms, x, new_terms[0], now
 
 
-def _adam(evaluate: Evaluate, image: Tensor, learning_rate: float, state: Mapping[str, Tensor] | None) -> _Points:
-    """Adam (Kingma and Ba, 2015). Every gradient is tiny here, so its ε is too: the step depends on no loss scale."""
+def _by_gradient(
+    evaluate: Evaluate, image: Tensor, name: str, learning_rate: float, state: Mapping[str, Tensor] | None
+) -> _Points:
+    """SGD with momentum, Adagrad, RMSprop or Adam, as torch has them, on a path that depends on no scale of the loss.
+
+    Every gradient is tiny here. So the three that divide by its size have a tiny ε too; to SGD, which doesn't, it comes
+    divided by the mean size that it had at first, so that this one's step too is in values 0…1.
+    """
     x = image.detach().clone().requires_grad_()
-    optimizer = torch.optim.Adam([x], lr=learning_rate, eps=1e-20)
+    optimizer: torch.optim.Optimizer
+    if name == "sgd":
+        optimizer = torch.optim.SGD([x], lr=learning_rate, momentum=MOMENTUM)
+    else:
+        kinds = {"adagrad": torch.optim.Adagrad, "rmsprop": torch.optim.RMSprop, "adam": torch.optim.Adam}
+        optimizer = kinds[name]([x], lr=learning_rate, eps=1e-20)
     if state:
-        optimizer.state[x] = {name: value.clone() for name, value in state.items()}
+        optimizer.state[x] = {key: value.clone() for key, value in state.items()}
+    kept = optimizer.state[x]
 
     def now() -> dict[str, Tensor]:
-        return dict(optimizer.state[x])
+        return dict(kept)
 
     while True:
         terms, gradient = evaluate(x.detach())
+        if name == "sgd" and "unit" not in kept:
+            kept["unit"] = gradient.abs().mean().clamp(min=torch.finfo(x.dtype).tiny)
         yield terms, x.detach().clone(), terms[0], now
-        x.grad = gradient
+        x.grad = gradient / kept["unit"] if name == "sgd" else gradient
         optimizer.step()

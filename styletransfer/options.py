@@ -1,7 +1,8 @@
 """Every option and its default, said once: library and command line both take them from here."""
 
 import math
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -12,11 +13,22 @@ from .errors import UsageError
 LAYERS = tuple(f"conv{block}_{i}" for block, n in enumerate((2, 2, 4, 4, 4), 1) for i in range(1, n + 1))
 
 
-def _option(panel: str, default: Any, help: str, *, flag: str | None = None, minimum: float | None = None) -> Any:
-    """A field whose metadata holds what the command line shows: help text, panel, another flag, a least value."""
-    return field(default=default, metadata={"help": help, "panel": panel, "flag": flag, "minimum": minimum})
+def _option(
+    panel: str | None,
+    default: Any,
+    help: str,
+    *,
+    flag: str | None = None,
+    minimum: float | None = None,
+    metavar: str | None = None,
+) -> Any:
+    """A field whose metadata holds what the command line shows: help text, panel, another flag, a least value, what
+    stands for the value."""
+    shown = {"help": help, "panel": panel, "flag": flag, "minimum": minimum, "metavar": metavar}
+    return field(default=default, metadata=shown)
 
 
+_common = partial(_option, None)
 _picture = partial(_option, "Picture")
 _style = partial(_option, "Style")
 _optimisation = partial(_option, "Optimisation")
@@ -29,6 +41,16 @@ _PAPERS_STYLE_LAYERS = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
 STARTS = ("content", "style", "noise")
 #: What stands for a style's mask when all of the picture counts.
 WHOLE = "-"
+#: Steps of the optimisers that don't find their own, in values 0…1, if none is given.
+LEARNING_RATES = {"adam": 0.02, "rmsprop": 0.01, "adagrad": 0.1, "sgd": 0.02}
+PresetName = Literal["paper", "fast", "quality", "print"]
+#: Settings that go together.
+PRESETS: dict[PresetName, dict[str, Any]] = {
+    "paper": {"model": "vgg19", "init": "noise", "scales": "1", "warm_start": "off", "precision": "fp32"},
+    "fast": {"model": "vgg19-lite", "size": 384, "iterations": 100},
+    "quality": {"size": 1024, "iterations": 1000},
+    "print": {"size": 3600, "enlarge": True},
+}
 
 
 @dataclass(frozen=True)
@@ -38,13 +60,15 @@ class Options:
     Only the ratio alpha / beta matters for the picture (Gatys et al. 2016, eq. 7 and fig. 4).
     """
 
-    size: int = _picture(512, "Longer side in pixels; a smaller content picture keeps its own size.", minimum=16)
+    size: int = _common(512, "Longer side in pixels; a smaller content picture keeps its own size.", minimum=16)
     enlarge: bool = _picture(False, "Enlarge a content picture smaller than --size.")
     bit_depth: int = _picture(8, "Bits per channel of the output: 8, or 16 for PNG and TIFF.")
     max_pixels: int = _picture(179_000_000, "Refuse pictures with more pixels: files can lie.", minimum=1)
 
     alpha: float = _style(1.0, "Content weight.", minimum=0)
-    beta: float = _style(1e3, "Style weight. Only alpha/beta counts: 1e-4 all style, 1e-1 nearly the photo.", minimum=0)
+    beta: float = _common(
+        1e3, "Style weight: with 1e4 all is style, with 10 nearly all photo. Only alpha/beta counts.", minimum=0
+    )
     content_layers: tuple[str, ...] = _style(
         ("conv4_2",), "Content layer, NAME or NAME=WEIGHT; repeatable.", flag="--content-layer"
     )
@@ -52,28 +76,43 @@ class Options:
         _PAPERS_STYLE_LAYERS, "Style layer, NAME or NAME=WEIGHT; repeatable.", flag="--style-layer"
     )
     pooling: Literal["avg", "max", "l2"] = _style("avg", "Pooling of the network; the paper's choice is avg.")
-    style_scale: float = _style(
-        1.0, "Size of the style picture by that of the content: sets that of the strokes.", minimum=0.01
+    style_scale: float = _common(
+        1.0, "Size of strokes: that of the style picture by that of the content.", minimum=0.01
     )
     style_weight: tuple[float, ...] = _style((), "Weight of each of several styles, in order; repeatable.", minimum=0)
     mask: tuple[tuple[str, str], ...] = _style(
         (), "CONTENT_MASK STYLE_MASK: white parts get the style of white parts (- for all); repeatable."
     )
     keep: str | None = _style(None, "A mask: the photograph stays as it is where this picture is white.")
-    color: Literal["style", "content", "luminance"] = _style(
-        "style", "Colours: the style's, the content's, or luminance: only that is painted, the content's chroma stays."
+    color: Literal["style", "content", "luminance"] = _common(
+        "style",
+        "Colours: style, content (like the photo's), or luminance (the photo's; only light and dark are painted).",
+        metavar="WHOSE",
     )
     tv: float = _style(0.0, "Weight of the total variation, which smooths; try 100 to 1000.", minimum=0)
+    l1: float = _style(0.0, "Weight of the mean absolute change from the photo; try 300 to 3000.", minimum=0)
+    l2: float = _style(0.0, "Weight of the mean squared change from the photo; try 1e3 to 1e4.", minimum=0)
+    seamless: bool = _picture(False, "Opposite borders fit together, as for tiles and wallpaper.")
 
-    optimizer: Literal["lbfgs", "adam"] = _optimisation("lbfgs", "L-BFGS, or Adam.")
+    optimizer: Literal["lbfgs", "adam", "rmsprop", "adagrad", "sgd"] = _optimisation(
+        "lbfgs", "L-BFGS, or others to compare it with; sgd has momentum."
+    )
     iterations: int = _optimisation(500, "Iterations at most; it ends when nothing visible changes.", minimum=0)
+    time: str = _optimisation("off", "The best picture within so long, as 90s, 5m or 2h; or off.")
     checkpoint_every: str = _optimisation(
         "30", "Seconds between checkpoints, by which an interrupted run can go on (styletransfer resume); or off."
     )
     scales: str = _optimisation(
         "auto", "Number of sizes to work through, each twice the last; auto: from 384…768 px up."
     )
-    learning_rate: float | None = _optimisation(None, "Step of Adam, in values 0…1; 0.02 if not given.", minimum=0)
+    learning_rate: float | None = _optimisation(
+        None,
+        "Step in values 0…1; if not given: " + ", ".join(f"{name} {rate:g}" for name, rate in LEARNING_RATES.items()),
+        minimum=0,
+    )
+    jitter: float = _optimisation(
+        0.0, "Noise added anew to what the network sees each time, 0…1; not with lbfgs.", minimum=0
+    )
     init: str = _optimisation("content", "Where to start: content, style, noise, or the path of a picture.")
     init_noise: float = _optimisation(0.0, "Share of noise in the start, 0…1: with it, every seed another picture.")
     seed: int = _optimisation(0, "Seed of the noise.", minimum=0)
@@ -96,6 +135,7 @@ class Options:
 
     def __post_init__(self) -> None:
         for f in fields(self):
+            object.__setattr__(self, f.name, _plain(getattr(self, f.name), _HINTS[f.name]))
             self._check(f.name, f.metadata["minimum"])
         if self.alpha == 0 and self.beta == 0:
             raise UsageError("alpha and beta are both 0: nothing to optimise")
@@ -103,8 +143,11 @@ class Options:
             raise UsageError(f"init_noise is {self.init_noise}; it must be from 0 to 1")
         if self.bit_depth not in (8, 16):
             raise UsageError(f"bit_depth is {self.bit_depth}; it can be 8 or 16")
-        if self.learning_rate is not None and self.optimizer != "adam":
-            raise UsageError("learning_rate is Adam's; L-BFGS finds its own steps (use --optimizer adam)")
+        if self.optimizer == "lbfgs" and self.learning_rate is not None:
+            raise UsageError("learning_rate is Adam's and others'; L-BFGS finds its own steps (use --optimizer adam)")
+        if self.optimizer == "lbfgs" and self.jitter:
+            raise UsageError("jitter makes every loss another; L-BFGS needs the same one (use --optimizer adam)")
+        _ = self.seconds  # can be read
         _check_number("checkpoint_every", self.checkpoint_every, "off", least=0)
         _check_number("scales", self.scales, "auto", least=1)
         _check_number("tile", self.tile, "auto", "off", least=16)
@@ -113,19 +156,28 @@ class Options:
 
     def _check(self, name: str, minimum: float | None) -> None:
         value, hint = getattr(self, name), _HINTS[name]
-        if isinstance(value, tuple) and minimum is not None:
-            value = min(value, default=None)
         if get_origin(hint) is Literal and value not in get_args(hint):
             raise UsageError(f"{name} is {value!r}; it can be {', '.join(get_args(hint))}")
+        if not _fits(value, hint):
+            raise UsageError(f"{name} is {value!r}; it must be {getattr(hint, '__name__', hint)}")
         if minimum is None or value is None:
             return
-        if not isinstance(value, int | float) or not math.isfinite(value) or value < minimum:
-            raise UsageError(f"{name} is {value}; it must be a number of at least {minimum:g}")
+        for number in value if isinstance(value, tuple) else [value]:
+            if not math.isfinite(number) or number < minimum:
+                raise UsageError(f"{name} is {number}; it must be a number of at least {minimum:g}")
 
     @property
     def content_weights(self) -> dict[str, float]:
         """Content layers with their shares of the content loss (sum 1)."""
         return layer_weights(self.content_layers)
+
+    @classmethod
+    def told(cls, settings: Mapping[str, Any]) -> "Options":
+        """The options that a picture or a checkpoint tells; what is no option is left out.
+
+        Raises `UsageError` when a value can't be meant.
+        """
+        return cls(**{f.name: settings[f.name] for f in fields(cls) if f.name in settings})
 
     def with_files(self, renamed: Callable[[str], str]) -> "Options":
         """The same with every file that a setting names under another name."""
@@ -149,6 +201,20 @@ class Options:
         self.with_files(note)
         return found
 
+    @property
+    def seconds(self) -> float:
+        """The time that the run may take, ∞ if there is no limit. Raises `UsageError` if it can't be read."""
+        if self.time == "off":
+            return math.inf
+        number, unit = (self.time[:-1], self.time[-1]) if self.time[-1:] in _UNITS else (self.time, "s")
+        try:
+            seconds = float(number) * _UNITS[unit]
+        except ValueError:
+            seconds = math.nan
+        if not 0 < seconds < math.inf:
+            raise UsageError(f"time is {self.time!r}; it can be off or as 90s, 5m, 2h")
+        return seconds
+
     def that_matter(self) -> dict[str, Any]:
         """The fields that make a difference to the picture, by name."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _WITHOUT_EFFECT}
@@ -160,8 +226,34 @@ class Options:
 
 
 _HINTS = get_type_hints(Options)
+_UNITS = {"s": 1, "m": 60, "h": 3600}
 #: Fields that make no difference to the picture.
 _WITHOUT_EFFECT = ("max_pixels", "checkpoint_every")
+
+
+def _plain(value: Any, hint: Any) -> Any:
+    """A value in a field's type as far as it is clear what is meant: paths and numbers for texts, one for several."""
+    if get_origin(hint) is tuple:
+        value = (value,) if isinstance(value, str) else value
+        return tuple(_plain(v, get_args(hint)[0]) for v in value) if isinstance(value, tuple | list) else value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return str(value) if isinstance(value, int) and hint is str else value
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a field's type; integers are as good as floats."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        kinds = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
+        return len(kinds) == len(value) and all(map(_fits, value, kinds))
+    if arguments:
+        return any(_fits(value, argument) for argument in arguments)
+    return isinstance(value, (int, float) if hint is float else hint)
 
 
 def _check_number(name: str, value: str, *words: str, least: int) -> None:

@@ -21,8 +21,8 @@ from .errors import StyleTransferError
 from .images import Picture, fitted
 from .inputs import Inputs, Part, Styled
 from .objective import Evaluate, Losses, Objective, Region, Style, Tiling
-from .optimize import ADAM_LEARNING_RATE, PATIENCE, Step, minimize
-from .options import Options
+from .optimize import PATIENCE, Step, minimize
+from .options import LEARNING_RATES, Options
 from .vgg import Encoder
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,8 @@ Callback = Callable[[Step], object]
 #: Pixels by which the canvas is larger than the picture on every side: mirrored from the content, trimmed at the end.
 #: A pixel at the border is seen by fewer filters than others and comes out with nearly twice their contrast.
 BLEED = 4
+#: The same for seamless pictures, where it is what follows beyond the border; as far as strokes must fit.
+WRAPPED = 48
 WARM_START_ITERATIONS = 150
 #: The run ends when the loss fell by less than this share within so many iterations: nobody sees such a change.
 SETTLED, WINDOW = 0.02, 50
@@ -43,7 +45,10 @@ SAMPLE = 1024
 HISTORY_BYTES = 1 << 30
 #: On a GPU the loss is read once in so many iterations, since reading makes the GPU wait for the host.
 READ_EVERY = 10
-#: When the loss is no longer finite the run goes on more carefully, at most so often, Adam with so much shorter steps.
+#: When there is a time limit: the small network's share of the first scale's time, and how many iterations must fit in
+#: what is left for a finer scale to be begun.
+FIRST_SHARE, WORTHWHILE = 0.35, 8
+#: When the loss is no longer finite the run goes on more carefully, at most so often, and with so much shorter steps.
 RECOVERIES, SHORTER = 3, 0.25
 
 
@@ -83,6 +88,7 @@ class Job:
     device: torch.device
     callback: Callback | None = None
     keeper: Keeper | None = None
+    start: float = field(default_factory=time.monotonic)
 
 
 @dataclass
@@ -108,7 +114,7 @@ class Painting:
         saved: the checkpoint to go on from; its tensors are taken out of it, since they may be large.
 
     Attributes:
-        image: the canvas, 1×3×(H+2·BLEED)×(W+2·BLEED), as it was best on the scale of the last run.
+        image: the canvas, 1×3×H×W and `bleed` more on every side, as it was best on the scale of the last run.
         runs: in order; the last may be under way.
         recoveries: how often the loss was no longer finite.
     """
@@ -121,6 +127,9 @@ class Painting:
         self._curvature: InverseHessian | None = None
         self._finished: Callable[[Tensor], Tensor]
         self._state: Mapping[str, Tensor] = {}
+        self._ends = job.start + job.options.seconds
+        #: When this network is to end on this scale, and how long one of its iterations takes.
+        self._until, self._pace = math.inf, 0.0
         if saved:
             self._restore(saved)
 
@@ -136,6 +145,9 @@ class Painting:
             networks = self.job.networks[-1:] if index else self.job.networks
             if self._ended(networks[-1], scale):
                 continue
+            if index and not self._worthwhile(scale):
+                self.runs[-1].stopped = "time"
+                break
             try:
                 self._enter(scale)
             except StyleTransferError as error:  # others have taken memory meanwhile
@@ -144,13 +156,23 @@ class Painting:
                 log.warning("%s", error)
                 self.runs[-1].stopped = "memory"
                 break
+            now = time.monotonic()
+            # Each scale costs about as much as all before it.
+            share = (self._ends - now) / 2 ** (len(self.job.scales) - 1 - index)
             for network in networks:
                 if not self._ended(network, scale):
+                    mine = 1.0 if network is networks[-1] else FIRST_SHARE
+                    self._until = now + mine * share
                     self._work(network, scale, most_iterations(self.job.options, index))
             if self.runs[-1].stopped in ("callback", "diverged"):
                 break
         if not math.isfinite(self.runs[-1].losses[0].total):
             raise StyleTransferError("the loss of the starting picture is not finite: the weights are not usable")
+
+    @property
+    def picture(self) -> Tensor:
+        """The best image on the scale of the last run, 1×3×H×W."""
+        return trimmed(self.image, self.job.options)
 
     def _ended(self, network: Network, scale: Scale) -> bool:
         """Whether this has been done."""
@@ -168,8 +190,8 @@ class Painting:
             self._state = {}
         if not begun:
             content = self.job.inputs.content
-            start = stepped_up(trimmed(self.image), content, scale.content) if self.runs else _initial(self.job)
-            self.image = self._last = with_bleed(start).to(self.job.device)
+            start = stepped_up(self.picture, content, scale.content) if self.runs else _initial(self.job)
+            self.image = self._last = with_bleed(start, self.job.options).to(self.job.device)
             del start  # large
         if choice.tiling.rows or len(self.job.scales) > 1:
             log.info("%d×%d: %s", *scale.content, choice)
@@ -209,10 +231,12 @@ class Painting:
             unread.clear()
             if step.iteration == 0 or run.losses[-1].total <= run.losses[run.best].total:
                 run.best, self.image = step.iteration, step.image
-            image = self._finished(trimmed(step.image))
+            image = self._finished(trimmed(step.image, self.job.options))
             shown = replace(step, image=image, network=run.network, most=iterations)
             asked = ranks.agreed(bool(self.job.callback and self.job.callback(shown)))
             run.stopped = _reason_to_stop(run.losses, step.tried, iterations)
+            if not run.stopped and self._time_is_up(run):
+                run.stopped = "time"
             keeper = self.job.keeper
             if keeper and run.stopped != "diverged" and keeper.due(last=asked):
                 keeper.write(self._progress(), self._tensors(step))
@@ -220,16 +244,33 @@ class Painting:
             if run.stopped:
                 return
 
+    def _worthwhile(self, scale: Scale) -> bool:
+        """Whether there is time for enough iterations on a scale, told by those of the last run."""
+        pace = self._pace * math.prod(scale.content) / math.prod(self.runs[-1].scale.content)
+        short = math.isfinite(self._ends) and self._ends - time.monotonic() < WORTHWHILE * pace
+        return not ranks.agreed(short)
+
+    def _time_is_up(self, run: Run) -> bool:
+        """Whether another iteration would take too long; there is more time where no finer scale is worthwhile."""
+        if not math.isfinite(self._ends):
+            return False
+        after, finer = time.monotonic() + self._pace, self.job.scales[self.job.scales.index(run.scale) + 1 :]
+        if run.network == self.job.networks[-1].name and finer and not self._worthwhile(finer[0]):
+            return ranks.agreed(after > self._ends)
+        return ranks.agreed(after > self._until)
+
     def _steps(self, network: Network, run: Run) -> Iterator[Step]:
         """The optimiser's steps that follow those done. When memory runs out they go on from the last one, in smaller
         parts."""
         start, done = time.monotonic(), run.iterations
+        before = done
         while True:
             try:
-                for number, step in enumerate(self._plain_steps(network, run.scale), max(done, 0)):
+                for number, step in enumerate(self._plain_steps(network, run.scale, max(done, 0)), max(done, 0)):
                     if number > done:
-                        done, self._last = number, step.image
-                        yield replace(step, iteration=number, seconds=time.monotonic() - start)
+                        done, self._last, seconds = number, step.image, time.monotonic() - start
+                        self._pace = seconds / (done - before)
+                        yield replace(step, iteration=number, seconds=seconds)
             except (RuntimeError, MemoryError) as error:
                 # What is free now doesn't tell: memory that the process keeps for itself is free too.
                 smaller = plan.smaller(needs(self.job, run.scale), self._plan)
@@ -239,7 +280,7 @@ class Painting:
             hardware.release_memory(self.job.device)
             log.info("out of memory after %d iterations; going on: %s", max(done, 0), self._plan)
 
-    def _plain_steps(self, network: Network, scale: Scale) -> Iterator[Step]:
+    def _plain_steps(self, network: Network, scale: Scale, done: int) -> Iterator[Step]:
         objective = _objective(self.job, network.encoder, scale, self._plan.tiling)
         hardware.release_memory(self.job.device)  # what making it has left in pieces
         state, self._state = self._state, {}
@@ -247,10 +288,13 @@ class Painting:
         evaluate: Evaluate = objective.evaluate
         if options.color == "luminance":
             evaluate = color.in_luminance(evaluate)
-        if (keep := _mask(self.job.inputs.keep, scale, self.job.device)) is not None:
-            content = with_bleed(self.job.inputs.content.resized(scale.content).tensor()).to(self.job.device)
-            evaluate = _keeping(evaluate, keep, content)
+        if (keep := _mask(self.job, self.job.inputs.keep, scale)) is not None:
+            evaluate = _keeping(evaluate, keep, _content(self.job, scale))
+        if options.seamless:
+            evaluate = _wrapping(evaluate, bleed(options))
         evaluate = hardware.captured(evaluate, image)
+        if options.jitter:
+            evaluate = _jittering(evaluate, options.jitter, options.seed, done)
         if self._plan.tiling.rows and image.device.type == "cpu":  # memory is scarce
             evaluate = _without_gaps(evaluate)
         rate = options.learning_rate
@@ -278,7 +322,8 @@ class Painting:
     def _progress(self) -> dict[str, Any]:
         """For a checkpoint, all but the tensors."""
         runs = [dataclasses.asdict(run) for run in self.runs]
-        return {"runs": runs, "plan": dataclasses.asdict(self._plan), "recoveries": self.recoveries}
+        spent = time.monotonic() - self._ends + self.job.options.seconds if math.isfinite(self._ends) else 0.0
+        return {"runs": runs, "plan": dataclasses.asdict(self._plan), "recoveries": self.recoveries, "seconds": spent}
 
     def _tensors(self, step: Step) -> dict[str, Tensor]:
         """For a checkpoint: the last canvas, the best if that is another one, and the optimiser's state."""
@@ -301,6 +346,7 @@ class Painting:
             self.runs.append(Run(run["network"], scale, losses, run["best"], run["stopped"]))
         self._plan = plan.Plan(**{**told["plan"], "tiling": Tiling(**told["plan"]["tiling"])})
         self.recoveries = told["recoveries"]
+        self._ends -= told["seconds"]
         for _ in range(self.recoveries):
             self.job = _more_careful(self.job)
 
@@ -325,16 +371,16 @@ def _reason_to_stop(losses: list[Losses], tried: Tensor, iterations: int) -> str
 
 
 def _can_be_more_careful(job: Job) -> bool:
-    return job.options.optimizer == "adam" or job.precision.backward != torch.float32
+    return job.options.optimizer in LEARNING_RATES or job.precision.backward != torch.float32
 
 
 def _more_careful(job: Job) -> Job:
-    """The job in full precision, and with shorter steps if they are Adam's; L-BFGS has tried those already."""
+    """The job in full precision, and with shorter steps; L-BFGS has tried those already."""
     precision, options = hardware.precision("fp32", job.device), job.options
     for network in job.networks:
         network.encoder.cast(precision.forward, precision.backward)
-    if options.optimizer == "adam":
-        rate = ADAM_LEARNING_RATE if options.learning_rate is None else options.learning_rate
+    if options.optimizer in LEARNING_RATES:
+        rate = LEARNING_RATES[options.optimizer] if options.learning_rate is None else options.learning_rate
         options = replace(options, learning_rate=SHORTER * rate)
     return replace(job, precision=precision, options=options)
 
@@ -366,14 +412,16 @@ def _curvature(job: Job, image: Tensor, choice: plan.Plan) -> InverseHessian | N
 def needs(job: Job, scale: Scale) -> plan.Needs:
     """What a scale needs a plan for."""
     options, (width, height) = job.options, scale.content
+    masks = sum((part.mask is not None) + len(part.styles) for part in job.inputs.parts) if options.mask else 0
     return plan.Needs(
         encoder=job.networks[-1].encoder,
-        height=height + 2 * BLEED,
-        width=width + 2 * BLEED,
+        height=height + 2 * bleed(options),
+        width=width + 2 * bleed(options),
         precision=job.precision,
         content_layers=tuple(options.content_weights),
         history=HISTORY if options.optimizer == "lbfgs" else 0,
         world=ranks.world(),
+        images=bool(options.l1 or options.l2) + 4 / 3 * (job.inputs.keep is not None) + 4 / 9 * masks,
     )
 
 
@@ -396,7 +444,7 @@ def seconds_per_iteration(job: Job, scale: Scale, choice: plan.Plan) -> float:
     tiling = replace(choice.tiling, columns=None)
     painting = Painting(sample)
     painting._plan = replace(choice, tiling=tiling)
-    painting._last = with_bleed(middle.tensor()).to(job.device)
+    painting._last = with_bleed(middle.tensor(), job.options).to(job.device)
     painting._curvature = _curvature(sample, painting._last, choice)
     steps = painting._steps(job.networks[-1], Run("", part))
     times = [step.seconds for step in itertools.islice(steps, 4)]
@@ -407,14 +455,20 @@ def seconds_per_iteration(job: Job, scale: Scale, choice: plan.Plan) -> float:
 # --- canvases -----------------------------------------------------------------------------------------------------
 
 
-def with_bleed(image: Tensor) -> Tensor:
-    """The canvas: an image 1×3×H×W with `BLEED` mirrored pixels on every side."""
-    return torch.nn.functional.pad(image, (BLEED,) * 4, mode="reflect")
+def bleed(options: Options) -> int:
+    """Pixels by which the canvas is larger than the picture on every side."""
+    return WRAPPED if options.seamless else BLEED
 
 
-def trimmed(canvas: Tensor) -> Tensor:
+def with_bleed(image: Tensor, options: Options) -> Tensor:
+    """The canvas: an image 1×3×H×W with pixels more on every side, mirrored, or those of the opposite side."""
+    mode = "circular" if options.seamless else "reflect"
+    return torch.nn.functional.pad(image, (bleed(options),) * 4, mode=mode)
+
+
+def trimmed(canvas: Tensor, options: Options) -> Tensor:
     """The image on a canvas."""
-    return canvas[..., BLEED:-BLEED, BLEED:-BLEED]
+    return canvas[..., (inner := slice(bleed(options), -bleed(options))), inner]
 
 
 def stepped_up(image: Tensor, content: Picture, size: tuple[int, int]) -> Tensor:
@@ -453,7 +507,7 @@ def _objective(job: Job, encoder: Encoder, scale: Scale, tiling: Tiling) -> Obje
 
     return Objective(
         encoder,
-        with_bleed(job.inputs.content.resized(scale.content).tensor()).to(device),
+        _content(job, scale),
         [Region([styled(s) for s in part.styles], _counting(job, part, scale)) for part in job.inputs.parts],
         content_weights=options.content_weights,
         style_weights=options.style_weights,
@@ -461,18 +515,27 @@ def _objective(job: Job, encoder: Encoder, scale: Scale, tiling: Tiling) -> Obje
         beta=options.beta,
         tv=options.tv,
         tiling=tiling,
+        l1=options.l1,
+        l2=options.l2,
     )
 
 
-def _mask(mask: Picture | None, scale: Scale, device: torch.device) -> Tensor | None:
-    """A mask of the content as 1×1×H×W for the canvas."""
-    return None if mask is None else with_bleed(mask.resized(scale.content).tensor()[:, :1]).to(device)
+def _content(job: Job, scale: Scale) -> Tensor:
+    """The content for the canvas, 1×3×H×W."""
+    return with_bleed(job.inputs.content.resized(scale.content).tensor(), job.options).to(job.device)
+
+
+def _mask(job: Job, mask: Picture | None, scale: Scale) -> Tensor | None:
+    """A mask of the content for the canvas, 1×1×H×W."""
+    if mask is None:
+        return None
+    return with_bleed(mask.resized(scale.content).tensor()[:, :1], job.options).to(job.device)
 
 
 def _counting(job: Job, part: Part, scale: Scale) -> Tensor | None:
     """The mask of a region, without what is kept: the rest alone is to have the style, and not so much more of it that
     the mean over both is right."""
-    mask, keep = (_mask(given, scale, job.device) for given in (part.mask, job.inputs.keep))
+    mask, keep = (_mask(job, given, scale) for given in (part.mask, job.inputs.keep))
     if keep is None:
         return mask
     return 1 - keep if mask is None else mask * (1 - keep)
@@ -484,6 +547,35 @@ def _keeping(evaluate: Evaluate, keep: Tensor, content: Tensor) -> Evaluate:
     def evaluated(image: Tensor) -> tuple[Tensor, Tensor]:
         terms, gradient = evaluate(torch.lerp(image, content, keep))
         return terms, gradient.mul_(1 - keep)
+
+    return evaluated
+
+
+def _wrapping(evaluate: Evaluate, margin: int) -> Evaluate:
+    """The same of the image laid in rows: what is beyond a border is what is within the opposite one."""
+
+    def folded(gradient: Tensor, axis: int) -> Tensor:
+        size = gradient.shape[axis] - 2 * margin
+        inner = gradient.narrow(axis, margin, size)
+        inner.narrow(axis, size - margin, margin).add_(gradient.narrow(axis, 0, margin))
+        inner.narrow(axis, 0, margin).add_(gradient.narrow(axis, margin + size, margin))
+        return inner
+
+    def evaluated(canvas: Tensor) -> tuple[Tensor, Tensor]:
+        inner = canvas[..., margin:-margin, margin:-margin]
+        terms, gradient = evaluate(torch.nn.functional.pad(inner, (margin,) * 4, mode="circular"))
+        return terms, torch.nn.functional.pad(folded(folded(gradient, 2), 3), (margin,) * 4)
+
+    return evaluated
+
+
+def _jittering(evaluate: Evaluate, size: float, seed: int, done: int) -> Evaluate:
+    """The same of the image with noise, of which every evaluation has its own; `done` were before."""
+    count = itertools.count(done)
+
+    def evaluated(image: Tensor) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed((1_000_003 * seed + next(count)) % 2**63)
+        return evaluate(torch.randn(image.shape, generator=generator).to(image).mul_(size).add_(image))
 
     return evaluated
 

@@ -24,18 +24,17 @@ from .inputs import Inputs, Source, Styles
 from .objective import Losses
 from .options import STARTS, Options
 from .painting import (
-    BLEED,
     Callback,
     Job,
     Network,
     Painting,
     Scale,
+    bleed,
     finisher,
     most_iterations,
     plan_for,
     seconds_per_iteration,
     stepped_up,
-    trimmed,
 )
 from .vgg import Encoder
 
@@ -68,12 +67,13 @@ class Result:
         model: name of the network, or of the file it came from.
         device: "cpu", "cuda:0", …
         stopped: why it ended: "iterations" (all done), "converged" (no visible change any more), "callback" (asked to),
-            "diverged" (the loss was no longer finite; the picture is the best before that), or "memory" (there was no
-            longer enough for a finer scale; the picture is an enlarged one).
+            "diverged" (the loss was no longer finite; the picture is the best before that), "time" (it is up), or
+            "memory" (there was no longer enough for a finer scale). With the last two the picture may be an enlarged
+            one: `scales` tells.
         seconds: wall time from the call to the picture.
         peak_memory_bytes: of the process on a CPU (resident), of torch's allocations on a GPU.
         alpha: the content's opacity, Pillow mode L, or None.
-        inputs: file names of content and styles, without folders.
+        inputs: file names of content and styles, without folders; a list of them for a folder of styles.
         checkpoint: where the run's checkpoint is, or would be, if there was to be one.
     """
 
@@ -90,7 +90,7 @@ class Result:
     seconds: float
     peak_memory_bytes: int
     alpha: Image.Image | None = None
-    inputs: Sequence[str] = ("image", "image")
+    inputs: Sequence[str | list[str]] = ("image", "image")
     checkpoint: Path | None = None
 
     @property
@@ -112,14 +112,16 @@ class Result:
         return image
 
     def settings(self) -> dict[str, Any]:
-        """How the picture was made, as embedded in it; no folders, so that it can be passed on."""
+        """How the picture was made, as embedded in it; no folders, so that it can be passed on. `again` reads it."""
         from . import __version__
 
         settings = self.options.with_files(lambda name: Path(name).name).that_matter()
         content, *styles = self.inputs
-        style = styles[0] if len(styles) == 1 else styles
-        made = {"version": __version__, "content": content, "style": style, "model": self.model}
-        return {**settings, **made, "iterations": self.iterations, "loss": dataclasses.asdict(self.best)}
+        style = styles[0] if len(styles) == 1 and isinstance(styles[0], str) else styles
+        if not self.options.weights:
+            settings["model"] = self.model  # that "auto" was
+        made = {"iterations": self.iterations, "stopped": self.stopped, "loss": dataclasses.asdict(self.best)}
+        return {**settings, "version": __version__, "content": content, "style": style, "result": made}
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the picture as PNG, JPEG, WebP or TIFF, by the ending; returns the path.
@@ -169,7 +171,7 @@ def stylize(
     options = _changed(options, changes)
     path = Path(checkpoint) if checkpoint is not None and options.checkpoint_every != "off" else None
     with _prepared(content, style, options) as (job, convolutions):
-        job = dataclasses.replace(job, callback=callback)
+        job = dataclasses.replace(job, callback=callback, start=start)
         saved = None
         if path:
             asked = _identity(job, convolutions)
@@ -178,7 +180,7 @@ def stylize(
         painting = Painting(job, saved)
         painting.paint()
         runs, size, model = painting.runs, job.scales[-1].content, job.networks[-1].name
-        content_picture, image = job.inputs.content, trimmed(painting.image)
+        content_picture, image = job.inputs.content, painting.picture
         if runs[-1].scale != job.scales[-1]:
             image = stepped_up(image, content_picture, size)
         image = finisher(job, size)(image.clamp(0, 1).to(job.device)).cpu()
@@ -246,7 +248,7 @@ def _read(
     model, convolutions = weights.resolve(options.model, options.weights, options.preprocessing)
     normal = [pictures.content, *pictures.styles]
     networks = [Network(model, _encoder(convolutions, normal, options, device))]
-    _check_sizes(pictures, scales[-1], networks[0].encoder)
+    _check_sizes(pictures, scales[-1], networks[0].encoder, bleed(options))
     if small := _warm_start(networks[0].encoder, options):
         networks.insert(0, Network("vgg19-lite", _encoder(small, normal, options, device)))
     for network in networks:
@@ -314,10 +316,17 @@ def _keeper(
     if ranks.rank():
         return None
     sources = (content, *inputs.several(style))
-    files = [os.path.abspath(s) if isinstance(s, str | os.PathLike) else None for s in sources]
+    files = [_absolute(source) for source in sources]
     options = dataclasses.asdict(job.options.with_files(os.path.abspath))  # understood in any folder
     again = {"content": files[0], "styles": files[1:], "options": options}
     return Keeper(path, float(job.options.checkpoint_every), asked, again, resumed)
+
+
+def _absolute(source: Source | Sequence[Source]) -> Any:
+    """A path, or several, that can be understood in any folder; None for what is no file."""
+    if isinstance(source, str | os.PathLike):
+        return os.path.abspath(source)
+    return [_absolute(one) for one in source] if isinstance(source, list | tuple) else None
 
 
 def _encoder(
@@ -342,18 +351,19 @@ def _scales(pictures: Inputs, options: Options) -> list[Scale]:
     """The sizes to work through, the coarsest first."""
     whole = pictures.content.rgb.size
     longer = max(fitted(whole, options.size, enlarge=options.enlarge))
+    smallest = max(SMALLEST, bleed(options) + 1)
     count = 1 + max(0, math.ceil(math.log2(longer / COARSEST))) if options.scales == "auto" else int(options.scales)
     scales: list[Scale] = []
     for size in (max(1, round(longer / 2**i)) for i in range(count)):
         scale = Scale(fitted(whole, size, enlarge=options.enlarge), max(1, round(size * options.style_scale)))
         sides = [*scale.content, *(side for style in pictures.styles for side in scale.of(style))]
-        if not scales or min(sides) >= SMALLEST:
+        if not scales or min(sides) >= smallest:
             scales.insert(0, scale)
     return scales
 
 
-def _check_sizes(pictures: Inputs, scale: Scale, encoder: Encoder) -> None:
-    needed = max(encoder.minimum_size, BLEED + 1)  # the bleed mirrors that much
+def _check_sizes(pictures: Inputs, scale: Scale, encoder: Encoder, bleed: int) -> None:
+    needed = max(encoder.minimum_size, bleed + 1)  # the bleed mirrors that much
     for picture, size in [(pictures.content, scale.content), *((p, scale.of(p)) for p in pictures.styles)]:
         if min(size) < needed:
             raise UsageError(

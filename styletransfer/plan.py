@@ -62,6 +62,7 @@ class Needs:
         content_layers: those whose features of the content picture are held.
         history: the most pairs of L-BFGS; 0 for Adam.
         world: how many processes share the bands.
+        images: what else is held that is as large as the picture, in images of three channels.
     """
 
     encoder: Encoder
@@ -71,6 +72,7 @@ class Needs:
     content_layers: tuple[str, ...]
     history: int
     world: int = 1
+    images: float = 0
 
     def _values(self, layers: Iterable[str]) -> float:
         """Feature values per pixel of the image."""
@@ -95,7 +97,7 @@ class Needs:
         lost = in_flight * mine[0] * self._values(self._blocks(1, tiling.kept - 1)) * back
         strip = min(rows + 4, self.height) * mine[0] * 3.5 * self._largest * there
         targets = pixels * self._values(self.content_layers) * there
-        optimizer = pixels * (12 * VECTORS + 6 * back * history)
+        optimizer = pixels * (12 * (VECTORS + self.images) + 6 * back * history)
         return int(CONSTANT + kept + lost + strip + targets + optimizer)
 
     def work(self, tiling: Tiling) -> float:

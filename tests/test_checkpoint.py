@@ -21,7 +21,11 @@ SMALL = Options(iterations=30, model="vgg19-lite", checkpoint_every="0")
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"optimizer": "adam"}, {"scales": "2"}, {"precision": "fp32"}, {"large": True}]
+    "changes",
+    [
+        *({}, {"optimizer": "adam"}, {"scales": "2"}, {"precision": "fp32"}, {"large": True}),
+        *({"optimizer": "sgd"}, {"optimizer": "rmsprop", "jitter": 0.1}, {"optimizer": "adagrad", "l2": 1.0}),
+    ],
 )
 @pytest.mark.parametrize("stop", [1, 7, 21, 31, 33, 50])
 def test_resumed_wherever_it_was_stopped_a_run_gives_the_same_picture(

@@ -18,9 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from styletransfer import Options, cli, images
+from styletransfer import PRESETS, Options, cli, images
 
 COMMAND = [sys.executable, "-m", "styletransfer"]
 QUICK = ("--iterations", "3", "--model", "vgg19-lite")
@@ -296,6 +297,83 @@ def test_names_as_long_as_can_be_and_longer(
         assert (code, err.count("\n")) == ((0, 0) if len(name) == 255 else (2, 1)), err
         code, _, err = run(name, style_path, *QUICK, capsys=capsys)
         assert (code, err.count("\n")) == (2, 1)
+
+
+def test_a_preset_sets_what_is_not_given(
+    content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--preset", "fast", "--iterations", "2", "-o", "out.png", "-q")
+    assert run(content_path, style_path, *options, capsys=capsys)[0] == 0
+    settings = images.read_settings(here / "out.png")
+    assert settings["iterations"] == 2 and settings["size"] == PRESETS["fast"]["size"] != Options.size
+    code, _, err = run(content_path, style_path, "--preset", "fastest", capsys=capsys)
+    assert code == 2 and "paper" in err
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".webp", ".tif"])
+def test_again_makes_the_same_file_from_what_the_picture_tells(
+    content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str], ending: str
+) -> None:
+    for path in (content_path, style_path):
+        (here / path.name).write_bytes(path.read_bytes())
+    mask = Image.new("L", (8, 8), 0)
+    mask.paste(255, (0, 0, 4, 8))
+    mask.save(here / "mask.png")
+    (here / "more").mkdir()
+    for name in ("one.png", "two.png"):
+        (here / "more" / name).write_bytes(style_path.read_bytes())
+    options = "--size 64 --beta 50 --init-noise 0.3 --seed 5 --style-layer conv1_1 --style-layer conv2_1=2 -q"
+    options += " --keep mask.png --style-weight 1 --style-weight 3"
+    code, _out, err = run("cat.png", "paint.png", "more", *QUICK, *options.split(), "-o", f"a{ending}", capsys=capsys)
+    assert (code, err) == (0, "")
+    for name in ("one.png", "two.png"):  # a picture tells no folders
+        (here / "more" / name).rename(here / name)
+    assert run("again", f"a{ending}", "-q", capsys=capsys) == (0, f"a_again{ending}\n", "")
+    assert (here / f"a_again{ending}").read_bytes() == (here / f"a{ending}").read_bytes()
+    changed = shlex.split("--size 48 --keep mask.png --style-weight 1 --style paint.png -q -o b.png")
+    assert run("again", f"a{ending}", *changed, capsys=capsys)[0] == 0
+    settings = images.read_settings(here / "b.png")
+    assert (settings["size"], settings["beta"], settings["style"]) == (48, 50.0, "paint.png")
+
+
+def test_again_finds_inputs_beside_the_picture_and_says_which_it_does_not(
+    content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = here / "elsewhere"
+    folder.mkdir()
+    assert run(content_path, style_path, *QUICK, "-q", "-o", folder / "a.png", capsys=capsys)[0] == 0
+    code, out, err = run("again", folder / "a.png", capsys=capsys)
+    assert (code, out, err.count("\n")) == (2, "", 1) and "cat.png, which is neither" in err
+    assert run("again", folder / "a.png", "--content", content_path, "--style", style_path, capsys=capsys)[0] == 0
+    (folder / "cat.png").write_bytes(content_path.read_bytes())
+    (here / "paint.png").write_bytes(style_path.read_bytes())
+    assert run("again", folder / "a.png", "-q", capsys=capsys) == (0, "a_again.png\n", "")
+    assert (here / "a_again.png").read_bytes() == (folder / "a.png").read_bytes()
+    for picture, said in ((content_path, "doesn't tell"), (here / "none.png", "no such file"), (folder, "a folder")):
+        code, out, err = run("again", picture, capsys=capsys)
+        assert (code, out, err.count("\n")) == (2, "", 1) and said in err
+
+
+def test_again_takes_nothing_from_folders_that_a_picture_names(
+    content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A picture may come from anybody."""
+    told = {"version": "0.1", "content": str(content_path), "style": "../paint.png", "weights": "/etc/passwd"}
+    images.write(torch.rand(1, 3, 20, 20), here / "a.png", alpha=None, bit_depth=8, settings=told)
+    code, _, err = run("again", "a.png", capsys=capsys)
+    assert code == 2 and "made from cat.png" in err
+    for damage in ({"size": "large"}, {"mask": 5}, {"style": {"a": 1}}, {"content": [[]]}, {"init": {}}):
+        settings = {**told, **damage}
+        images.write(torch.rand(1, 3, 20, 20), here / "a.png", alpha=None, bit_depth=8, settings=settings)
+        code, _, err = run("again", "a.png", "--content", content_path, capsys=capsys)
+        assert (code, err.count("\n")) == (2, 1)
+
+
+def test_the_commonest_options_come_first(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run("--help", capsys=capsys)
+    options = [word for line in out.splitlines() for word in re.findall(r"^│ (--[a-z-]+)", line)]
+    assert options[:5] == ["--output", "--size", "--beta", "--style-scale", "--color"]
+    assert out.splitlines().index(next(line for line in out.splitlines() if "--color" in line)) < 40
 
 
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,126 +1,219 @@
-"""Contact sheets against numpy, dreams against autograd, and the commands that write them."""
+"""Sheets, sweeps, reconstructions, textures, curves and animations: what is written, and what it is made of."""
 
+import json
+import shlex
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
-from conftest import SMALL, random_convolutions
-from PIL import Image
-from test_cli import run
+from PIL import Image, ImageSequence
+from test_cli import COMMAND, here, run
 
-from styletransfer import figures, images, weights
-from styletransfer.images import Picture
+from styletransfer import Options, figures, images, stylize, weights
+from styletransfer.losses import gram_matrix
 from styletransfer.vgg import Encoder
 
+__all__ = ["here"]
 LITE = ("--model", "vgg19-lite", "--device", "cpu")
 
 
-def test_the_sheet_shows_every_map_and_the_gram_matrix() -> None:
-    features = np.random.default_rng(0).random((5, 32, 64))
-    features[3] = 0
-    drawn = figures.sheet(torch.tensor(features)[None])[0].numpy()
-    gap, width, height = figures.GAP, figures.MAP, figures.MAP // 2
-    assert drawn.shape == (3, 2 * (height + gap) + gap, 3 * (width + gap) + gap + 5 * (drawn.shape[1] // 5) + 2 * gap)
-    assert (drawn == drawn[0]).all()
-    for n, shown in enumerate(features):
-        top, left = gap + n // 3 * (height + gap), gap + n % 3 * (width + gap)
-        expected = np.sqrt(shown / max(shown.max(), 1e-9)).repeat(2, 0).repeat(2, 1)
-        np.testing.assert_allclose(drawn[0, top : top + height, left : left + width], expected)
-    flat = features.reshape(5, -1)
-    gram = flat @ flat.T
-    cells = drawn[0, gap:, 3 * (width + gap) + 2 * gap :]
-    side = drawn.shape[1] // 5
-    np.testing.assert_allclose(cells[side // 2 :: side, side // 2 :: side][:5, :5], np.sqrt(gram / gram.max()))
+def test_a_sheet_has_every_picture_in_its_place() -> None:
+    red, green, blue = (Image.new("RGB", (40, 20), colour) for colour in ("red", "lime", "blue"))
+    drawn = np.asarray(figures.sheet([[("a", red), ("b", None)], [("c", green), ("d", blue.resize((80, 40)))]]))
+    cell, gap = 40 + figures.GAP, figures.GAP
+    assert drawn.shape == (2 * (40 + gap + figures.LETTERS + 8) - gap, 2 * 80 + gap, 3)
+    below = 40 + gap + figures.LETTERS + 8
+    assert (drawn[:40, :80] == (255, 0, 0)).all() and (drawn[:40, 80 + gap :] == 255).all()
+    assert (drawn[below : below + 40, :80] == (0, 255, 0)).all()
+    assert (drawn[below : below + 40, 80 + gap :] == (0, 0, 255)).all()
+    assert (drawn[40 : 40 + 26] < 128).any() and cell > 0  # letters
 
 
-def test_a_large_map_is_reduced_by_averages() -> None:
-    features = np.random.default_rng(0).random((1, 2 * figures.MAP, 2 * figures.MAP))
-    drawn = figures.sheet(torch.tensor(features)[None])[0, 0].numpy()
-    levels = np.sqrt(features[0] / features.max()).reshape(figures.MAP, 2, figures.MAP, 2).mean((1, 3))
-    np.testing.assert_allclose(drawn[: figures.MAP, : figures.MAP], levels)
-
-
-@pytest.mark.parametrize("pooling", ["avg", "max"])
-def test_a_step_of_a_dream_is_one_up_the_gradient_of_autograd(pooling: str, content_path: Path) -> None:
-    encoder = Encoder(weights.resolve("vgg19-lite")[1], ["conv3_2"], pooling)
-    picture = images.read(content_path)
-    (after,) = figures.dream(picture, encoder, octaves=1, iterations=1)
-
-    image = x = torch.tensor(np.asarray(picture.rgb) / 255).permute(2, 0, 1)[None].requires_grad_()
-    for name in encoder.names:
-        if name in ("conv2_1", "conv3_1"):
-            x = F.avg_pool2d(x, 2) if pooling == "avg" else F.max_pool2d(x, 2)
-        weight, bias = (value.double() for value in encoder.convolution(name))
-        x = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), weight, bias).relu()
-    (gradient,) = torch.autograd.grad(x.square().sum() / 2, image)
-    expected = (image + figures.STEP * gradient / gradient.abs().mean()).clamp(0, 1)
-    np.testing.assert_allclose(after.numpy(), expected.detach().numpy(), atol=1e-5)
-
-
-def test_a_dream_grows_in_octaves_and_raises_the_activations(content_path: Path) -> None:
-    encoder = Encoder(weights.resolve("vgg19-lite")[1], ["conv4_3"])
-    picture = images.read(content_path)
-    energies: dict[tuple[int, int], list[float]] = {}
-    for image in figures.dream(picture, encoder, octaves=3, iterations=5):
-        assert image.min() >= 0 and image.max() <= 1
-        energy = encoder(image)["conv4_3"].square().sum().item()
-        energies.setdefault((image.shape[3], image.shape[2]), []).append(energy)
-    assert list(energies) == [(41, 33), (57, 46), (80, 64)]
-    for octave in energies.values():
-        assert len(octave) == 5 and octave == sorted(octave)
-
-
-def test_a_picture_in_which_nothing_fires_stays_as_it_is() -> None:
-    convolutions = {
-        name: (weight, torch.zeros_like(bias)) for name, (weight, bias) in random_convolutions(SMALL).items()
-    }
-    *_, image = figures.dream(Picture(Image.new("RGB", (20, 1))), Encoder(convolutions, ["conv3_1"]), 2, 2)
-    assert image.shape == (1, 3, 4, 20) and not image.any()
-
-
-def test_figures_are_the_same_every_time_and_tell_how_they_were_made(
-    content_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_sweep_is_the_single_pictures_side_by_side(
+    content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    dream = ("dream", content_path, "--octaves", "2", "--iterations", "2", "--size", "64", *LITE)
-    for command, name, size, told in (
-        (("features", content_path, "--layer", "relu2_2", *LITE), "cat_relu2_2.png", None, {"layer": "conv2_2"}),
-        (dream, "cat_dream.png", (64, 51), {"octaves": 2, "iterations": 2, "size": 64}),
-    ):
-        assert run(*command, capsys=capsys) == (0, name + "\n", "")
-        assert run(*command, "-o", "again.png", capsys=capsys) == (0, "again.png\n", "")
-        assert Path(name).read_bytes() == Path("again.png").read_bytes()
-        assert size in (None, Image.open(name).size)
-        settings = images.read_settings(Path(name))
-        assert settings.items() >= {"image": "cat.png", "model": "vgg19-lite", **told}.items()
+    options = shlex.split("--iterations 4 --ratio 1e-3 1e-1 --content-layer conv2_2 conv3_2 conv4_2 -o grid.png -q")
+    assert run("sweep", content_path, style_path, *LITE, *options, capsys=capsys) == (0, "grid.png\n", "")
+    drawn = np.asarray(Image.open("grid.png"))
+    told = images.read_settings(Path("grid.png"))["figure"]
+    assert [(cell["row"], cell["column"]) for cell in told] == [
+        (f"content-layer {layer}", f"ratio {ratio}")
+        for layer in ("conv2_2", "conv3_2", "conv4_2")
+        for ratio in ("1e-3", "1e-1")
+    ]
+    height = 64 + figures.GAP + figures.LETTERS + 8
+    places = set()
+    for number, (layer, beta) in enumerate((x, y) for x in ("conv2_2", "conv3_2", "conv4_2") for y in (1e3, 10.0)):
+        alone = stylize(content_path, style_path, model="vgg19-lite", iterations=4, beta=beta, content_layers=(layer,))
+        wanted, top = np.asarray(alone.image), number // 2 * height
+        found = [x for x in range(drawn.shape[1] - 79) if (drawn[top : top + 64, x : x + 80] == wanted).all()]
+        assert len(found) == 1
+        places.add((number % 2, found[0]))
+    assert len(places) == 2  # columns are straight
 
 
-@pytest.mark.parametrize("command", ["features", "dream"])
+def test_a_sweep_over_one_option_shows_the_inputs_and_its_curves(
+    content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = "--optimizer lbfgs adam sgd --iterations 6 --curves curves.svg -q"
+    for name in ("a.png", "b.png"):
+        sweep = ("sweep", content_path, style_path, *LITE, *shlex.split(options), "-o", name)
+        assert run(*sweep, capsys=capsys) == (0, f"{name}\n", "")
+    assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
+    drawn = Image.open("a.png")
+    assert drawn.width > 4 * 80 + 64  # content, style and three pictures
+    curves = Path("curves.svg").read_text()
+    assert all(word in curves for word in ("<svg", "optimizer adam", "evaluations", "seconds"))
+    told = images.read_settings(Path("a.png"))["figure"]
+    assert [cell["optimizer"] for cell in told] == ["lbfgs", "adam", "sgd"]
+    assert told[0]["result"]["loss"]["total"] < told[1]["result"]["loss"]["total"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--layer", "conv9_9"], "conv9_9"),
-        (["--layer", "conv5_4"], "conv5_1"),
-        (["-o", "out.bmp"], ".png, .jpg"),
-        (["-o", "cat.png"], "would be lost"),
-        (["--size", "3"], "size"),
-        (["--device", "cuda:99"], "cuda:99"),
+        ("", "one or two options several values"),
+        ("--beta 1", "one or two options several values"),
+        ("--beta 1 2 --size 64 80 --tv 1 2", "one or two options several values"),
+        ("--beta 1 many", "--beta"),
+        ("--content-layer conv2_2 conv9_9", "conv9_9"),
+        ("--ratio 0 1", "ratio"),
+        ("--ratio 1 2 --preset fastest", "fastest"),
+        ("--beta 1 2 -o out.bmp", ".png, .jpg"),
+        ("--beta 1 2 --curves out.txt", ".svg, .png or .pdf"),
+        ("--beta 1 2 --nonsense", "--nonsense"),
     ],
 )
-def test_wrong_use_is_one_line_and_leaves_nothing(
+def test_a_sweep_that_cant_be_meant_is_refused_before_it_begins(
     content_path: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    style_path: Path,
+    here: Path,
     capsys: pytest.CaptureFixture[str],
-    command: str,
-    arguments: list[str],
+    arguments: str,
     said: str,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("cat.png").write_bytes(content_path.read_bytes())
-    code, out, err = run(command, "cat.png", "--model", "vgg19-lite", *arguments, capsys=capsys)
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert err.startswith("styletransfer: ") and said in err
-    assert [path.name for path in tmp_path.iterdir()] == ["cat.png"]
+    code, out, err = run("sweep", content_path, style_path, *LITE, *shlex.split(arguments), capsys=capsys)
+    assert (code, out, err.count("\n")) == (2, "", 1) and said in err
+    assert list(here.iterdir()) == []
+
+
+def test_a_sweep_that_is_interrupted_leaves_what_was_made(content_path: Path, style_path: Path, here: Path) -> None:
+    sweep = f"sweep {content_path} {style_path} --iterations 1 1000000 --model vgg19-lite -o grid.png"
+    program = (
+        "import os, signal, sys; from styletransfer import cli, figures; made = figures.made\n"
+        "def slow(*a, **k):\n"
+        "    for one in made(*a, **k):\n"
+        "        os.kill(os.getpid(), signal.SIGINT); yield one\n"
+        "figures.made = slow; cli.main(sys.argv[1:])"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *shlex.split(sweep)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (128 + signal.SIGINT, "grid.png\n"), done.stderr
+    assert "interrupted" in done.stderr and "Traceback" not in done.stderr
+    assert len(images.read_settings(here / "grid.png")["figure"]) == 1
+
+
+@pytest.mark.parametrize("kind", ["content", "style"])
+def test_reconstructions_have_what_their_layer_knows(content_path: Path, here: Path, kind: str) -> None:
+    layers = ("conv1_1", "conv2_1", "conv3_1")
+    cells = figures.reconstruction(content_path, layers, kind, Options(model="vgg19-lite", iterations=150))
+    encoder = Encoder(weights.resolve("vgg19-lite")[1], layers)
+    of_picture, noise = encoder(images.read(content_path).tensor()), None
+    assert len(cells) == 3
+    for layer, (_, result, curve) in zip(layers, figures.made(cells, lambda: False, quiet=True), strict=True):
+        start = stylize(content_path, content_path, model="vgg19-lite", init="noise", iterations=0).tensor
+        made, noise = encoder(result.tensor), encoder(start)
+
+        def far(maps: dict[str, object], layer: str = layer) -> float:
+            of, wanted = (gram_matrix(m[layer]) if kind == "style" else m[layer] for m in (maps, of_picture))
+            return float((of - wanted).square().mean())
+
+        assert far(made) < 0.05 * far(noise)
+        assert curve.losses[0] > 5 * curve.losses[-1] and len(curve.losses) == len(curve.seconds)
+
+
+def test_the_command_reconstructs(content_path: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quick = ("--iterations", "2", "-q", *LITE)
+    assert run("reconstruct", content_path, *quick, capsys=capsys) == (0, "cat_content.png\n", "")
+    told = images.read_settings(here / "cat_content.png")["figure"]
+    assert [cell["content_layers"] for cell in told] == [[f"conv{n}_1"] for n in range(1, 6)]
+    layers = ("--style", "--layers", "relu1_1", "conv2_2")
+    assert run("reconstruct", content_path, *layers, *quick, capsys=capsys) == (0, "cat_style.png\n", "")
+    told = images.read_settings(here / "cat_style.png")["figure"]
+    assert [cell["style_layers"] for cell in told] == [["relu1_1"], ["relu1_1", "conv2_2"]]
+    code, out, err = run("reconstruct", content_path, "--layers", "conv7_1", *quick, capsys=capsys)
+    assert (code, out, err.count("\n")) == (2, "", 1) and "conv7_1" in err
+
+
+def test_a_texture_has_any_size_and_the_styles_statistics(
+    style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = shlex.split("--size 112x80 --iterations 120 --seamless -q -o texture.png")
+    assert run("texture", style_path, *LITE, *options, capsys=capsys) == (0, "texture.png\n", "")
+    assert Image.open("texture.png").size == (112, 80)
+    encoder = Encoder(weights.resolve("vgg19-lite")[1], ["conv1_1", "conv2_1", "conv3_1"])
+    made, wanted = (encoder(images.read(path).tensor()) for path in ("texture.png", style_path))
+    for layer in made:
+        difference = (gram_matrix(made[layer]) - gram_matrix(wanted[layer])).norm()
+        assert difference < 0.1 * gram_matrix(wanted[layer]).norm()
+    code, _, err = run("texture", style_path, "--size", "wide", *LITE, capsys=capsys)
+    assert code == 2 and "1024x768" in err
+    code, _, err = run("texture", style_path, "--size", "0x50", *LITE, capsys=capsys)
+    assert (code, err.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize("ending", [".gif", ".webp", ".mp4"])
+def test_an_animation_goes_from_the_photograph_to_the_picture(
+    content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str], ending: str
+) -> None:
+    options = ("--iterations", "30", "-q", "-o", "out.png", "--animate", f"film{ending}")
+    assert run(content_path, style_path, *LITE, *options, capsys=capsys) == (0, "out.png\n", "")
+    frames = [frame.astype(float) for frame in film(here / f"film{ending}")]
+    assert len(frames) > 20 and {frame.shape for frame in frames} == {(64, 80, 3)}
+    photo, last = (np.asarray(Image.open(path).convert("RGB")).astype(float) for path in (content_path, "out.png"))
+    tolerance = 16 if ending == ".gif" else 8  # 256 colours, or lossy
+    assert np.abs(frames[0] - photo).mean() < tolerance and np.abs(frames[-1] - last).mean() < tolerance
+    assert np.abs(frames[0] - last).mean() > 2 * tolerance
+
+
+def film(path: Path) -> list[np.ndarray]:
+    if path.suffix != ".mp4":
+        with Image.open(path) as image:
+            return [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
+    import av
+
+    with av.open(path) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def test_an_animation_that_cant_be_written_is_refused_before_the_run(
+    content_path: Path,
+    style_path: Path,
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refused = {"film.avi": ".gif, .webp, .mp4", "no/film.gif": "does not exist", "cat_paint.webp": "another file"}
+    for name, said in refused.items():
+        animate = ("-o", "cat_paint.webp", "--animate", name)
+        code, out, err = run(content_path, style_path, *LITE, *animate, capsys=capsys)
+        assert (code, out, err.count("\n")) == (2, "", 1) and said in err
+    monkeypatch.setitem(sys.modules, "av", None)  # as if it weren't installed
+    code, out, err = run(content_path, style_path, *LITE, "--animate", "film.mp4", capsys=capsys)
+    assert (code, out, err.count("\n")) == (2, "", 1) and "styletransfer[video]" in err
+    assert list(here.iterdir()) == []
+
+
+def test_help_of_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("sweep", "again", "texture", "reconstruct", "features", "dream", "plan", "resume"):
+        code, out, err = run(command, "--help", capsys=capsys)
+        assert (code, err) == (0, "") and f"styletransfer {command}" in out
+
+
+def test_a_sweep_in_a_real_process(content_path: Path, style_path: Path, here: Path) -> None:
+    arguments = ("sweep", content_path, style_path, *LITE, "--iterations", "2", "--seed", "1", "2", "--init", "noise")
+    done = subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "cat_paint_sweep.png\n", "")
+    assert json.dumps(images.read_settings(here / "cat_paint_sweep.png")).count(str(content_path.parent)) == 0

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from styletransfer.losses import content_loss, gamut_loss, gram_matrix, style_loss, total_variation
+from styletransfer.losses import (
+    HALF_A_LEVEL,
+    absolute_change,
+    content_loss,
+    gamut_loss,
+    gram_matrix,
+    squared_change,
+    style_loss,
+    total_variation,
+)
 
 RNG = np.random.default_rng(1)
 
@@ -38,6 +47,16 @@ def test_gamut_loss_counts_only_what_lies_outside() -> None:
     np.testing.assert_allclose(gamut_loss(torch.tensor([-0.5, 0.5, 1.25, 1.0]))[0].item(), (0.25 + 0.0625) / 4)
 
 
+def test_l1_and_l2_are_means_and_l1_is_round_at_the_bottom() -> None:
+    x = RNG.normal(0, 0.3, size=(1, 3, 4, 5))
+    np.testing.assert_allclose(squared_change(torch.tensor(x))[0].item(), (x**2).mean())
+    expected = np.where(abs(x) < HALF_A_LEVEL, x**2 / (2 * HALF_A_LEVEL), abs(x) - HALF_A_LEVEL / 2).mean()
+    np.testing.assert_allclose(absolute_change(torch.tensor(x))[0].item(), expected)
+    np.testing.assert_allclose(expected, abs(x).mean(), rtol=0.01)
+    tiny = torch.tensor([1e-3, -1e-3, 0.0], dtype=torch.float64)  # below half a level
+    np.testing.assert_allclose(absolute_change(tiny)[0].item(), 2e-6 / 3 / (2 * HALF_A_LEVEL))
+
+
 @pytest.mark.parametrize(
     "loss",
     [
@@ -45,6 +64,8 @@ def test_gamut_loss_counts_only_what_lies_outside() -> None:
         lambda x: style_loss(x[0, 0], torch.full_like(x[0, 0], 0.3)),
         total_variation,
         gamut_loss,
+        absolute_change,
+        squared_change,
     ],
 )
 def test_gradients_against_finite_differences(

@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import SMALL, random_convolutions
 
-from styletransfer.losses import gram_matrix
+from styletransfer.losses import HALF_A_LEVEL, gram_matrix
 from styletransfer.objective import GAMUT_WEIGHT, Losses, Objective, Region, Style
 from styletransfer.vgg import Encoder
 
@@ -14,7 +14,13 @@ STYLE = {"conv1_1": 0.1, "conv2_1": 0.2, "conv3_1": 0.3, "conv4_1": 0.2, "conv5_
 
 
 def make(
-    pooling: str = "avg", alpha: float = 1.0, beta: float = 10.0, tv: float = 0.5, regions: bool = False
+    pooling: str = "avg",
+    alpha: float = 1.0,
+    beta: float = 10.0,
+    tv: float = 0.5,
+    regions: bool = False,
+    l1: float = 0.2,
+    l2: float = 0.3,
 ) -> tuple[Objective, torch.Tensor]:
     rng = torch.Generator().manual_seed(3)
     content = torch.rand(1, 3, 33, 48, generator=rng, dtype=torch.float64)
@@ -22,7 +28,8 @@ def make(
     encoder = Encoder(random_convolutions(SMALL), {**CONTENT, **STYLE}, pooling).double()
     encoder.normalize([content, style])
     image = torch.rand(1, 3, 33, 48, generator=rng, dtype=torch.float64) * 1.2 - 0.1  # some values outside [0, 1]
-    return Objective(encoder, content, masked(style) if regions else style, CONTENT, STYLE, alpha, beta, tv), image
+    styles = masked(style) if regions else style
+    return Objective(encoder, content, styles, CONTENT, STYLE, alpha, beta, tv, l1=l1, l2=l2), image
 
 
 def masked(style: torch.Tensor) -> list[Region]:
@@ -57,7 +64,7 @@ def test_gradient_of_single_pixels_corners_included() -> None:
 
 
 def test_total_is_the_weighted_sum_of_the_terms_in_numpy() -> None:
-    objective, image = make(alpha=2.0, beta=30.0, tv=4.0)
+    objective, image = make(alpha=2.0, beta=30.0, tv=4.0, l1=5.0, l2=7.0)
     losses = Losses(*objective.evaluate(image)[0].tolist())
     features = {layer: f.numpy()[0] for layer, f in objective.encoder(image).items()}
     content = style = 0.0
@@ -71,7 +78,10 @@ def test_total_is_the_weighted_sum_of_the_terms_in_numpy() -> None:
     tv = (np.diff(x, axis=2) ** 2).mean() + (np.diff(x, axis=3) ** 2).mean()
     outside = (np.maximum(-x, 0) ** 2 + np.maximum(x - 1, 0) ** 2).mean()
     np.testing.assert_allclose([losses.content, losses.style, losses.tv], [content, style, tv], rtol=1e-6)
+    change = abs(x - objective.content.numpy())
+    rounded = np.where(change < HALF_A_LEVEL, change**2 / (2 * HALF_A_LEVEL), change - HALF_A_LEVEL / 2)
     expected = 2 * content + 30 * style + 4 * tv + GAMUT_WEIGHT * 32 * outside
+    expected += 5 * rounded.mean() + 7 * (change**2).mean()
     np.testing.assert_allclose(losses.total, expected, rtol=1e-6)
 
 

@@ -10,7 +10,8 @@ from scipy.optimize import minimize as scipy_minimize
 from scipy.optimize import rosen, rosen_der
 
 from styletransfer.curvature import InverseHessian
-from styletransfer.optimize import SUFFICIENT_DECREASE, minimize
+from styletransfer.optimize import MOMENTUM, SUFFICIENT_DECREASE, minimize
+from styletransfer.options import LEARNING_RATES
 
 
 def rosenbrock(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -48,7 +49,7 @@ def test_the_path_does_not_depend_on_the_scale_of_the_loss(factor: float) -> Non
         return terms * factor, gradient * factor
 
     start = torch.full((1, 3, 2, 5), -0.7, dtype=torch.float64)
-    for optimizer in ("lbfgs", "adam"):
+    for optimizer in ("lbfgs", *LEARNING_RATES):
         plain, other = (list(islice(minimize(f, start, optimizer), 15))[-1].image for f in (rosenbrock, scaled))
         np.testing.assert_allclose(other.numpy(), plain.numpy(), rtol=1e-6)
 
@@ -88,6 +89,24 @@ def test_adam_is_kingma_and_bas() -> None:
         x = x - rate * (m / (1 - 0.9**t)) / np.sqrt(v / (1 - 0.999**t))
 
 
+@pytest.mark.parametrize("name", ["sgd", "adagrad", "rmsprop"])
+def test_the_lectures_other_optimisers_by_their_formulas(name: str) -> None:
+    """SGD with momentum as torch has it (v = μ v + g), Duchi et al. 2011, and Hinton's lecture 6e with ρ = 0.99."""
+    start, rate = torch.tensor([[[[0.3, -0.8]]]], dtype=torch.float64), 0.01
+    x, v, total = start.numpy().copy().ravel(), np.zeros(2), np.zeros(2)
+    unit = np.abs(rosen_der(x)).mean()
+    steps = minimize(rosenbrock, start, name, learning_rate=rate)
+    for _ in range(30):
+        np.testing.assert_allclose(next(steps).image.numpy().ravel(), x, rtol=1e-9)
+        g = rosen_der(x)
+        if name == "sgd":
+            v = MOMENTUM * v + g / unit
+            x = x - rate * v
+        else:
+            total = total + g * g if name == "adagrad" else 0.99 * total + 0.01 * g * g
+            x = x - rate * g / np.sqrt(total)
+
+
 def test_a_learning_rate_of_0_is_taken_at_its_word() -> None:
     start = torch.full((1, 3, 2, 5), -0.7, dtype=torch.float64)
     last = list(islice(minimize(rosenbrock, start, "adam", learning_rate=0.0), 4))[-1]
@@ -106,7 +125,7 @@ def test_a_loss_that_is_not_finite_beyond_a_wall_is_backed_away_from(beyond: flo
     assert 1 - 1e-6 < float(steps[-1].image.max()) <= 1
 
 
-@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+@pytest.mark.parametrize("optimizer", ["lbfgs", *LEARNING_RATES])
 def test_iterates_handed_out_are_not_changed_afterwards(optimizer: str) -> None:
     steps = islice(minimize(rosenbrock, torch.zeros(1, 3, 2, 2, dtype=torch.float64), optimizer), 6)
     held = [(step.image, step.image.clone()) for step in steps]

@@ -1,6 +1,10 @@
+import dataclasses
+import json
+from pathlib import Path
+
 import pytest
 
-from styletransfer import Options, UsageError
+from styletransfer import PRESETS, Options, UsageError
 from styletransfer.options import LAYERS, layer_weights
 
 
@@ -31,7 +35,14 @@ def test_layer_weights_are_relative_and_sum_to_one() -> None:
         ({"alpha": 0, "beta": 0}, "nothing to optimise"),
         ({"iterations": -1}, "iterations"),
         ({"pooling": "median"}, "avg, max, l2"),
-        ({"optimizer": "sgd"}, "lbfgs, adam"),
+        ({"optimizer": "newton"}, "lbfgs, adam, rmsprop, adagrad, sgd"),
+        ({"jitter": 0.1}, "use --optimizer adam"),
+        ({"jitter": -0.1, "optimizer": "sgd"}, "jitter"),
+        ({"l1": -1.0}, "l1"),
+        ({"time": "soon"}, "90s, 5m, 2h"),
+        ({"time": "-5s"}, "90s, 5m, 2h"),
+        ({"time": ""}, "90s, 5m, 2h"),
+        ({"time": "nan"}, "90s, 5m, 2h"),
         ({"model": "vgg16"}, "vgg19"),
         ({"bit_depth": 12}, "8 or 16"),
         ({"learning_rate": 0.1}, "Adam"),
@@ -49,3 +60,30 @@ def test_layer_weights_are_relative_and_sum_to_one() -> None:
 def test_what_cant_be_meant_is_refused_by_name(setting: dict[str, object], named: str) -> None:
     with pytest.raises(UsageError, match=named):
         Options(**setting)  # type: ignore[arg-type]
+
+
+def test_paths_numbers_and_single_values_are_taken_as_meant() -> None:
+    made = Options(init=Path("a.png"), scales=2, tile=64, mask=[[Path("m.png"), "-"]], content_layers="conv2_2")
+    assert made == Options(init="a.png", scales="2", tile="64", mask=(("m.png", "-"),), content_layers=("conv2_2",))
+    assert hash(made) == hash(dataclasses.replace(made))
+
+
+def test_times_are_read() -> None:
+    told = {"90s": 90, "1.5m": 90, "2h": 7200, "45": 45, "off": float("inf")}
+    assert {text: Options(time=text).seconds for text in told} == told
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_options_that_differ_from_the_defaults(preset: str) -> None:
+    made = Options(**PRESETS[preset])
+    assert all(getattr(made, name) != getattr(Options(), name) for name in PRESETS[preset])
+
+
+def test_options_come_back_from_json() -> None:
+    options = Options(mask=(("a.png", "-"),), keep="k.png", style_layers=("conv1_1", "conv2_1=2"), style_weight=(1, 2))
+    told = json.loads(json.dumps(dataclasses.asdict(options)))
+    assert Options.told({**told, "of a later version": 1}) == options
+    damages = [{"style_layers": 5}, {"size": "large"}, {"size": [1]}, {"size": 96.5}, {"mask": 3}, {"mask": [["a"]]}]
+    for damage in (*damages, {"beta": {}}, {"time": []}, {"init": 5.5}, {"style_weight": ["a"]}, {"pooling": [1]}):
+        with pytest.raises(UsageError):
+            Options.told({**told, **damage})

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -400,3 +401,87 @@ def test_when_memory_becomes_scarce_the_coarser_picture_is_not_lost(
     assert result.stopped == "memory" and result.size == (80, 64) and result.scales == [(40, 32, 8)]
     with pytest.raises(StyleTransferError, match="need"):  # known from the beginning, it is refused
         stylize(content_path, style_path, SMALL, scales="2")
+
+
+@pytest.mark.parametrize("scales", ["1", "3"])
+def test_a_time_limit_is_kept_and_the_picture_is_whole(content_path: Path, style_path: Path, scales: str) -> None:
+    """Of a run that would take minutes; a busy machine may need long for a single iteration."""
+    options = dataclasses.replace(SMALL, iterations=100_000, size=192, enlarge=True, scales=scales)
+    start = time.monotonic()
+    stylize(content_path, style_path, options, iterations=1)
+    overhead = time.monotonic() - start
+    result = stylize(content_path, style_path, options, time="4s")
+    assert result.stopped in ("time", "converged") and result.size == (192, 154)
+    assert result.seconds < 4 + 2 * overhead
+    assert result.best.total < 0.5 * result.losses[0].total
+    if scales == "3" and result.stopped == "time":
+        assert [n > 0 for *_, n in result.scales] == [True] * len(result.scales)
+
+
+def test_a_time_too_short_for_a_finer_scale_gives_a_coarser_picture_enlarged(
+    content_path: Path, style_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(painting, "WORTHWHILE", 1e9)
+    result = stylize(content_path, style_path, SMALL, size=160, enlarge=True, scales=2, iterations=20, time="1h")
+    assert result.size == (160, 128) and result.scales == [(80, 64, 20)]
+    assert result.stopped == "time"
+
+
+def test_regularisers_keep_the_picture_nearer_the_photograph(content_path: Path, style_path: Path) -> None:
+    photo = images.read(content_path).tensor()
+
+    def change(**options: float) -> torch.Tensor:
+        return (stylize(content_path, style_path, SMALL, iterations=60, **options).tensor - photo).abs()
+
+    plain, l1, l2 = change(), change(l1=1e4), change(l2=1e5)
+    assert l1.mean() < 0.4 * plain.mean() and l2.square().mean() < 0.1 * plain.square().mean()
+    # L1 leaves many values as they are, L2 few.
+    unchanged = [(values < 0.5 / 255).float().mean().item() for values in (plain, l1, l2)]
+    assert unchanged[1] > 10 * max(unchanged[0], unchanged[2])
+
+
+def test_jitter_is_another_one_each_time_and_the_same_in_each_run(content_path: Path, style_path: Path) -> None:
+    options = dataclasses.replace(SMALL, optimizer="adam", learning_rate=0.0)
+    runs = [stylize(content_path, style_path, options, jitter=0.1, seed=seed) for seed in (0, 0, 1)]
+    totals = [[loss.total for loss in run.losses] for run in runs]
+    assert len(set(totals[0])) == 9 and totals[0] == totals[1] and not set(totals[0]) & set(totals[2])
+    assert len({loss.total for loss in stylize(content_path, style_path, options).losses}) == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"tile": "32"}, {"scales": 2, "size": 160, "enlarge": True}])
+def test_a_seamless_picture_goes_on_at_its_opposite_borders(
+    content_path: Path, style_path: Path, options: dict[str, object]
+) -> None:
+    def jumps(image: torch.Tensor) -> np.ndarray:
+        """Across the borders of the picture laid in rows, relative to between neighbours within."""
+        rows, columns = ((image - image.roll(1, axis)).abs().mean((0, 1, 5 - axis)) for axis in (2, 3))
+        return np.array([(side[0] / side[1:].mean()).item() for side in (rows, columns)])
+
+    def both(content: object, **more: object) -> tuple[np.ndarray, np.ndarray]:
+        runs = (
+            stylize(content, style_path, SMALL, seamless=flag, **{"iterations": 60, **more}).tensor
+            for flag in (False, True)
+        )
+        plain, seamless = map(jumps, runs)
+        return plain, seamless
+
+    plain, seamless = both(content_path, beta=1e5, **options)
+    assert (seamless < 0.65 * plain).all()  # of a photograph whose borders are of other colours
+    # Of a texture nothing is to be seen.
+    plain, seamless = both(
+        Image.new("RGB", (96, 80), "gray"), alpha=0.0, init="noise", **{**options, "iterations": 150}
+    )
+    assert (seamless < 1.15).all() and (plain > seamless).all()
+
+
+def test_the_gradient_of_a_seamless_picture_against_finite_differences() -> None:
+    weights = torch.rand(1, 3, 12, 13, dtype=torch.float64)
+
+    def plain(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.stack([(weights * image**3).sum(), *image.new_zeros(3)]), 3 * weights * image**2
+
+    evaluate, canvas = painting._wrapping(plain, 3), torch.rand(1, 3, 12, 13, dtype=torch.float64)
+    _, gradient = evaluate(canvas)
+    direction = torch.randn(canvas.shape, dtype=torch.float64)
+    ahead, behind = (evaluate(canvas + s * 1e-6 * direction)[0][0].item() for s in (1, -1))
+    np.testing.assert_allclose((ahead - behind) / 2e-6, (gradient * direction).sum().item(), rtol=1e-6)

@@ -15,6 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
+from styletransfer.checkpoint import beside
+
 torchrun = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 OPTIONS = shlex.split(
     "--size 160 --enlarge --iterations 6 --scales 1 --model vgg19-lite --device cpu --precision fp32 --json"
@@ -46,12 +48,12 @@ def test_they_make_the_same_picture_as_one(
 
 
 @torchrun
-def test_when_one_is_killed_all_end_with_a_line_that_says_so(
+def test_when_one_is_killed_all_end_with_a_line_that_says_so_and_one_can_go_on(
     content_path: Path, style_path: Path, tmp_path: Path
 ) -> None:
-    endless = shlex.split("--size 512 --enlarge --iterations 5000 --scales 1 --model vgg19-lite --device cpu")
+    options = shlex.split("--size 320 --enlarge --iterations 60 --scales 1 --model vgg19-lite --checkpoint-every 0")
     process = subprocess.Popen(
-        command(2, content_path, style_path, *endless, "-o", tmp_path / "out.png"),
+        command(2, content_path, style_path, *options, "--device", "cpu", "-o", tmp_path / "out.png"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -61,12 +63,16 @@ def test_when_one_is_killed_all_end_with_a_line_that_says_so(
         process.kill()
         pytest.skip("only Linux tells the children of a process in /proc")
     deadline = time.monotonic() + 60
-    while len(children.read_text().split()) < 2 and time.monotonic() < deadline:
-        time.sleep(0.1)
-    time.sleep(8)
+    while not beside(tmp_path / "out.png").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
     os.kill(int(children.read_text().split()[-1]), signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "another process of this run has ended" in errors
     assert "styletransfer/pipeline.py" not in errors  # no traceback of ours
     assert not (tmp_path / "out.png").exists()
+
+    resume = [sys.executable, "-m", "styletransfer", "resume", tmp_path / "out.png", "--json"]
+    done = subprocess.run(resume, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["iterations"] == 60 and "going on after" in done.stderr
+    assert Image.open(tmp_path / "out.png").size == (320, 256)

@@ -35,7 +35,9 @@ def objective(
         masks = [torch.rand(1, 1, *s, generator=rng, dtype=dtype) for s in (size, size, (70, 83))]
         regions = [Region([Style(picture, 0.4, masks[2]), Style(content_picture, 0.6)], masks[0])]
         regions.append(Region([Style(picture)], masks[1] * (masks[1] > 0.5)))
-    return Objective(encoder, content_picture, regions, *equal, alpha=1.0, beta=1e3, tv=0.3, tiling=tiling)
+    return Objective(
+        encoder, content_picture, regions, *equal, alpha=1.0, beta=1e3, tv=0.3, l1=2.0, l2=3.0, tiling=tiling
+    )
 
 
 layer_sets = st.lists(st.sampled_from(LAYERS), min_size=1, max_size=5, unique=True)

@@ -1,0 +1,257 @@
+"""Draws the figures of the README and of docs/: `make figures` (about ten minutes on four cores), or some of them:
+`make figures ARGS='ratios colors'`."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
+
+from styletransfer import PRESETS, Options, images, stylize, weights
+from styletransfer.figures import Cell, made, plot, reconstruction, sheet, texture
+from styletransfer.objective import Losses, Objective, Region, Style
+from styletransfer.options import LEARNING_RATES
+from styletransfer.vgg import Encoder
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES, FIGURES = ROOT / "examples", ROOT / "docs" / "figures"
+ASTRONAUT, SWIRLS = EXAMPLES / "astronaut.jpg", EXAMPLES / "swirls.jpg"
+OPTIONS = Options(model="vgg19-lite")
+#: What most figures of the controls are drawn with.
+SMALL = replace(OPTIONS, size=320, iterations=200)
+Labelled = tuple[str, Image.Image]
+
+
+def save(name: str, rows: list[list[Labelled]], height: int = 256, quality: int = 80) -> None:
+    path = FIGURES / name
+    path.parent.mkdir(exist_ok=True)
+    sheet(rows, height).save(path, quality=quality)
+    print(path)
+
+
+def load(name: str) -> Image.Image:
+    return Image.open(EXAMPLES / name).convert("RGB")
+
+
+def row(options: Options, *changes: dict[str, Any], content: Path = ASTRONAUT, style: Path = SWIRLS) -> list[Labelled]:
+    """A picture for every set of changes, labelled as on the command line."""
+    return [
+        (
+            " ".join(f"--{name.replace('_', '-')} {value}" for name, value in change.items()) or "as usual",
+            stylize(content, style, options, **change).image,
+        )
+        for change in changes
+    ]
+
+
+# --- the README's, and the paper's figures 4 and 5 -------------------------------------------------------------------
+
+
+def overview() -> None:
+    """Content, style and result of three pairs."""
+    pairs = [("astronaut.jpg", "swirls.jpg"), ("chelsea.jpg", "mosaic.jpg"), ("coffee.jpg", "woodblock.jpg")]
+    rows = []
+    for content, style in pairs:
+        result = stylize(EXAMPLES / content, EXAMPLES / style, OPTIONS, size=640).image
+        rows.append([("", load(content)), ("", load(style)), ("", result)])
+    save("overview.jpg", rows, 320, quality=90)
+
+
+def ratios() -> None:
+    """The ratio α/β from 1e-4 to 1e-1."""
+    pictures = [("content", load("astronaut.jpg"))]
+    for ratio in (1e-4, 1e-3, 1e-2, 1e-1):
+        pictures.append((f"alpha/beta = {ratio:.0e}", stylize(ASTRONAUT, SWIRLS, OPTIONS, beta=1 / ratio).image))
+    save("ratio.jpg", [pictures], 320, quality=90)
+
+
+def content_layers() -> None:
+    """conv2_2 against conv4_2 as the content layer."""
+    pictures = [("content", load("rocket.jpg")), ("style", load("swirls.jpg"))]
+    for layer in ("conv2_2", "conv4_2"):
+        result = stylize(EXAMPLES / "rocket.jpg", SWIRLS, OPTIONS, content_layers=(layer,))
+        pictures.append((layer, result.image))
+    save("content-layer.jpg", [pictures], 320, quality=90)
+
+
+# --- docs/controls.md ------------------------------------------------------------------------------------------------
+
+
+def colors() -> None:
+    """--color style, content and luminance, and how far the colours are from the content's."""
+    content = load("astronaut.jpg").resize((256, 256), Image.Resampling.LANCZOS)
+    pictures = [("content", content), ("style", load("swirls.jpg"))]
+    for color in ("style", "content", "luminance"):
+        result = stylize(ASTRONAUT, SWIRLS, OPTIONS, size=256, iterations=100, color=color)
+        pictures.append((f"--color {color}", result.image))
+    wanted = np.asarray(content).reshape(-1, 3)
+    for label, picture in (pictures[0], *pictures[2:]):
+        x = np.asarray(picture).reshape(-1, 3)
+        mean, covariance, other = x.mean(0), np.cov(x.T), np.cov(wanted.T)
+        off = np.linalg.norm(mean - wanted.mean(0)), np.linalg.norm(covariance - other) / np.linalg.norm(other)
+        at_border = ((x == 0) | (x == 255)).any(1).mean()
+        print(
+            f"{label:18} mean {mean.round()} deviation {x.std(0).round()}; mean off by {off[0]:.1f}, "
+            f"covariance by {off[1]:.0%}; {at_border:.0%} of the pixels have a channel at 0 or 255"
+        )
+    save("controls-color.jpg", [pictures])
+
+
+def regions() -> None:
+    """Two styles blended, each in a region of its own, and one with a part kept."""
+    content, styles = ASTRONAUT, [SWIRLS, EXAMPLES / "mosaic.jpg"]
+    person = Image.new("L", load(content.name).size)
+    draw, (w, h) = ImageDraw.Draw(person), person.size
+    draw.ellipse((0.28 * w, -0.02 * h, 0.62 * w, 0.5 * h), 255)
+    draw.ellipse((0.02 * w, 0.33 * h, 0.9 * w, 1.6 * h), 255)
+    person = person.filter(ImageFilter.GaussianBlur(8))
+    with TemporaryDirectory() as folder:
+        masks = [str(Path(folder) / name) for name in ("person.png", "rest.png")]
+        for mask, path in zip((person, ImageOps.invert(person)), masks, strict=True):
+            mask.save(path)
+        blend = stylize(content, styles, SMALL)
+        parts = stylize(content, styles[::-1], SMALL, mask=tuple((mask, "-") for mask in masks))
+        kept = stylize(content, styles[0], SMALL, keep=masks[0])
+    pictures = [("content", load(content.name)), ("mask", person.convert("RGB"))]
+    pictures += [("two styles, blended", blend.image), ("one in each region", parts.image), ("--keep", kept.image)]
+    save("controls-regions.jpg", [pictures])
+
+    encoder = Encoder(weights.resolve("vgg19-lite")[1], OPTIONS.style_weights)
+    white = torch.from_numpy(np.array(person.resize(parts.size)))[None, None] / 255
+    for name, mask in (("person", white), ("rest", 1 - white)):
+        for style in styles:
+            # As evaluated: the style loss of one region, before anything is optimised.
+            region = Region([Style(images.read(style).resized(parts.size).tensor())], mask)
+            objective = Objective(encoder, parts.tensor, [region], {}, OPTIONS.style_weights, 0.0, 1.0)
+            loss = Losses(*objective.evaluate(parts.tensor)[0].tolist()).style
+            print(f"{name}: style loss {loss / objective.shares[0]:.3g} from {style.stem}")
+    same = np.asarray(load(content.name).resize(kept.size, Image.Resampling.LANCZOS)) == np.asarray(kept.image)
+    inside = white[0, 0].numpy() == 1
+    print(f"--keep: {(~same[inside].all(1)).sum()} of {inside.sum()} pixels in the white of the mask differ")
+
+
+def blends() -> None:
+    """Two styles by weight."""
+    styles, pictures = [SWIRLS, EXAMPLES / "mosaic.jpg"], []
+    for shares in ((1, 0), (7, 3), (1, 1), (3, 7), (0, 1)):
+        label = " ".join(f"--style-weight {share}" for share in shares)
+        pictures.append((label, stylize(ASTRONAUT, styles, SMALL, style_weight=shares).image))
+    save("controls-blend.jpg", [pictures], 280)
+
+
+def strokes() -> None:
+    """Size of strokes; which layers make the style; poolings."""
+    scales = [{"style_scale": scale} for scale in (0.4, 0.7, 1.0, 1.5)]
+    layers = [{"style_layers": tuple(f"conv{n}_1" for n in range(1, last + 1))} for last in (1, 2, 3, 5)]
+    rows = [row(SMALL, *scales), row(SMALL, *layers)]
+    rows[1] = [(f"--style-layer conv1_1 … conv{n}_1", p) for n, (_, p) in zip((1, 2, 3, 5), rows[1], strict=True)]
+    rows[1][0] = ("--style-layer conv1_1", rows[1][0][1])
+    rows.append(
+        [*row(SMALL, *({"pooling": pooling} for pooling in ("avg", "max", "l2"))), ("style", load("swirls.jpg"))]
+    )
+    save("controls-strokes.jpg", rows)
+
+
+def starts() -> None:
+    """Where the optimisation starts (the paper's figure 6), and how much noise there is in it."""
+    first = row(SMALL, {}, {"init": "style"}, {"init": "noise"}, {"init": "noise", "seed": 1})
+    second = row(SMALL, *({"init_noise": share} for share in (0.1, 0.3, 0.6, 0.9)))
+    save("controls-init.jpg", [first, second])
+
+
+def regularisers() -> None:
+    """Total variation, L1 and L2 of the change, noise in what the network sees."""
+    rows = [row(SMALL, {}, {"tv": 100}, {"tv": 1000}), row(SMALL, {"l1": 1000}, {"l1": 3000}, {"l2": 10000})]
+    adam = replace(SMALL, optimizer="adam")
+    rows.append(row(adam, {}, {"jitter": 0.05}, {"jitter": 0.2}))
+    rows[2][0] = ("--optimizer adam", rows[2][0][1])
+    save("controls-regularisers.jpg", rows)
+
+
+def presets() -> None:
+    """What the presets make that need nothing but the bundled network."""
+    pictures = [("", load("chelsea.jpg"))]
+    for name in ("fast", "quality"):
+        options = Options(**{**PRESETS[name], "model": "vgg19-lite"})
+        result = stylize(EXAMPLES / "chelsea.jpg", EXAMPLES / "woodblock.jpg", options, enlarge=True)
+        print(f"--preset {name}: {result.seconds:.0f} s")
+        pictures.append((f"--preset {name}, {result.size[0]}×{result.size[1]}", result.image))
+    save("controls-presets.jpg", [pictures], 400)
+
+
+def progress() -> None:
+    """The picture after some iterations, as --animate shows it."""
+    pictures: list[Labelled] = []
+
+    def listen(step: Any) -> None:
+        if step.iteration in (0, 3, 10, 30, 100):
+            pictures.append((f"{step.iteration} iterations", images.to_pil(step.image)))
+
+    stylize(ASTRONAUT, SWIRLS, SMALL, callback=listen)
+    save("controls-iterations.jpg", [pictures])
+
+
+def textures() -> None:
+    """A style alone, larger than it is; and one that can be laid in rows, laid in rows."""
+    pictures = [("style, 512×410", load("mosaic.jpg").resize((512, 410)))]
+    for style, size in ((EXAMPLES / "mosaic.jpg", (1024, 1024)), (SWIRLS, (1024, 1024))):
+        content, options = texture(style, size, replace(OPTIONS, iterations=200))
+        pictures.append((f"texture of {style.stem}, 1024×1024", stylize(content, style, options).image))
+    content, options = texture(SWIRLS, (256, 256), replace(OPTIONS, seamless=True, style_scale=0.5))
+    one = stylize(content, SWIRLS, options).image
+    tiled = Image.new("RGB", (768, 512))
+    for x in range(0, 768, 256):
+        for y in range(0, 512, 256):
+            tiled.paste(one, (x, y))
+    pictures.append(("--size 256 --seamless, six of the same", tiled))
+    save("controls-texture.jpg", [pictures[:2], pictures[2:]], 400)
+
+
+# --- docs/lecture.md -------------------------------------------------------------------------------------------------
+
+
+def reconstructions() -> None:
+    """The paper's figure 1: what each layer knows of content and style."""
+    layers, rows = [f"conv{n}_1" for n in range(1, 6)], []
+    for kind, source in (("content", ASTRONAUT), ("style", SWIRLS)):
+        cells = reconstruction(source, layers, kind, SMALL)
+        rows.append([(cell.column, result.image) for cell, result, _ in made(cells, lambda: False, quiet=False)])
+    save("reconstruction.jpg", rows, 240)
+
+
+def optimisers() -> None:
+    """The losses of the lecture's optimisers, over evaluations and over seconds."""
+    options = replace(OPTIONS, size=256, iterations=300)
+    cells = [Cell("", name, ASTRONAUT, SWIRLS, replace(options, optimizer=name)) for name in ("lbfgs", *LEARNING_RATES)]
+    results = list(made(cells, lambda: False, quiet=False))
+    plot([curve for *_, curve in results], FIGURES / "optimisers.svg")
+    for cell, result, curve in results:
+        print(
+            f"{cell.column}: {result.best.total:.3g} after {len(curve.losses)} evaluations, {curve.seconds[-1]:.1f} s"
+        )
+    save("optimisers.jpg", [[(cell.column, result.image) for cell, result, _ in results]])
+
+
+def photographs() -> None:
+    """A photograph as the style: another time of day."""
+    pairs = [("rocket.jpg", "hubble.jpg"), ("coffee.jpg", "rocket.jpg")]
+    rows = []
+    for content, style in pairs:
+        result = stylize(EXAMPLES / content, EXAMPLES / style, SMALL, beta=100.0, content_layers=("conv3_2",))
+        rows.append([("content", load(content)), ("style", load(style)), ("result", result.image)])
+    save("photographs.jpg", rows)
+
+
+DRAWN = (
+    *(overview, ratios, content_layers, colors, regions, blends, strokes, starts, regularisers, progress),
+    *(reconstructions, optimisers, photographs, textures, presets),
+)
+
+if __name__ == "__main__":
+    for draw in DRAWN:
+        if draw.__name__ in sys.argv[1:] or not sys.argv[1:]:
+            draw()

@@ -1,0 +1,79 @@
+"""How commands speak to people: one line at a time on stderr, a progress bar, and an ear for Ctrl-C."""
+
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from .errors import printable
+from .options import Options
+
+if TYPE_CHECKING:  # torch takes seconds to import: `--help` must not
+    from .optimize import Step
+
+
+def complain(message: str, code: int) -> int:
+    print(f"styletransfer: {printable(message)}", file=sys.stderr)
+    return code
+
+
+class _OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+def notices(quiet: bool) -> None:
+    """The package's log as lines on stderr: notices, or with quiet only warnings."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine("styletransfer: %(message)s"))
+    log = logging.getLogger(__package__)
+    log.addHandler(handler)
+    log.setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+@contextlib.contextmanager
+def progress_bar(options: Options, quiet: bool) -> "Iterator[Callable[[Step], None]]":
+    """A progress bar with iteration, loss and time left; none when quiet or when stderr is no terminal."""
+    from tqdm import tqdm
+
+    with tqdm(total=options.iterations, unit="it", disable=quiet or None, dynamic_ncols=True) as bar:
+
+        def show(step: "Step") -> None:
+            if step.iteration == 0:
+                bar.reset(total=step.most)
+                height, width = step.image.shape[2:]
+                bar.set_description_str(f"{step.network} {width}×{height}", refresh=False)
+            bar.set_postfix_str(f"loss {step.losses.total:.4g}", refresh=False)
+            bar.update(step.iteration - bar.n)
+
+        yield show
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[Callable[[], int]]:
+    """The first Ctrl-C or SIGTERM lets the iteration finish and keeps its picture; a second one ends at once.
+
+    Gives what tells the number of the signal that has come, or 0. Before the first iteration there is no picture to
+    keep, and the first one ends at once too.
+    """
+    asked, running = 0, False
+
+    def interrupted() -> int:
+        nonlocal running
+        running = True
+        return asked
+
+    def ask(number: int, _frame: object) -> None:
+        nonlocal asked
+        if asked or not running:
+            raise SystemExit(128 + number)
+        asked = number
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interrupted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
