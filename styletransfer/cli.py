@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from . import __version__, cli_figures  # noqa: F401  it adds its commands
+from . import __version__, cli_batch, cli_figures  # noqa: F401  they add their commands
 from .arguments import (
     DEFAULT_COMMAND,
     RUN,

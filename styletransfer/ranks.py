@@ -16,6 +16,8 @@ from torch import Tensor
 from .errors import StyleTransferError
 
 T = TypeVar("T")
+#: The environment variable that tells the workers of a batch how many they are.
+WORKERS = "STYLETRANSFER_WORKERS"
 
 
 def world() -> int:
@@ -29,8 +31,8 @@ def rank() -> int:
 
 
 def neighbours() -> int:
-    """How many of the processes share this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if world() > 1 else 1
+    """How many of the processes share this machine, or how many that make other pictures of a batch."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE" if world() > 1 else WORKERS, 1))
 
 
 @contextlib.contextmanager

@@ -1,0 +1,186 @@
+"""Many pictures: how fast, what is left after kill -9, and what a cluster does that loses workers.
+
+python benchmarks/batches.py throughput      # --jobs 1, 2, 4 against separate commands
+python benchmarks/batches.py kills           # the batch command is killed ten times
+python benchmarks/batches.py cluster         # a worker and a node are killed, a node is frozen
+"""
+
+import argparse
+import json
+import os
+import random
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from PIL import Image
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+COMMAND = [sys.executable, "-m", "styletransfer"]
+OPTIONS = shlex.split("--size 128 --model vgg19-lite --device cpu -q")
+
+
+def inputs(folder: Path, contents: int, styles: int) -> tuple[str, str]:
+    """Folders with so many photographs and paintings: parts of the examples."""
+    generator = np.random.default_rng(0)
+    for name, count, sources in (
+        ("photos", contents, ("astronaut", "chelsea", "coffee", "rocket")),
+        ("paintings", styles, ("swirls", "mosaic", "woodblock", "ink")),
+    ):
+        (folder / name).mkdir()
+        for number in range(count):
+            with Image.open(EXAMPLES / f"{sources[number % len(sources)]}.jpg") as picture:
+                side = min(picture.size) // 2
+                x, y = (int(generator.integers(0, length - side)) for length in picture.size)
+                part = picture.convert("RGB").crop((x, y, x + side, y + side))
+            part.save(folder / name / f"{number:03}.jpg", quality=95)
+    return str(folder / "photos"), str(folder / "paintings")
+
+
+def batch(photos: str, paintings: str, out: Path, *more: str) -> list[str]:
+    return [*COMMAND, "batch", photos, "--styles", paintings, "-o", str(out), *OPTIONS, *more]
+
+
+def throughput(args: argparse.Namespace) -> None:
+    """Pictures per minute with 1, 2, 4 at once, and by commands of their own, one after the other."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        photos, paintings = inputs(folder, args.count // 10, 10)
+        for jobs in (1, 2, 4):
+            start = time.perf_counter()
+            options = ("--jobs", str(jobs), "--iterations", str(args.iterations))
+            subprocess.run(batch(photos, paintings, folder / f"out{jobs}", *options), check=True, capture_output=True)
+            seconds = time.perf_counter() - start
+            made = len(list((folder / f"out{jobs}").glob("*.png")))
+            print(f"--jobs {jobs}: {made} pictures in {seconds:.0f} s, {60 * made / seconds:.1f} a minute", flush=True)
+        start = time.perf_counter()
+        for number in range(args.separate):
+            pair = [f"{photos}/{number % (args.count // 10):03}.jpg", f"{paintings}/{number % 10:03}.jpg"]
+            options = ("--iterations", str(args.iterations), "-o", str(folder / "one.png"))
+            subprocess.run([*COMMAND, *pair, *OPTIONS, *options], check=True, capture_output=True)
+        seconds = time.perf_counter() - start
+        print(f"{args.separate} commands of their own: {60 * args.separate / seconds:.1f} a minute")
+
+
+def kills(args: argparse.Namespace) -> None:
+    """The command is killed at ten random moments, and said again each time."""
+    generator = random.Random(0)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        photos, paintings = inputs(folder, 5, 4)
+        command = batch(photos, paintings, folder / "out", "--jobs", "4", "--iterations", "100")
+        stamps: dict[str, int] = {}
+        again = wrong = 0
+        for _ in range(10):
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            time.sleep(generator.uniform(1, 9))
+            process.kill()
+            process.wait()
+            time.sleep(0.3)  # for its workers to notice
+            for path in sorted((folder / "out").glob("*.png")):
+                with Image.open(path) as picture:
+                    wrong += picture.size != (128, 128) or picture.load() is None
+                again += stamps.setdefault(path.name, path.stat().st_mtime_ns) != path.stat().st_mtime_ns
+            print(f"killed; {len(stamps)} of 20 are there", flush=True)
+        done = subprocess.run(command, capture_output=True, text=True)
+        there = {path.name: path.stat().st_mtime_ns for path in (folder / "out").glob("*.png")}
+        again += sum(there[name] != stamp for name, stamp in stamps.items())
+        others = [p.name for p in (folder / "out").iterdir() if p.suffix != ".png" and p.name != "report.jsonl"]
+        print(
+            f"exit code {done.returncode}; {len(there)} pictures, {again} made twice, {wrong} not whole; "
+            f"{len(others)} other files: {others}"
+        )
+
+
+def cluster(args: argparse.Namespace) -> None:
+    """Three nodes of a worker each; one's worker is killed, one with its nanny, and one is frozen."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        photos, paintings = inputs(folder, 10, 4)
+        iterations = ("--iterations", str(args.iterations))
+        one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+        start = time.perf_counter()
+        local = batch(photos, paintings, folder / "here", "--jobs", str(os.cpu_count()), *iterations)
+        subprocess.run(local, check=True, capture_output=True, env=one_thread)
+        print(f"on this machine, --jobs {os.cpu_count()}: {time.perf_counter() - start:.0f} s", flush=True)
+        address, nodes = _cluster(folder)
+        try:
+            for label, harm in (("nothing happens", []), ("harm", nodes[1:])):
+                out = folder / label.replace(" ", "-")
+                start = time.perf_counter()
+                process = subprocess.Popen(
+                    batch(photos, paintings, out, "--scheduler", address, *iterations),
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+                if harm:
+                    _harm(harm)
+                output, errors = process.communicate()
+                same = [(out / p.name).read_bytes() == p.read_bytes() for p in (folder / "here").glob("*.png")]
+                print(
+                    f"on the cluster, {label}: {time.perf_counter() - start:.0f} s, exit code {process.returncode}, "
+                    f"{len(output.split())} told ({len(set(output.split()))} different), {sum(same)} of {len(same)} "
+                    f"byte-identical {errors.strip()}",
+                    flush=True,
+                )
+        finally:
+            for node in nodes:
+                os.killpg(node.pid, signal.SIGKILL)
+
+
+def _cluster(folder: Path) -> tuple[str, list["subprocess.Popen[bytes]"]]:
+    """A scheduler and three nodes; its address and their processes, each the leader of a group."""
+    file = folder / "scheduler.json"
+    common = ["--scheduler-file", str(file), "--host", "127.0.0.1", "--no-dashboard"]
+    environment = {**os.environ, "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "30s"}
+
+    def started(kind: str, *more: str) -> "subprocess.Popen[bytes]":
+        program = f"from distributed.cli.dask_{kind} import main; main()"
+        return subprocess.Popen(
+            [sys.executable, "-c", program, *common, *more],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    scheduler = started("scheduler", "--port", "0")
+    while not file.exists() or not file.read_text():
+        time.sleep(0.1)
+    workers = [started("worker", "--nthreads", "1", "--local-directory", str(folder / f"w{n}")) for n in range(3)]
+    time.sleep(8)
+    return str(json.loads(file.read_text())["address"]), [scheduler, *workers]
+
+
+def _harm(nodes: list["subprocess.Popen[bytes]"]) -> None:
+    time.sleep(12)
+    children = Path(f"/proc/{nodes[0].pid}/task/{nodes[0].pid}/children").read_text().split()
+    for child in children:
+        os.kill(int(child), signal.SIGKILL)
+    print("a worker was killed", flush=True)
+    time.sleep(4)
+    os.killpg(nodes[1].pid, signal.SIGKILL)
+    print("a node was killed: worker and nanny", flush=True)
+    time.sleep(4)
+    os.killpg(nodes[2].pid, signal.SIGSTOP)
+    print("a node was frozen", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("throughput", "kills", "cluster"))
+    parser.add_argument("--count", type=int, default=200, help="pictures")
+    parser.add_argument("--iterations", type=int, default=100)
+    parser.add_argument("--separate", type=int, default=20, help="commands of their own")
+    args = parser.parse_args()
+    {"throughput": throughput, "kills": kills, "cluster": cluster}[args.part](args)
+
+
+if __name__ == "__main__":
+    main()

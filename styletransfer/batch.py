@@ -1,0 +1,443 @@
+"""Many pictures: which there are to be, which are finished, and how one is made, wherever that is."""
+
+import contextlib
+import csv
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from glob import glob
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from . import images
+from .checkpoint import beside
+from .errors import StyleTransferError, UsageError, printable
+from .files import write_whole
+from .options import Options
+
+#: Name of each picture in the output folder, if none is told.
+NAME = "{content}_{style}.png"
+_HINTS = get_type_hints(Options)
+_OWN = ("content", "style", "output")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A picture to make.
+
+    Attributes:
+        content, style, output: paths.
+        options: the settings.
+        where: what it is called in messages, as the row of a manifest.
+    """
+
+    content: str
+    style: tuple[str, ...]
+    options: Options
+    output: str
+    where: str = ""
+
+    def as_json(self) -> str:
+        """One line, which `from_json` reads."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, line: str) -> "Job":
+        """The job of one line."""
+        told = json.loads(line)
+        return cls(**{**told, "style": tuple(told["style"]), "options": Options.told(told["options"])})
+
+
+class Mistakes(UsageError):  # noqa: N818
+    """Everything that is wrong with a batch, a line each."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        super().__init__(f"{len(lines)} mistakes; nothing was begun")
+        self.lines = list(lines)
+
+
+# --- which pictures ------------------------------------------------------------------------------------------------
+
+
+def combinations(
+    contents: Sequence[Path], styles: Sequence[Path], options: Options, folder: Path, name: str = NAME, *, pairs: bool
+) -> list[Job]:
+    """Every content with every style, or the first with the first, and so on.
+
+    Args:
+        contents, styles: pictures, and folders of which all pictures are taken.
+        folder: for the outputs.
+        name: of an output, with {content}, {style}, {number} and any option in braces.
+
+    Raises:
+        UsageError: a folder without pictures, or pairs that don't match.
+        Mistakes: of `checked`.
+    """
+    here, there = ([picture for path in paths for picture in _pictures(path)] for paths in (contents, styles))
+    if pairs and len(here) != len(there):
+        raise UsageError(f"--pairs needs as many styles as contents; there are {len(there)} and {len(here)}")
+    chosen = zip(here, there, strict=True) if pairs else ((content, style) for content in here for style in there)
+    jobs = []
+    for number, (content, style) in enumerate(chosen, 1):
+        output = folder / _named(name, number, content, [style], options)
+        jobs.append(Job(str(content), (str(style),), options, str(output), f"{content} with {style}"))
+    return checked(jobs)
+
+
+def manifest(path: Path, given: Mapping[str, Any], folder: Path, name: str = NAME) -> list[Job]:
+    """The jobs that a table tells: CSV with a line of names, or JSON Lines.
+
+    Columns are ``content``, ``style``, ``output``, and any option by its name. Paths are relative to the table's
+    folder, outputs to the output folder. In CSV an empty cell is the default, and several values of one cell are
+    separated by semicolons.
+
+    Args:
+        given: options of all rows; a row's own count more.
+
+    Raises:
+        Mistakes: all that is wrong, each with its row and column.
+        StyleTransferError: the table can't be read.
+    """
+    rows = _rows(path)
+    lines: list[str] = []
+    jobs = []
+    for number, row in rows:
+        where = f"{path.name}, row {number}"
+        if isinstance(row, str):
+            lines.append(f"{where}: {row}")
+            continue
+        found: list[str] = []
+        content, style = _paths(path.parent, row, "content", found), _paths(path.parent, row, "style", found)
+        if len(content) > 1:
+            found.append("content: there can be only one")
+        settings = {**given, **_settings(path.parent, row, found)}
+        own = _options(settings, found) if not found else None
+        output = str(row.get("output") or "")
+        if not found and own:
+            try:
+                output = output or _named(name, number, Path(content[0]), [Path(s) for s in style], own)
+            except UsageError as error:
+                found.append(str(error))
+            jobs.append(Job(content[0], tuple(style), own, str(folder / output), where))
+        lines += [f"{where}, {problem}" for problem in found]
+    if not rows:
+        lines.append(f"{path.name}: there is no job in it")
+    return checked(jobs, lines)
+
+
+def checked(jobs: Sequence[Job], lines: Sequence[str] = ()) -> list[Job]:
+    """The jobs. Raises `Mistakes` with these lines and those of outputs that can't be."""
+    found, taken, inputs = list(lines), dict[str, Job](), dict[str, Job]()
+    for job in jobs:
+        for source in (job.content, *job.style, *job.options.files):
+            inputs.setdefault(os.path.realpath(source), job)
+    for job in jobs:
+        try:
+            images.check_output(Path(job.output), job.options.bit_depth)
+        except UsageError as error:
+            found.append(f"{job.where}, output: {error}")
+        real = os.path.realpath(job.output)
+        if real in inputs:
+            found.append(f"{job.where}, output: {job.output} is an input of {inputs[real].where} and would be lost")
+        if real in taken:
+            found.append(f"{job.where}, output: {job.output} is also that of {taken[real].where}; tell --name")
+        taken.setdefault(real, job)
+    if found:
+        raise Mistakes(found)
+    return list(jobs)
+
+
+def _pictures(path: Path) -> list[Path]:
+    """A picture, those in a folder, or those that a pattern matches, as photos/*.jpg, which no shell has filled in."""
+    if not path.is_dir():
+        found = [path] if path.is_file() else sorted(map(Path, glob(str(path))))
+        if not found:
+            raise UsageError(f"{path}: no such file")
+        return found
+    found = [picture for picture in sorted(path.iterdir()) if images.readable(picture) and picture.is_file()]
+    if not found:
+        raise UsageError(f"{path}: there is no picture in this folder")
+    return found
+
+
+def _named(name: str, number: int, content: Path, style: Sequence[Path], options: Options) -> str:
+    known = {**asdict(options), "content": content.stem, "style": "_".join(s.stem for s in style), "number": number}
+    try:
+        return name.format_map(known)
+    except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
+        told = f"--name {name!r} can't be filled in ({error}); there are {{content}}, {{style}}, {{number}} and options"
+        raise UsageError(told) from error
+
+
+def _rows(path: Path) -> list[tuple[int, dict[str, Any] | str]]:
+    """Number and cells of every row, or what is wrong with it."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        raise UsageError(f"{path}: can't be read: {reason}") from error
+    if path.suffix.lower() == ".csv":
+        table = csv.reader(text.splitlines())
+        names = [name.strip() for name in next(table, [])]
+        if doubled := {name for name in names if names.count(name) > 1}:
+            raise UsageError(f"{path}: two columns are called {', '.join(sorted(doubled))}")
+        return [(n, _cells(names, row)) for n, row in enumerate(table, 2) if any(cell.strip() for cell in row)]
+    if path.suffix.lower() != ".jsonl":
+        raise UsageError(f"{path}: a manifest's name must end in .csv or .jsonl")
+    return [(n, _object(line)) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+
+
+def _cells(names: Sequence[str], row: Sequence[str]) -> dict[str, Any] | str:
+    if len(row) > len(names):
+        return f"there are {len(row)} cells, but {len(names)} columns"
+    return {name: cell.strip() for name, cell in zip(names, row, strict=False) if cell.strip()}
+
+
+def _object(line: str) -> dict[str, Any] | str:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        return f"it is no JSON: {error}"
+    return row if isinstance(row, dict) else "it is no JSON object"
+
+
+def _paths(folder: Path, row: Mapping[str, Any], name: str, found: list[str]) -> list[str]:
+    """The files of a cell; what is wrong with it goes into `found`."""
+    value = row.get(name)
+    values = value.split(";") if isinstance(value, str) else value if isinstance(value, list) else [value]
+    told = [v.strip() for v in values if isinstance(v, str) and v.strip()]
+    if len(told) < max(1, len(values)):
+        found.append(f"{name}: there is none" if value in (None, "") else f"{name}: {value!r} is no file name")
+        return []
+    paths = [str(folder / path) for path in told]
+    found += [f"{name}: {path}: no such file" for path in paths if not os.path.isfile(path)]
+    return paths
+
+
+def _settings(folder: Path, row: Mapping[str, Any], found: list[str]) -> dict[str, Any]:
+    """The options of a row; what is wrong with a cell goes into `found`."""
+    settings = {}
+    for name in (n for n in row if n not in _OWN):
+        field = name.removeprefix("--").replace("-", "_")
+        field = {"content_layer": "content_layers", "style_layer": "style_layers"}.get(field, field)
+        if field not in _HINTS:
+            found.append(f"{name}: there is no such option")
+            continue
+        try:
+            settings[field] = _value(row[name], _HINTS[field])
+        except ValueError as error:
+            found.append(f"{name}: {error}")
+    for field in ("init", "weights", "keep"):
+        value = settings.get(field)
+        if isinstance(value, str) and os.path.isfile(folder / value):
+            settings[field] = str(folder / value)
+        elif value and field != "init":
+            found.append(f"{field}: {value}: no such file")
+    if isinstance(pairs := settings.get("mask"), list):
+        settings["mask"] = [[name if name == "-" else str(folder / str(name)) for name in pair] for pair in pairs]
+    return settings
+
+
+def _value(cell: Any, hint: Any) -> Any:
+    """A cell in an option's type; JSON's are in it."""
+    if not isinstance(cell, str):
+        return cell
+    if get_origin(hint) is tuple:
+        kind = get_args(hint)[0]
+        if get_origin(kind) is tuple:
+            raise ValueError("a CSV can't hold masks; use .jsonl: [[CONTENT_MASK, STYLE_MASK], …]")
+        return [_value(part.strip(), kind) for part in cell.split(";")]
+    if hint is bool:
+        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        if cell.lower() not in words:
+            raise ValueError(f"{cell!r} is neither true nor false")
+        return words[cell.lower()]
+    for kind in (int, float):
+        if kind is hint or kind in get_args(hint):
+            try:
+                return kind(cell)
+            except ValueError:
+                raise ValueError(f"{cell!r} is no {'whole ' if kind is int else ''}number") from None
+    return cell
+
+
+def _options(settings: Mapping[str, Any], found: list[str]) -> Options | None:
+    """The options; if they can't be, the column without which they could goes into `found`."""
+    try:
+        return Options(**settings)
+    except UsageError as error:
+        guilty = ""
+        for field in settings:
+            try:
+                Options(**{name: value for name, value in settings.items() if name != field})
+                guilty = f"{field}: "
+            except UsageError:
+                continue
+        found.append(f"{guilty}{error}")
+        return None
+
+
+# --- all pictures --------------------------------------------------------------------------------------------------
+
+Row = dict[str, Any]
+#: Makes pictures somewhere, and yields each job with its row as it ends.
+Makers = Callable[[Sequence[Job]], Iterator[tuple[Job, Row]]]
+
+
+def run(
+    jobs: Sequence[Job], makers: Makers, report: Path, listener: Callable[[Job, Row], object], *, again: bool = False
+) -> dict[str, Row]:
+    """Makes what isn't finished; returns the rows by output, as they also stand in the report, a line each.
+
+    Args:
+        report: JSON Lines. A line is added as soon as a job has ended.
+        listener: called with every job that has ended, is finished, or failed before.
+        again: try also what failed before with the same settings and inputs.
+    """
+    before, rows = _reported(report), dict[str, Row]()
+    todo = []
+    for job in jobs:
+        old = before.get(job.output, {})
+        if finished(job):
+            rows[job.output] = {**_told(job), **(old if _same(job, old) else {}), "status": "skipped"}
+        elif not again and old.get("status") == "failed" and _same(job, old):
+            rows[job.output] = old
+        else:
+            todo.append(job)
+            continue
+        listener(job, rows[job.output])
+    try:
+        with open(report, "a", encoding="utf-8", errors="surrogateescape") as file:
+            for job, row in makers(todo):
+                rows[job.output] = {**row, "job": _identity(job), "time": round(time.time(), 1)}
+                file.write(json.dumps(rows[job.output]) + "\n")
+                file.flush()
+                listener(job, row)
+    except OSError as error:
+        raise StyleTransferError(f"{report}: can't be written: {error.strerror or error}") from error
+    lines = [json.dumps(row) for row in {**before, **rows}.values()]
+    write_whole(report, "".join(line + "\n" for line in lines).encode("utf-8", "surrogateescape"))
+    return rows
+
+
+def _told(job: Job) -> Row:
+    return {"output": job.output, "content": job.content, "style": list(job.style), "job": _identity(job)}
+
+
+def _identity(job: Job) -> str:
+    """What must be the same for a job to be the same."""
+    return hashlib.sha256(replace(job, where="").as_json().encode()).hexdigest()[:16]
+
+
+def _same(job: Job, row: Mapping[str, Any]) -> bool:
+    """Whether a row tells of this job, and its inputs haven't changed since."""
+    if row.get("job") != _identity(job):
+        return False
+    try:
+        return _newest(job) <= float(row.get("time", 0))
+    except (OSError, TypeError, ValueError):
+        return False
+
+
+def _newest(job: Job) -> float:
+    return max(os.path.getmtime(path) for path in (job.content, *job.style, *job.options.files))
+
+
+def _reported(report: Path) -> dict[str, Row]:
+    """The rows of a report by output, the last of each; lines that were cut off are left out."""
+    rows = {}
+    with contextlib.suppress(OSError, UnicodeError):
+        for line in report.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+            with contextlib.suppress(ValueError, TypeError, KeyError):
+                row = json.loads(line)
+                rows[row["output"]] = row
+    return rows
+
+
+# --- one picture ---------------------------------------------------------------------------------------------------
+
+
+def finished(job: Job) -> bool:
+    """Whether the output is there, made with these settings of inputs of these names that are no newer."""
+    output = Path(job.output)
+    try:
+        told = images.read_settings(output)
+        if _newest(job) > output.stat().st_mtime:
+            return False
+    except (StyleTransferError, OSError):
+        return False
+    wanted = job.options.with_files(lambda name: Path(name).name).that_matter()
+    style = [Path(s).name for s in job.style]
+    wanted |= {"content": Path(job.content).name, "style": style[0] if len(style) == 1 else style}
+    del wanted["device"]  # workers have their own
+    if job.options.model == "auto" and not job.options.weights:
+        del wanted["model"]
+    return all(told.get(name) == value for name, value in json.loads(json.dumps(wanted)).items())
+
+
+def make(job: Job, stop: Callable[[], object] = lambda: False) -> Row:
+    """Makes a picture unless it is finished, and tells what became of it: a row of the report.
+
+    A run that was stopped before is gone on with. Nothing is raised: whatever goes wrong is told in the row.
+    """
+    row: Row = {"output": job.output, "content": job.content, "style": list(job.style)}
+    with _warnings() as said:
+        try:
+            row |= {"status": "skipped"} if finished(job) else _made(job, stop)
+        except StyleTransferError as error:
+            row |= {"status": "failed", "error": printable(str(error))}
+        except Exception as error:  # one job must not end the others
+            row |= {"status": "failed", "error": printable(f"{type(error).__name__}: {error}")}
+    return {**row, "warnings": said} if said else row
+
+
+def _made(job: Job, stop: Callable[[], object]) -> dict[str, Any]:
+    from .pipeline import stylize
+
+    target, state = Path(job.output), beside(Path(job.output))
+    styles = job.style[0] if len(job.style) == 1 else list(job.style)
+
+    def run(resume: bool) -> Any:
+        return stylize(job.content, styles, job.options, callback=lambda _: stop(), checkpoint=state, resume=resume)
+
+    try:
+        result = run(resume=state.exists())
+    except StyleTransferError:
+        if not state.exists():
+            raise
+        state.unlink()  # of other settings, or damaged
+        result = run(resume=False)
+    if result.stopped == "callback":
+        return {"status": "stopped"}
+    result.save(target)
+    told = {"total": result.best.total, "content": result.best.content, "style": result.best.style}
+    outcome = {"status": "done"}
+    if result.stopped == "diverged":
+        outcome = {"status": "failed", "error": "the loss was no longer finite; the picture is the best before that"}
+    made = {"seconds": round(result.seconds, 3), "iterations": result.iterations, "size": list(result.size)}
+    return {**outcome, **made, "loss": told, "stopped": result.stopped}
+
+
+class _Collected(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(printable(record.getMessage()))
+
+
+class _warnings:  # noqa: N801
+    """Collects the package's warnings of a block."""
+
+    def __enter__(self) -> list[str]:
+        self.handler = _Collected()
+        logging.getLogger(__package__).addHandler(self.handler)
+        return self.handler.lines
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger(__package__).removeHandler(self.handler)

@@ -1,0 +1,132 @@
+"""The same jobs on a Dask cluster, which somebody else has started (extra `cluster`)."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from .batch import Job, Row, make
+from .errors import StyleTransferError, UsageError
+from .files import write_whole
+from .workers import placed
+
+#: Jobs that are handed out at once, for each worker: one to do, and one so that it needn't wait for the next.
+AHEAD = 2
+#: Seconds to wait for the scheduler.
+PATIENCE = 15
+_one_at_a_time = threading.Lock()
+
+
+def distributed(
+    jobs: Sequence[Job], address: str, stopped: Callable[[], object], *, send: bool = False
+) -> Iterator[tuple[Job, Row]]:
+    """Makes the pictures on the workers of a scheduler, and yields each job with its row as it ends.
+
+    A job whose worker is lost is done anew by another one; after three such losses (Dask's
+    `distributed.scheduler.allowed-failures`) it is given up.
+
+    Args:
+        address: of the scheduler, as tcp://10.0.0.1:8786.
+        stopped: asked now and then; when it tells true nothing more is handed out.
+        send: send the inputs along and get the pictures back. Otherwise workers read and write the same paths, in a
+            file system that they share.
+
+    Raises:
+        UsageError: Dask isn't installed.
+        StyleTransferError: there is no scheduler, or it is gone.
+    """
+    try:
+        from distributed import Client, as_completed
+    except ImportError as error:
+        raise UsageError("--scheduler needs Dask: pip install 'styletransfer[cluster]'") from error
+    try:
+        client = Client(address, timeout=PATIENCE, set_as_default=False)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise StyleTransferError(f"there is no Dask scheduler at {address}: {error}") from error
+    waiting, handed = list(reversed(jobs)), dict[str, Job]()
+    with client:
+        client.register_plugin(_plugin())
+
+        def hand_out() -> list[Any]:
+            most = AHEAD * max(1, len(client.scheduler_info(n_workers=-1)["workers"])) - len(handed)
+            futures: list[Any] = []
+            while waiting and len(futures) < most and not stopped():
+                job = waiting.pop()
+                future = client.submit(_remote, job.as_json(), _files(job) if send else None, pure=False)
+                handed[str(future.key)] = job
+                futures.append(future)
+            return futures
+
+        ending = as_completed(hand_out(), loop=client.loop)
+        for future in ending:
+            job = handed.pop(str(future.key))
+            yield job, _row(job, future)
+            future.release()
+            for more in hand_out():
+                ending.add(more)
+
+
+def _row(job: Job, future: Any) -> Row:
+    if future.status == "finished":
+        row, data = future.result()
+        if data is not None:
+            write_whole(Path(job.output), data)
+        # Made by a worker that was lost before it could tell.
+        return {**row, "output": job.output, "status": "done"} if row["status"] == "skipped" else row
+    error = future.exception() if future.status == "error" else "it was cancelled"
+    told = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else str(error)
+    return {
+        "output": job.output,
+        "content": job.content,
+        "style": list(job.style),
+        "status": "failed",
+        "error": " ".join(told.split())[:500],
+    }
+
+
+def _files(job: Job) -> dict[str, bytes]:
+    return {path: Path(path).read_bytes() for path in (job.content, *job.style, *job.options.files)}
+
+
+def _remote(line: str, files: dict[str, bytes] | None) -> tuple[Row, bytes | None]:
+    """What a worker does: the row, and the picture's file if inputs were sent."""
+    job = Job.from_json(line)
+    with _one_at_a_time:
+        if files is None:
+            return make(placed(job, _number())), None
+        with TemporaryDirectory() as folder:
+            here = {}
+            for number, (path, data) in enumerate(files.items()):
+                place = Path(folder) / str(number) / Path(path).name
+                place.parent.mkdir()
+                place.write_bytes(data)
+                here[path] = str(place)
+            output = Path(folder) / Path(job.output).name
+            options = job.options.with_files(lambda path: here[path])
+            sent = Job(here[job.content], tuple(here[s] for s in job.style), options, str(output))
+            row = make(placed(sent, _number()))
+            told = {**row, "output": job.output, "content": job.content, "style": list(job.style)}
+            return told, output.read_bytes() if output.exists() else None
+
+
+def _number() -> int:
+    """Of this worker among those of the machine, by the name that `dask worker --nworkers` gives it."""
+    from distributed import get_worker
+
+    last = str(get_worker().name).rpartition("-")[2]
+    return int(last) if last.isdecimal() else 0
+
+
+def _plugin() -> Any:
+    from distributed import WorkerPlugin
+
+    class Ready(WorkerPlugin):  # type: ignore[misc,unused-ignore]
+        """Imports before the first job what takes seconds."""
+
+        name = "styletransfer"
+
+        def setup(self, worker: Any) -> None:
+            from . import pipeline  # noqa: F401
+
+    return Ready()

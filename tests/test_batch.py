@@ -1,0 +1,404 @@
+"""Batches: what is to be made, mistakes found before, workers that die, and going on after being killed."""
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_cli import COMMAND, here, run
+
+from styletransfer import Options, UsageError, batch, gallery, images, stylize, workers
+from styletransfer.batch import Job
+
+__all__ = ["here"]
+QUICK = "--iterations 3 --model vgg19-lite --device cpu --size 64"
+OPTIONS = Options(iterations=3, model="vgg19-lite", device="cpu", size=64)
+
+
+@pytest.fixture
+def pictures(here: Path, content_path: Path, style_path: Path) -> Path:
+    """A current folder with photos/ of three and paintings/ of two."""
+    rng = np.random.default_rng(3)
+    for folder, source, names in (("photos", content_path, "abc"), ("paintings", style_path, "xy")):
+        (here / folder).mkdir()
+        for name in names:
+            values = np.asarray(Image.open(source).convert("RGB")).astype(int)
+            noisy = (values + rng.integers(-9, 10, values.shape)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(noisy).save(here / folder / f"{name}.png")
+    (here / "photos/notes.txt").write_text("not a picture")
+    return here
+
+
+def rows(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / "report.jsonl").read_text().splitlines()]
+
+
+def test_every_content_with_every_style_each_as_if_alone(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = f"batch photos --styles paintings -o out --jobs 2 --gallery -q {QUICK}"
+    code, out, err = run(*shlex.split(command), capsys=capsys)
+    assert (code, err) == (0, "")
+    made = [f"out/{content}_{style}.png" for content in "abc" for style in "xy"]
+    assert sorted(out.split()) == made
+    assert sorted(map(str, Path("out").iterdir())) == sorted([*made, "out/gallery.html", "out/report.jsonl"])
+    assert {row["status"] for row in rows(Path("out"))} == {"done"}
+    for content, style in (("a", "x"), ("c", "y")):
+        alone = stylize(f"photos/{content}.png", f"paintings/{style}.png", OPTIONS)
+        difference = np.asarray(alone.image).astype(int) - np.asarray(Image.open(f"out/{content}_{style}.png"))
+        assert abs(difference).max() <= 1  # of other threads, which round otherwise
+
+    before = {path: path.stat().st_mtime_ns for path in Path("out").glob("*.png")}
+    code, out, err = run(*shlex.split(command), capsys=capsys)
+    assert (code, out, err) == (0, "", "")
+    assert before == {path: path.stat().st_mtime_ns for path in Path("out").glob("*.png")}
+    assert all(row["status"] == "skipped" and row["loss"] for row in rows(Path("out")))
+    os.utime("photos/b.png")  # changed since
+    code, out, _ = run(*shlex.split(command), capsys=capsys)
+    assert (code, sorted(out.split())) == (0, ["out/b_x.png", "out/b_y.png"])
+    code, out, _ = run(*shlex.split(command), "--beta", "50", capsys=capsys)
+    assert len(out.split()) == 6
+
+
+def test_pairs_patterns_and_names(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = "batch 'photos/[ab].png' --styles paintings/x.png paintings/y.png --pairs -o out -q --tv 2"
+    command += " --name '{number:02}-{content}-{style}-{tv}.jpg'"
+    code, out, err = run(*shlex.split(f"{command} {QUICK}"), capsys=capsys)
+    assert (code, sorted(out.split()), err) == (0, ["out/01-a-x-2.0.jpg", "out/02-b-y-2.0.jpg"], "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("photos", "--styles"),
+        ("", "--styles"),
+        ("photos --styles paintings --manifest jobs.csv", "either"),
+        ("photos --styles nowhere.png", "nowhere.png: no such file"),
+        ("'photos/*.tiff' --styles paintings", "no such file"),
+        ("photos --styles paintings --pairs", "there are 2 and 3"),
+        ("photos --styles paintings --name out.png", "out/out.png is also that of photos/a.png with paintings/x.png"),
+        ("photos --styles paintings --name {nothing}.png", "nothing"),
+        ("photos --styles paintings --name {content", "can't be filled in"),
+        ("photos --styles paintings --name {content}_{style}", "must end in"),
+        ("photos/a.png --styles paintings -o photos --name a.png", "would be lost"),
+        ("photos --styles paintings --beta -1", "beta"),
+        ("photos --styles paintings -o photos/a.png", "can't be made"),
+        ("--manifest nowhere.csv", "nowhere.csv"),
+    ],
+)
+def test_what_cant_be_meant_is_told_before_anything_is_made(
+    pictures: Path, capsys: pytest.CaptureFixture[str], arguments: str, said: str
+) -> None:
+    given = shlex.split(arguments)
+    code, out, err = run("batch", *(["-o", "out"] if "-o" not in given else []), *given, capsys=capsys)
+    assert (code, out) == (2, "") and said in err
+    assert not list(Path().glob("out/*"))
+
+
+def test_a_manifest_of_either_kind(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("L", (8, 8), 255).save("photos/white.png")
+    Path("photos/jobs.csv").write_text(
+        "content,style,output,beta,style-layer,enlarge,init\n"
+        "a.png,../paintings/x.png,first.png,50,conv1_1;conv2_1=2,yes,\n"
+        "b.png,../paintings/x.png;../paintings/y.png,,,,,../paintings/x.png\n\n"
+    )
+    code, out, err = run(*shlex.split(f"batch --manifest photos/jobs.csv -o out -q {QUICK}"), capsys=capsys)
+    assert (code, sorted(out.split()), err) == (0, ["out/b_x_y.png", "out/first.png"], "")
+    first, second = (images.read_settings(Path(name)) for name in ("out/first.png", "out/b_x_y.png"))
+    assert (first["beta"], first["style_layers"], first["enlarge"]) == (50, ["conv1_1", "conv2_1=2"], True)
+    assert (second["beta"], second["style"], second["init"]) == (1000, ["x.png", "y.png"], "x.png")
+    told = {"content": "a.png", "style": "../paintings/x.png", "mask": [["white.png", "-"]], "keep": "white.png"}
+    Path("photos/jobs.jsonl").write_text(json.dumps(told) + "\n")
+    code, out, err = run(*shlex.split(f"batch --manifest photos/jobs.jsonl -o out -q {QUICK}"), capsys=capsys)
+    assert (code, out, err) == (0, "out/a_x.png\n", "")
+    assert images.read_settings(Path("out/a_x.png"))["mask"] == [["white.png", "-"]]
+
+
+def test_every_mistake_of_a_manifest_is_found_before_any_job(
+    pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = "photos/a.png,paintings/x.png"
+    table = [
+        ("content,style,output,size,beta,pooling,iterations,enlarge,style_layers,learning_rate,colour,mask", ""),
+        (f"{good},1.png", ""),
+        (",paintings/x.png,2.png", "content: there is none"),
+        ("photos/a.png,,3.png", "style: there is none"),
+        ("photos/no.png,paintings/x.png,4.png", "photos/no.png: no such file"),
+        ("photos/a.png,paintings/no.png,5.png", "paintings/no.png: no such file"),
+        ("photos/a.png,paintings,6.png", "paintings: no such file"),
+        ("photos/a.png;photos/b.png,paintings/x.png,7.png", "only one"),
+        (f"{good},1.png", "1.png is also that of"),
+        (f"{good},9.bmp", "must end in"),
+        (f"{good},no/10.png", "does not exist"),
+        (f"{good},../photos/a.png", "would be lost"),
+        (f"{good},12.png,large", "size: 'large' is no whole number"),
+        (f"{good},13.png,0", "size"),
+        (f"{good},14.png,12.5", "size: '12.5' is no whole number"),
+        (f"{good},15.png,,-1", "beta"),
+        (f"{good},16.png,,nan", "beta"),
+        (f"{good},17.png,,,median", "pooling"),
+        (f"{good},18.png,,,,-3", "iterations"),
+        (f"{good},19.png,,,,,perhaps", "enlarge: 'perhaps' is neither"),
+        (f"{good},20.png,,,,,,conv9_1", "conv9_1"),
+        (f"{good},21.png,,,,,,,0.1", "learning_rate"),
+        (f"{good},22.png,,,,,,,,blue", "colour: there is no such option"),
+        (f"{good},23.png,,,,,,,,,a.png -", "mask: a CSV can't hold masks"),
+        (f"{good},24.png,,,,,,,,,,,,,", "cells, but 12 columns"),
+    ]
+    Path("jobs.csv").write_text("".join(line + "\n" for line, _ in table))
+    code, out, err = run("batch", "--manifest", "jobs.csv", "-o", "out", "-q", capsys=capsys)
+    lines = err.splitlines()
+    assert (code, out) == (2, "")
+    assert not list(Path("out").iterdir())
+    wrong = [(number, said) for number, (_, said) in enumerate(table, 1) if said]
+    assert len(lines) == len(wrong) + 1 and f"{len(wrong)} mistakes" in lines[-1]
+    for number, said in wrong:
+        (line,) = [line for line in lines if f"jobs.csv, row {number}," in line or f"row {number}:" in line]
+        assert said in line
+
+    texts = {"twice.csv": "content,style,style\n", "empty.csv": "content,style\n", "none.jsonl": "", "jobs.txt": "a"}
+    for name, text in texts.items():
+        Path(name).write_text(text)
+        code, out, err = run("batch", "--manifest", name, "-o", "out", capsys=capsys)
+        assert (code, out) == (2, "") and name in err
+    Path("latin.csv").write_bytes(b"content,style\n\xe9.png,x.png\n")
+    assert "UTF-8" in run("batch", "--manifest", "latin.csv", "-o", "out", capsys=capsys)[2]
+    Path("bad.jsonl").write_text(
+        '{"content": 5, "style": []}\n[1]\n{broken\n{"content": "photos/a.png", "style": ["x"]}\n'
+    )
+    code, out, err = run("batch", "--manifest", "bad.jsonl", "-o", "out", capsys=capsys)
+    assert (code, out) == (2, "") and all(f"row {n}" in err for n in (1, 2, 3, 4))
+
+
+def test_broken_pictures_are_told_and_the_others_made(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("photos/bad.png").write_bytes(b"no picture")
+    Path("photos/cut.png").write_bytes(Path("photos/a.png").read_bytes()[:900])
+    command = shlex.split(f"batch photos --styles paintings/x.png -o out --jobs 2 -q {QUICK}")
+    code, out, err = run(*command, capsys=capsys)
+    assert (code, sorted(out.split())) == (1, [f"out/{name}_x.png" for name in "abc"])
+    assert err.count("\n") == 3 and "out/bad_x.png: photos/bad.png: not a picture" in err and "2 of 5" in err
+    assert [row["status"] for row in rows(Path("out"))].count("failed") == 2
+    start = time.monotonic()
+    code, out, again = run(*command, capsys=capsys)
+    assert (code, out) == (1, "") and sorted(again.splitlines()) == sorted(err.splitlines())
+    assert time.monotonic() - start < 3  # no process was started
+    shutil.copy("photos/a.png", "photos/bad.png")  # mended
+    code, out, err = run(*command, capsys=capsys)
+    assert (code, out) == (1, "out/bad_x.png\n")
+    code, out, err = run(*command, "--retry-failed", capsys=capsys)
+    assert (code, out) == (1, "") and "damaged" in err
+
+
+def jobs_of(folder: Path, count: int, **options: object) -> list[Job]:
+    made = Options(**{"iterations": 3, "model": "vgg19-lite", "device": "cpu", "size": 64, **options})  # type: ignore[arg-type]
+    return [Job("photos/a.png", ("paintings/x.png",), made, str(folder / f"{n}.png"), str(n)) for n in range(count)]
+
+
+def children(pid: int) -> list[int]:
+    return [int(p) for task in Path(f"/proc/{pid}/task").iterdir() for p in (task / "children").read_text().split()]
+
+
+def test_a_worker_that_is_killed_is_replaced_and_a_job_that_kills_its_own_given_up(pictures: Path) -> None:
+    """The first process is killed from outside; the memory of the second job's is limited to nothing sensible."""
+    long = jobs_of(pictures, 3, iterations=200)
+    ended = dict[str, str]()
+    for job, row in workers.local(long, 1, lambda: kill_once(os.getpid())):
+        ended[job.where] = str(row["status"])
+    assert ended == {"0": "done", "1": "done", "2": "done"} and len(KILLED) == 1
+    assert all(Path(job.output).exists() for job in long)
+
+
+KILLED: list[int] = []
+
+
+def kill_once(parent: int) -> bool:
+    for child in children(parent):
+        if not KILLED and b"styletransfer.workers" in Path(f"/proc/{child}/cmdline").read_bytes():
+            time.sleep(2)
+            os.kill(child, signal.SIGKILL)
+            KILLED.append(child)
+    return False
+
+
+def test_a_job_that_always_kills_its_process_is_given_up(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(pictures), *os.environ.get("PYTHONPATH", "").split(":")]))
+    # Imported at the start of every Python: a process that is asked for the picture 1.png dies.
+    (pictures / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "def watch(event, arguments):\n"
+        "    if event == 'open' and str(arguments[0]).endswith('poison.png'):\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "sys.addaudithook(watch)\n"
+    )
+    shutil.copy("photos/a.png", "photos/poison.png")
+    good, bad = jobs_of(pictures, 2)
+    bad = Job("photos/poison.png", bad.style, bad.options, bad.output, "bad")
+    found = {job.where: row for job, row in workers.local([bad, good], 1, lambda: False)}
+    assert found["bad"]["status"] == "failed" and "died 3 times (SIGKILL)" in str(found["bad"]["error"])
+    assert found["0"]["status"] == "done"
+
+
+def test_killed_with_its_workers_a_batch_goes_on_where_it_was(pictures: Path) -> None:
+    command = [*COMMAND, "batch", "photos", "--styles", "paintings", "-o", "out", "-q", "--jobs", "2"]
+    command += shlex.split("--iterations 60 --model vgg19-lite --device cpu --size 64")
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout
+    first = process.stdout.readline().strip()
+    workers_ = children(process.pid)
+    process.kill()
+    process.wait()
+    assert len(workers_) == 2 and Path(first).is_file()
+    deadline = time.monotonic() + 10
+    while any(alive(pid) for pid in workers_):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    before = {str(path): path.stat().st_mtime_ns for path in Path("out").glob("*.png")}
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted([*before, *done.stdout.split()]) == [f"out/{c}_{s}.png" for c in "abc" for s in "xy"]
+    assert all(Path(path).stat().st_mtime_ns == stamp for path, stamp in before.items())
+    assert sorted(p.suffix for p in Path("out").iterdir()) == [".jsonl"] + [".png"] * 6
+
+
+def alive(pid: int) -> bool:
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+
+
+def test_ctrl_c_ends_a_batch_in_order(pictures: Path) -> None:
+    command = [*COMMAND, "batch", "photos", "--styles", "paintings", "-o", "out", "--jobs", "1"]
+    command += shlex.split("--iterations 1000 --model vgg19-lite --device cpu --size 64 --preset fast --tv 3")
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "left; the same command goes on" in err and "Traceback" not in err
+
+
+def test_the_gallery_is_one_page_with_everything_in_it(pictures: Path) -> None:
+    jobs = jobs_of(pictures / "out", 2, beta=50.0)
+    Path("out").mkdir()
+    shutil.copy("photos/a.png", jobs[0].output)
+    nasty = {"status": "failed", "error": "<script>alert(1)</script>"}
+    gallery.write(jobs, {jobs[1].output: nasty}, Path("out/gallery.html"))
+    page = Path("out/gallery.html").read_text()
+    assert 'href="0.png"' in page and "data:image/jpeg;base64," in page and "beta=50.0" in page
+    assert "<script>" not in page and "&lt;script&gt;" in page
+    assert "http" not in page.replace('http-equiv="', "")
+
+
+@pytest.fixture
+def cluster(pictures: Path) -> Iterator[tuple[str, list["subprocess.Popen[bytes]"]]]:
+    """A scheduler and two workers in processes of their own."""
+    pytest.importorskip("distributed", reason="needs the extra 'cluster'")
+    environment = {**os.environ, "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "10s"}
+    scheduler_file = pictures / "scheduler.json"
+    common = ["--scheduler-file", str(scheduler_file)]
+    dask = [sys.executable, "-m", "distributed.cli"]
+    program = "from distributed.cli.{0} import main; main()"
+    started = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                program.format("dask_scheduler"),
+                *common,
+                "--host",
+                "127.0.0.1",
+                "--port",
+                "0",
+                "--no-dashboard",
+            ],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+    ]
+    assert dask
+    for _ in range(2):
+        started.append(
+            subprocess.Popen(
+                [
+                    sys.executable,
+                    "-c",
+                    program.format("dask_worker"),
+                    *common,
+                    "--nthreads",
+                    "1",
+                    "--host",
+                    "127.0.0.1",
+                    "--no-dashboard",
+                    "--local-directory",
+                    str(pictures / "scratch"),
+                ],
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        )
+    deadline = time.monotonic() + 60
+    while not scheduler_file.exists() or not scheduler_file.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    try:
+        yield json.loads(scheduler_file.read_text())["address"], started
+    finally:
+        for process in reversed(started):
+            process.terminate()
+        for process in started:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def test_a_cluster_makes_the_same_pictures_even_when_a_worker_dies(
+    cluster: tuple[str, list["subprocess.Popen[bytes]"]], pictures: Path
+) -> None:
+    address, processes = cluster
+    command = [*COMMAND, "batch", "photos", "--styles", "paintings", "-q"]
+    command += shlex.split("--iterations 40 --model vgg19-lite --device cpu --size 64")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    alone = subprocess.run([*command, "-o", "here", "--jobs", "4"], capture_output=True, text=True, env=environment)
+    assert alone.returncode == 0, alone.stderr
+    process = subprocess.Popen(
+        [*command, "-o", "there", "--scheduler", address], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    process.stdout.readline()
+    for nanny in processes[1:2]:
+        for child in children(nanny.pid):
+            os.kill(child, signal.SIGKILL)
+    _, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, "")
+    done = subprocess.run(
+        [*command, "-o", "sent", "--scheduler", address, "--send-files"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    for path in Path("here").glob("*.png"):
+        for other in ("there", "sent"):
+            assert (Path(other) / path.name).read_bytes() == path.read_bytes()
+
+
+def test_without_a_scheduler_one_line_says_so(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed", reason="needs the extra 'cluster'")
+    command = [*COMMAND, "batch", "photos", "--styles", "paintings", "-o", "out", "--scheduler", "tcp://127.0.0.1:9"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1].startswith("styletransfer: there is no Dask scheduler at tcp://127.0.0.1:9")
+
+
+def test_pairs_that_dont_match(pictures: Path) -> None:
+    with pytest.raises(UsageError, match="there are 2 and 3"):
+        batch.combinations([Path("photos")], [Path("paintings")], OPTIONS, Path(), pairs=True)
