@@ -165,7 +165,7 @@ def starts() -> None:
 
 def regularisers() -> None:
     """Total variation, L1 and L2 of the change, noise in what the network sees."""
-    rows = [row(SMALL, {}, {"tv": 100}, {"tv": 1000}), row(SMALL, {"l1": 1000}, {"l1": 3000}, {"l2": 10000})]
+    rows = [row(SMALL, {}, {"tv": 100}, {"tv": 1000}), row(SMALL, {"l1": 100}, {"l1": 1000}, {"l2": 10000})]
     adam = replace(SMALL, optimizer="adam")
     rows.append(row(adam, {}, {"jitter": 0.05}, {"jitter": 0.2}))
     rows[2][0] = ("--optimizer adam", rows[2][0][1])
@@ -179,7 +179,7 @@ def presets() -> None:
         options = Options(**{**PRESETS[name], "model": "vgg19-lite"})
         result = stylize(EXAMPLES / "chelsea.jpg", EXAMPLES / "woodblock.jpg", options, enlarge=True)
         print(f"--preset {name}: {result.seconds:.0f} s")
-        pictures.append((f"--preset {name}, {result.size[0]}×{result.size[1]}", result.image))
+        pictures.append((f"--preset {name}, {result.size[0]}x{result.size[1]}", result.image))
     save("controls-presets.jpg", [pictures], 400)
 
 
@@ -197,10 +197,10 @@ def progress() -> None:
 
 def textures() -> None:
     """A style alone, larger than it is; and one that can be laid in rows, laid in rows."""
-    pictures = [("style, 512×410", load("mosaic.jpg").resize((512, 410)))]
+    pictures = [("style, 512x410", load("mosaic.jpg").resize((512, 410)))]
     for style, size in ((EXAMPLES / "mosaic.jpg", (1024, 1024)), (SWIRLS, (1024, 1024))):
         content, options = texture(style, size, replace(OPTIONS, iterations=200))
-        pictures.append((f"texture of {style.stem}, 1024×1024", stylize(content, style, options).image))
+        pictures.append((f"texture of {style.stem}, 1024x1024", stylize(content, style, options).image))
     content, options = texture(SWIRLS, (256, 256), replace(OPTIONS, seamless=True, style_scale=0.5))
     one = stylize(content, SWIRLS, options).image
     tiled = Image.new("RGB", (768, 512))

@@ -1,5 +1,6 @@
 """The same jobs on a Dask cluster, which somebody else has started (extra `cluster`)."""
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -44,6 +45,7 @@ def distributed(
         client = Client(address, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
         raise StyleTransferError(f"there is no Dask scheduler at {address}: {error}") from error
+    logging.getLogger("distributed").setLevel(logging.ERROR)  # a lost worker is no news to the user
     waiting, handed = list(reversed(jobs)), dict[str, Job]()
     with client:
         client.register_plugin(_plugin())

@@ -90,8 +90,8 @@ class Options:
         metavar="WHOSE",
     )
     tv: float = _style(0.0, "Weight of the total variation, which smooths; try 100 to 1000.", minimum=0)
-    l1: float = _style(0.0, "Weight of the mean absolute change from the photo; try 300 to 3000.", minimum=0)
-    l2: float = _style(0.0, "Weight of the mean squared change from the photo; try 1e3 to 1e4.", minimum=0)
+    l1: float = _style(0.0, "Weight of the mean absolute change from the photo; try 100 to 1000.", minimum=0)
+    l2: float = _style(0.0, "Weight of the mean squared change from the photo; try 1000 to 10000.", minimum=0)
     seamless: bool = _picture(False, "Opposite borders fit together, as for tiles and wallpaper.")
 
     optimizer: Literal["lbfgs", "adam", "rmsprop", "adagrad", "sgd"] = _optimisation(

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -190,7 +191,10 @@ class Painting:
             self._state = {}
         if not begun:
             content = self.job.inputs.content
-            start = stepped_up(self.picture, content, scale.content) if self.runs else _initial(self.job)
+            if self.runs:
+                start = stepped_up(self.picture, content, scale.content, seamless=self.job.options.seamless)
+            else:
+                start = _initial(self.job)
             self.image = self._last = with_bleed(start, self.job.options).to(self.job.device)
             del start  # large
         if choice.tiling.rows or len(self.job.scales) > 1:
@@ -471,14 +475,19 @@ def trimmed(canvas: Tensor, options: Options) -> Tensor:
     return canvas[..., (inner := slice(bleed(options), -bleed(options))), inner]
 
 
-def stepped_up(image: Tensor, content: Picture, size: tuple[int, int]) -> Tensor:
+def stepped_up(image: Tensor, content: Picture, size: tuple[int, int], *, seamless: bool = False) -> Tensor:
     """An image 1×3×H×W in a finer size (width, height): the finer content plus, enlarged, what was changed so far.
 
     Enlarging the image itself would lose the photograph's detail; the loss would start ten times higher.
     """
     height, width = image.shape[2:]
     change = image.cpu() - content.resized((width, height)).tensor()
-    change = torch.nn.functional.interpolate(change, size=(size[1], size[0]), mode="bicubic", antialias=True)
+    enlarged = partial(torch.nn.functional.interpolate, mode="bicubic", antialias=True)
+    if seamless:  # three in a row, of which the middle one counts
+        rows = enlarged(torch.cat([change] * 3, 2), size=(3 * size[1], width)).narrow(2, size[1], size[1])
+        change = enlarged(torch.cat([rows] * 3, 3), size=(size[1], 3 * size[0])).narrow(3, size[0], size[0])
+    else:
+        change = enlarged(change, size=(size[1], size[0]))
     return change.add_(content.resized(size).tensor()).clamp_(0, 1)
 
 

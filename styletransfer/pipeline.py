@@ -182,7 +182,7 @@ def stylize(
         runs, size, model = painting.runs, job.scales[-1].content, job.networks[-1].name
         content_picture, image = job.inputs.content, painting.picture
         if runs[-1].scale != job.scales[-1]:
-            image = stepped_up(image, content_picture, size)
+            image = stepped_up(image, content_picture, size, seamless=options.seamless)
         image = finisher(job, size)(image.clamp(0, 1).to(job.device)).cpu()
     done = runs[-1]
     return Result(
