@@ -99,10 +99,12 @@ class Region:
 
     Attributes:
         mask: 1×1×H×W in [0, 1], of the image's size; None for the whole image.
+        share: of the region in the style loss; that of its positions if not given.
     """
 
     styles: Sequence[Style]
     mask: Tensor | None = None
+    share: float | None = None
 
 
 class Objective:
@@ -158,7 +160,9 @@ class Objective:
         regions = [Region([Style(style)])] if isinstance(style, Tensor) else style
         self.guides = [self._guides(region.mask) for region in regions]
         # A position counts as much as it does without masks, however small its region is.
-        self.shares = [1.0 if region.mask is None else region.mask.square().mean().item() for region in regions]
+        self.shares = [
+            region.share or (1.0 if region.mask is None else region.mask.square().mean().item()) for region in regions
+        ]
         self.style_targets = [self._style_targets(region.styles) for region in regions]
 
     def _guides(self, mask: Tensor | None) -> dict[str, Tensor] | None:

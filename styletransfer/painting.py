@@ -33,7 +33,8 @@ Callback = Callable[[Step], object]
 #: Pixels by which the canvas is larger than the picture on every side: mirrored from the content, trimmed at the end.
 #: A pixel at the border is seen by fewer filters than others and comes out with nearly twice their contrast.
 BLEED = 4
-#: The same for seamless pictures, where it is what follows beyond the border; as far as strokes must fit.
+#: The same for seamless pictures, where it is what follows beyond the border, is seen and doesn't count. A multiple of
+#: 16, so that every position of every layer lies on one side of the border; those of conv5_1 see 70 pixels.
 WRAPPED = 48
 WARM_START_ITERATIONS = 150
 #: The run ends when the loss fell by less than this share within so many iterations: nobody sees such a change.
@@ -517,7 +518,7 @@ def _objective(job: Job, encoder: Encoder, scale: Scale, tiling: Tiling) -> Obje
     return Objective(
         encoder,
         _content(job, scale),
-        [Region([styled(s) for s in part.styles], _counting(job, part, scale)) for part in job.inputs.parts],
+        [Region([styled(s) for s in part.styles], *_counting(job, part, scale)) for part in job.inputs.parts],
         content_weights=options.content_weights,
         style_weights=options.style_weights,
         alpha=options.alpha,
@@ -541,13 +542,21 @@ def _mask(job: Job, mask: Picture | None, scale: Scale) -> Tensor | None:
     return with_bleed(mask.resized(scale.content).tensor()[:, :1], job.options).to(job.device)
 
 
-def _counting(job: Job, part: Part, scale: Scale) -> Tensor | None:
-    """The mask of a region, without what is kept: the rest alone is to have the style, and not so much more of it that
-    the mean over both is right."""
+def _counting(job: Job, part: Part, scale: Scale) -> tuple[Tensor | None, float | None]:
+    """The mask of a region, and its share if that isn't the mask's.
+
+    Without what is kept: the rest alone is to have the style, and not so much more of it that the mean over both is
+    right. Without what is beyond the border of a seamless picture: it is counted on the opposite side.
+    """
     mask, keep = (_mask(job, given, scale) for given in (part.mask, job.inputs.keep))
-    if keep is None:
-        return mask
-    return 1 - keep if mask is None else mask * (1 - keep)
+    if keep is not None:
+        mask = 1 - keep if mask is None else mask * (1 - keep)
+    if not job.options.seamless:
+        return mask, None
+    width, height = scale.content
+    inner = torch.nn.functional.pad(torch.ones(1, 1, height, width, device=job.device), (WRAPPED,) * 4)
+    mask = inner if mask is None else mask * inner
+    return mask, (mask.square().sum() / (width * height)).item()
 
 
 def _keeping(evaluate: Evaluate, keep: Tensor, content: Tensor) -> Evaluate:
