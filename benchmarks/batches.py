@@ -3,6 +3,7 @@
 python benchmarks/batches.py throughput      # --jobs 1, 2, 4 against separate commands
 python benchmarks/batches.py kills           # the batch command is killed ten times
 python benchmarks/batches.py cluster         # a worker and a node are killed, a node is frozen
+python benchmarks/batches.py sweep           # a sheet of 2×4 against eight commands
 """
 
 import argparse
@@ -172,14 +173,31 @@ def _harm(nodes: list["subprocess.Popen[bytes]"]) -> None:
     print("a node was frozen", flush=True)
 
 
+def sweep(args: argparse.Namespace) -> None:
+    """A sheet of four ratios and two content layers, and the same pictures by commands of their own."""
+    pair, layers = [str(EXAMPLES / "astronaut.jpg"), str(EXAMPLES / "swirls.jpg")], ("conv2_2", "conv4_2")
+    fixed = [*OPTIONS, "--size", "256", "--iterations", str(args.iterations)]
+    with TemporaryDirectory() as name:
+        sheet = ["--ratio", "1e-4", "1e-3", "1e-2", "1e-1", "--content-layer", *layers, "-o", f"{name}/sheet.png"]
+        start = time.perf_counter()
+        subprocess.run([*COMMAND, "sweep", *pair, *fixed, *sheet], check=True, capture_output=True)
+        together = time.perf_counter() - start
+        start = time.perf_counter()
+        for beta, layer in ((beta, layer) for beta in ("1e4", "1e3", "1e2", "10") for layer in layers):
+            one = ["--beta", beta, "--content-layer", layer, "-o", f"{name}/one.png"]
+            subprocess.run([*COMMAND, *pair, *fixed, *one], check=True, capture_output=True)
+        alone = time.perf_counter() - start
+    print(f"a sweep of eight {together:.1f} s, eight commands {alone:.1f} s: {alone / together:.2f} times as long")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("throughput", "kills", "cluster"))
+    parser.add_argument("part", choices=("throughput", "kills", "cluster", "sweep"))
     parser.add_argument("--count", type=int, default=200, help="pictures")
     parser.add_argument("--iterations", type=int, default=100)
     parser.add_argument("--separate", type=int, default=20, help="commands of their own")
     args = parser.parse_args()
-    {"throughput": throughput, "kills": kills, "cluster": cluster}[args.part](args)
+    {"throughput": throughput, "kills": kills, "cluster": cluster, "sweep": sweep}[args.part](args)
 
 
 if __name__ == "__main__":

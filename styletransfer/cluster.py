@@ -45,7 +45,7 @@ def distributed(
         client = Client(address, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
         raise StyleTransferError(f"there is no Dask scheduler at {address}: {error}") from error
-    logging.getLogger("distributed").setLevel(logging.ERROR)  # a lost worker is no news to the user
+    logging.getLogger("distributed.client").setLevel(logging.ERROR)  # a lost worker is made up for
     waiting, handed = list(reversed(jobs)), dict[str, Job]()
     with client:
         client.register_plugin(_plugin())
