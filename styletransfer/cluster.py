@@ -12,8 +12,8 @@ from .errors import StyleTransferError, UsageError
 from .files import write_whole
 from .workers import placed
 
-#: Jobs that are handed out at once, for each worker: one to do, and one so that it needn't wait for the next.
-AHEAD = 2
+#: Jobs that are handed out at once, for each worker. With more, those that wait at a worker that dies are blamed too.
+AHEAD = 1
 #: Seconds to wait for the scheduler.
 PATIENCE = 15
 _one_at_a_time = threading.Lock()
@@ -24,7 +24,7 @@ def distributed(
 ) -> Iterator[tuple[Job, Row]]:
     """Makes the pictures on the workers of a scheduler, and yields each job with its row as it ends.
 
-    A job whose worker is lost is done anew by another one; after three such losses (Dask's
+    A job whose worker is lost is done anew by another one; at the fourth such loss (Dask's
     `distributed.scheduler.allowed-failures`) it is given up.
 
     Args:
@@ -70,21 +70,15 @@ def distributed(
 
 
 def _row(job: Job, future: Any) -> Row:
-    if future.status == "finished":
+    told: Row = {"output": job.output, "content": job.content, "style": list(job.style)}
+    try:
         row, data = future.result()
-        if data is not None:
-            write_whole(Path(job.output), data)
-        # Made by a worker that was lost before it could tell.
-        return {**row, "output": job.output, "status": "done"} if row["status"] == "skipped" else row
-    error = future.exception() if future.status == "error" else "it was cancelled"
-    told = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else str(error)
-    return {
-        "output": job.output,
-        "content": job.content,
-        "style": list(job.style),
-        "status": "failed",
-        "error": " ".join(told.split())[:500],
-    }
+    except Exception as error:  # its workers died, or it was cancelled
+        return {**told, "status": "failed", "error": " ".join(f"{type(error).__name__}: {error}".split())[:500]}
+    if data is not None:
+        write_whole(Path(job.output), data)
+    # One that is skipped was made by a worker that was lost before it could tell.
+    return {**row, "output": job.output, "status": "done"} if row["status"] == "skipped" else row
 
 
 def _files(job: Job) -> dict[str, bytes]:
