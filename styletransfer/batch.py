@@ -41,6 +41,10 @@ class Job:
     output: str
     where: str = ""
 
+    def row(self, status: str, **more: Any) -> "Row":
+        """What the report tells of it."""
+        return {"output": self.output, "content": self.content, "style": list(self.style), "status": status, **more}
+
     def as_json(self) -> str:
         """One line, which `from_json` reads."""
         return json.dumps(asdict(self))
@@ -153,14 +157,11 @@ def checked(jobs: Sequence[Job], lines: Sequence[str] = ()) -> list[Job]:
 
 def _pictures(path: Path) -> list[Path]:
     """A picture, those in a folder, or those that a pattern matches, as photos/*.jpg, which no shell has filled in."""
-    if not path.is_dir():
-        found = [path] if path.is_file() else sorted(map(Path, glob(str(path))))
-        if not found:
-            raise UsageError(f"{path}: no such file")
-        return found
-    found = [picture for picture in sorted(path.iterdir()) if images.readable(picture) and picture.is_file()]
+    if path.is_dir():
+        return images.in_folder(path)
+    found = [path] if path.is_file() else sorted(map(Path, glob(str(path))))
     if not found:
-        raise UsageError(f"{path}: there is no picture in this folder")
+        raise UsageError(f"{path}: no such file")
     return found
 
 
@@ -303,29 +304,29 @@ def run(
     for job in jobs:
         old = before.get(job.output, {})
         if finished(job):
-            rows[job.output] = {**_told(job), **(old if _same(job, old) else {}), "status": "skipped"}
+            rows[job.output] = (old if _same(job, old) else {}) | job.row("skipped", job=_identity(job))
         elif not again and old.get("status") == "failed" and _same(job, old):
             rows[job.output] = old
         else:
             todo.append(job)
             continue
         listener(job, rows[job.output])
-    try:
-        with open(report, "a", encoding="utf-8", errors="surrogateescape") as file:
-            for job, row in makers(todo):
-                rows[job.output] = {**row, "job": _identity(job), "time": round(time.time(), 1)}
-                file.write(json.dumps(rows[job.output]) + "\n")
-                file.flush()
-                listener(job, row)
-    except OSError as error:
-        raise StyleTransferError(f"{report}: can't be written: {error.strerror or error}") from error
+    _append(report, "")  # can be written
+    for job, row in makers(todo):
+        rows[job.output] = {**row, "job": _identity(job), "time": round(time.time(), 1)}
+        _append(report, json.dumps(rows[job.output]) + "\n")
+        listener(job, row)
     lines = [json.dumps(row) for row in {**before, **rows}.values()]
     write_whole(report, "".join(line + "\n" for line in lines).encode("utf-8", "surrogateescape"))
     return rows
 
 
-def _told(job: Job) -> Row:
-    return {"output": job.output, "content": job.content, "style": list(job.style), "job": _identity(job)}
+def _append(report: Path, text: str) -> None:
+    try:
+        with open(report, "a", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(text)
+    except OSError as error:
+        raise StyleTransferError(f"{report}: can't be written: {error.strerror or error}") from error
 
 
 def _identity(job: Job) -> str:
@@ -384,18 +385,17 @@ def make(job: Job, stop: Callable[[], object] = lambda: False) -> Row:
 
     A run that was stopped before is gone on with. Nothing is raised: whatever goes wrong is told in the row.
     """
-    row: Row = {"output": job.output, "content": job.content, "style": list(job.style)}
     with _warnings() as said:
         try:
-            row |= {"status": "skipped"} if finished(job) else _made(job, stop)
+            row = job.row("skipped") if finished(job) else _made(job, stop)
         except StyleTransferError as error:
-            row |= {"status": "failed", "error": printable(str(error))}
+            row = job.row("failed", error=printable(str(error)))
         except Exception as error:  # one job must not end the others
-            row |= {"status": "failed", "error": printable(f"{type(error).__name__}: {error}")}
+            row = job.row("failed", error=printable(f"{type(error).__name__}: {error}"))
     return {**row, "warnings": said} if said else row
 
 
-def _made(job: Job, stop: Callable[[], object]) -> dict[str, Any]:
+def _made(job: Job, stop: Callable[[], object]) -> Row:
     from .pipeline import stylize
 
     target, state = Path(job.output), beside(Path(job.output))
@@ -412,14 +412,14 @@ def _made(job: Job, stop: Callable[[], object]) -> dict[str, Any]:
         state.unlink()  # of other settings, or damaged
         result = run(resume=False)
     if result.stopped == "callback":
-        return {"status": "stopped"}
+        return job.row("stopped")
     result.save(target)
     told = {"total": result.best.total, "content": result.best.content, "style": result.best.style}
-    outcome = {"status": "done"}
-    if result.stopped == "diverged":
-        outcome = {"status": "failed", "error": "the loss was no longer finite; the picture is the best before that"}
     made = {"seconds": round(result.seconds, 3), "iterations": result.iterations, "size": list(result.size)}
-    return {**outcome, **made, "loss": told, "stopped": result.stopped}
+    made |= {"loss": told, "stopped": result.stopped}
+    if result.stopped == "diverged":
+        return job.row("failed", error="the loss was no longer finite; the picture is the best before that", **made)
+    return job.row("done", **made)
 
 
 class _Collected(logging.Handler):
@@ -431,13 +431,12 @@ class _Collected(logging.Handler):
         self.lines.append(printable(record.getMessage()))
 
 
-class _warnings:  # noqa: N801
+@contextlib.contextmanager
+def _warnings() -> Iterator[list[str]]:
     """Collects the package's warnings of a block."""
-
-    def __enter__(self) -> list[str]:
-        self.handler = _Collected()
-        logging.getLogger(__package__).addHandler(self.handler)
-        return self.handler.lines
-
-    def __exit__(self, *_: object) -> None:
-        logging.getLogger(__package__).removeHandler(self.handler)
+    log, handler = logging.getLogger(__package__), _Collected()
+    log.addHandler(handler)
+    try:
+        yield handler.lines
+    finally:
+        log.removeHandler(handler)

@@ -272,11 +272,8 @@ def _verdict(result: "Result", target: Path, interrupted: int, resume: str) -> i
         width, height, _ = result.scales[-1]
         return complain(f"not enough memory any more for the finer scales; {target} is {width}×{height} enlarged", 1)
     if result.stopped == "time" and result.scales[-1][:2] != result.size:
-        log.info(
-            "the time was too short for %d×%d pixels; %s is {}×{} enlarged".format(*result.scales[-1][:2]),
-            *result.size,
-            target,
-        )
+        width, height, _ = result.scales[-1]
+        log.info("the time was too short for %d×%d pixels; %s is %d×%d enlarged", *result.size, target, width, height)
     if result.best_iteration < len(result.losses) - 1:
         log.info("the loss rose again at the end; the picture is that of iteration %d", result.best_iteration)
     return 0

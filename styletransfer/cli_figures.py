@@ -138,9 +138,9 @@ def reconstruct_command(
     kind: Annotated[
         bool, typer.Option("--content/--style", help="From the features of each layer, or from Gram matrices.")
     ] = True,
-    layers: Annotated[
-        str, typer.Option("--layers", metavar="LAYER...", help="The layers, in order.")
-    ] = "conv1_1,conv2_1,conv3_1,conv4_1,conv5_1",
+    layers: Annotated[str, typer.Option("--layers", metavar="LAYER...", help="The layers, in order.")] = ",".join(
+        Options.style_layers
+    ),
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The sheet.", show_default="IMAGE_content.png or _style.png")
     ] = None,

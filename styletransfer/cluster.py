@@ -70,15 +70,15 @@ def distributed(
 
 
 def _row(job: Job, future: Any) -> Row:
-    told: Row = {"output": job.output, "content": job.content, "style": list(job.style)}
     try:
         row, data = future.result()
     except Exception as error:  # its workers died, or it was cancelled
-        return {**told, "status": "failed", "error": " ".join(f"{type(error).__name__}: {error}".split())[:500]}
+        return job.row("failed", error=" ".join(f"{type(error).__name__}: {error}".split())[:500])
     if data is not None:
         write_whole(Path(job.output), data)
     # One that is skipped was made by a worker that was lost before it could tell.
-    return {**row, "output": job.output, "status": "done"} if row["status"] == "skipped" else row
+    made: Row = row | job.row("done" if row["status"] == "skipped" else row["status"])
+    return made
 
 
 def _files(job: Job) -> dict[str, bytes]:
@@ -101,9 +101,7 @@ def _remote(line: str, files: dict[str, bytes] | None) -> tuple[Row, bytes | Non
             output = Path(folder) / Path(job.output).name
             options = job.options.with_files(lambda path: here[path])
             sent = Job(here[job.content], tuple(here[s] for s in job.style), options, str(output))
-            row = make(placed(sent, _number()))
-            told = {**row, "output": job.output, "content": job.content, "style": list(job.style)}
-            return told, output.read_bytes() if output.exists() else None
+            return make(placed(sent, _number())), output.read_bytes() if output.exists() else None
 
 
 def _number() -> int:

@@ -34,6 +34,11 @@ class Cell:
     style: Styles
     options: Options
 
+    @property
+    def label(self) -> str:
+        """Of row and column."""
+        return " ".join(filter(None, (self.row, self.column)))
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -96,8 +101,7 @@ def made(
     """
     with tqdm(total=len(cells), unit="picture", disable=quiet or None, dynamic_ncols=True) as bar:
         for cell in cells:
-            label = " ".join(filter(None, (cell.row, cell.column)))
-            curve, start = Curve(label, [], []), time.monotonic()
+            curve, start = Curve(cell.label, [], []), time.monotonic()
 
             def listen(step: Step, curve: Curve = curve, start: float = start) -> object:
                 if step.iteration == 0:  # of another network, or in another size: no loss to compare with
@@ -174,8 +178,8 @@ def draw(
     results = list(made(cells, interrupted, quiet=quiet))
     pictures = {id(cell): result.image for cell, result, _ in results}
     rows = []
-    for row, group in itertools.groupby(cells, lambda cell: cell.row):
-        rows.append([(" ".join(filter(None, (row, cell.column))), pictures.get(id(cell))) for cell in group])
+    for _, group in itertools.groupby(cells, lambda cell: cell.row):
+        rows.append([(cell.label, pictures.get(id(cell))) for cell in group])
     if not pictures:
         return 0
     height = max(picture.height for picture in pictures.values())

@@ -96,9 +96,13 @@ class Picture:
         return to_tensor(self.rgb)
 
 
-def readable(path: Path) -> bool:
-    """Whether a file's name ends like that of a picture that can be read."""
-    return Image.registered_extensions().get(path.suffix.lower()) in _READABLE
+def in_folder(folder: Path) -> list[Path]:
+    """The pictures in a folder, told by their endings, by name. Raises `UsageError` if there is none."""
+    kinds = Image.registered_extensions()
+    found = [p for p in sorted(folder.iterdir()) if kinds.get(p.suffix.lower()) in _READABLE and p.is_file()]
+    if not found:
+        raise UsageError(f"{folder}: there is no picture in this folder")
+    return found
 
 
 def fitted(size: tuple[int, int], longer: int, shorter: int = 1, *, enlarge: bool = False) -> tuple[int, int]:

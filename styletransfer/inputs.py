@@ -141,10 +141,7 @@ def several(style: Styles) -> list[Source | Sequence[Source]]:
 def _pictures_of(source: Source | Sequence[Source]) -> Source | list[Source]:
     """A picture, or a list of those in a folder, by name."""
     if isinstance(source, str | os.PathLike) and os.path.isdir(source):
-        found = [path for path in sorted(Path(source).iterdir()) if images.readable(path) and path.is_file()]
-        if not found:
-            raise UsageError(f"{source}: there is no picture in this folder")
-        return list(found)
+        return list(images.in_folder(Path(source)))
     return source if isinstance(source, str | os.PathLike | Image.Image | Tensor) else list(source)
 
 

@@ -28,8 +28,8 @@ def local(jobs: Sequence[Job], count: int, stopped: Callable[[], object]) -> Ite
 
     Args:
         count: of processes. Cores are divided among them, and GPUs in turn.
-        stopped: asked twice a second; when it tells true the workers end where they are, and the jobs that were not
-            ended aren't yielded.
+        stopped: asked at least twice a second; when it tells true the workers end where they are, and the jobs that
+            were not ended aren't yielded.
     """
     waiting, ended = queue.SimpleQueue[Job | None](), queue.SimpleQueue[tuple[Job, Row] | None]()
     for job in jobs:
@@ -41,12 +41,12 @@ def local(jobs: Sequence[Job], count: int, stopped: Callable[[], object]) -> Ite
     alive = len(workers)
     try:
         while alive:
+            if stopped():
+                for worker in workers:
+                    worker.stop()
             try:
                 one = ended.get(timeout=0.5)
             except queue.Empty:
-                if stopped():
-                    for worker in workers:
-                        worker.stop()
                 continue
             if one is None:
                 alive -= 1
@@ -102,11 +102,10 @@ class _Worker(threading.Thread):
                     row: Row = json.loads(line)
                     return row
             code = self.process.wait()
-        row = {"output": job.output, "content": job.content, "style": list(job.style), "status": "stopped"}
-        if not self.stopping:
-            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            row |= {"status": "failed", "error": f"its process died {TRIES} times ({how}); is there enough memory?"}
-        return row
+        if self.stopping:
+            return job.row("stopped")
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return job.row("failed", error=f"its process died {TRIES} times ({how}); is there enough memory?")
 
 
 def _started(number: int, count: int) -> "subprocess.Popen[str]":
