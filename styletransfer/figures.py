@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont, ImageStat
+from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from . import __version__, images
@@ -81,11 +81,9 @@ def texture(style: Styles, size: tuple[int, int], options: Options) -> tuple[Ima
     Raises:
         UsageError, StyleTransferError: as `inputs.read`.
     """
-    first = read(Image.new("RGB", size), style, options).styles[0].rgb
-    colour = tuple(round(mean) for mean in ImageStat.Stat(first).mean)
-    own = max(first.size) / max(size) * options.style_scale
-    options = replace(options, alpha=0.0, init="noise", size=max(size), style_scale=own)
-    return Image.new("RGB", size, colour), options
+    first = read(Image.new("RGB", size), style, options).styles[0]
+    own = max(first.rgb.size) / max(size) * options.style_scale
+    return first.flat(size), replace(options, alpha=0.0, init="noise", size=max(size), style_scale=own)
 
 
 # --- pictures and sheets -------------------------------------------------------------------------------------------
@@ -120,7 +118,7 @@ def made(
 
 
 def sheet(rows: Sequence[Sequence[tuple[str, Image.Image | None]]], height: int | None = None) -> Image.Image:
-    """Rows of labelled pictures on white, each label below its picture; None leaves a place empty.
+    """Rows and columns of labelled pictures on white, each label below its picture; None leaves a place empty.
 
     Args:
         height: to which all are scaled; that of the highest if not given.
@@ -129,25 +127,26 @@ def sheet(rows: Sequence[Sequence[tuple[str, Image.Image | None]]], height: int 
     present = [picture for row in rows for _, picture in row if picture]
     height = height or max(picture.height for picture in present)
     usual = max(round(picture.width * height / picture.height) for picture in present)
-    placed: list[tuple[int, int, str, Image.Image | None]] = []
-    y = width = 0
+    widths: dict[int, int] = {}  # of columns
     for row in rows:
-        x = 0
-        for label, picture in row:
-            if picture and picture.height != height:
-                across = round(picture.width * height / picture.height)
-                picture = picture.resize((across, height), Image.Resampling.LANCZOS)
-            placed.append((x, y, label, picture))
+        for column, (label, picture) in enumerate(row):
+            across = round(picture.width * height / picture.height) if picture else usual
             # A label wider than its picture would run into the next one.
-            x += max(picture.width if picture else usual, round(font.getlength(label)) + 2) + GAP
-        width = max(width, x - GAP)
-        y += height + GAP + (_LINE if any(label for label, _ in row) else 0)
-    drawn = Image.new("RGB", (width, y - GAP), "white")
-    pen = ImageDraw.Draw(drawn)
-    for x, y, label, picture in placed:
-        if picture:
-            drawn.paste(picture.convert("RGB"), (x, y))
-        pen.text((x + 2, y + height + 3), label, "black", font)
+            widths[column] = max(widths.get(column, 0), across, round(font.getlength(label)) + 2)
+    heights = [height + (_LINE if any(label for label, _ in row) else 0) for row in rows]
+    drawn = Image.new(
+        "RGB", (sum(widths.values()) + GAP * (len(widths) - 1), sum(heights) + GAP * (len(rows) - 1)), "white"
+    )
+    pen, y = ImageDraw.Draw(drawn), 0
+    for row, down in zip(rows, heights, strict=True):
+        x = 0
+        for column, (label, picture) in enumerate(row):
+            if picture:
+                across = round(picture.width * height / picture.height)
+                drawn.paste(picture.convert("RGB").resize((across, height), Image.Resampling.LANCZOS), (x, y))
+            pen.text((x + 2, y + height + 3), label, "black", font)
+            x += widths[column] + GAP
+        y += down + GAP
     return drawn
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageCms, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageStat, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from .errors import StyleTransferError, UsageError
@@ -31,6 +31,8 @@ from .options import Options
 
 log = logging.getLogger(__name__)
 
+#: What stands for the name of a picture that is no file.
+UNNAMED = "image"
 #: Output endings and Pillow's names of their formats.
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
 #: Formats that are read, where Pillow has them. Not what starts a program (EPS), opens a picture of any format within
@@ -73,12 +75,17 @@ class Picture:
     Attributes:
         rgb: Pillow image in mode RGB, sRGB. Where the file is wholly transparent: white.
         alpha: Pillow image in mode L, or None when the picture is opaque.
-        name: file name without folders, or "image" when it wasn't read from a file.
+        name: file name without folders, or `UNNAMED` when it wasn't read from a file.
     """
 
     rgb: Image.Image
     alpha: Image.Image | None = None
-    name: str = "image"
+    name: str = UNNAMED
+
+    def flat(self, size: tuple[int, int]) -> Image.Image:
+        """A picture (width, height) of nothing but the mean colour."""
+        red, green, blue = (round(mean) for mean in ImageStat.Stat(self.rgb).mean)
+        return Image.new("RGB", size, (red, green, blue))
 
     def resized(self, size: tuple[int, int]) -> "Picture":
         """The same at another (width, height)."""

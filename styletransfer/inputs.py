@@ -100,7 +100,7 @@ def again(picture: str | os.PathLike[str], **changes: Any) -> tuple[Source, Styl
     """Content, styles and options of a picture, for `stylize`, as they are embedded in it, with changes.
 
     ``stylize(*again("picture.png", size=2048))`` makes it anew, larger. Pictures hold their inputs' names without
-    folders; the files are looked for beside the picture and in the current folder.
+    folders; the files are looked for beside the picture and in the current folder. A texture needs its style only.
 
     Args:
         changes: other settings, and ``content`` or ``style`` if their files are elsewhere.
@@ -123,10 +123,14 @@ def again(picture: str | os.PathLike[str], **changes: Any) -> tuple[Source, Styl
                 return str(folder / plain)
         raise UsageError(f"{path} was made from {plain}, which is neither beside it nor in the current folder")
 
-    content = changes.pop("content", None) or found(told["content"])
-    style = changes.pop("style", None) or found(told["style"])
+    content, style = (changes.pop(name, None) for name in ("content", "style"))
+    style = style or found(told["style"])
     options = Options.told({name: value for name, value in told.items() if name not in changes}).with_files(found)
-    return content, style, replace(options, **changes)
+    options = replace(options, **changes)
+    if not content and told["content"] == images.UNNAMED and not options.alpha:  # as `figures.texture` makes it
+        size = images.fitted(images.read(path, options.max_pixels).rgb.size, options.size, enlarge=True)
+        content = read(Image.new("RGB", size), style, options).styles[0].flat(size)
+    return content or found(told["content"]), style, options
 
 
 def several(style: Styles) -> list[Source | Sequence[Source]]:

@@ -42,7 +42,7 @@ STARTS = ("content", "style", "noise")
 #: What stands for a style's mask when all of the picture counts.
 WHOLE = "-"
 #: Steps of the optimisers that don't find their own, in values 0…1, if none is given.
-LEARNING_RATES = {"adam": 0.02, "rmsprop": 0.01, "adagrad": 0.1, "sgd": 0.02}
+LEARNING_RATES = {"adam": 0.05, "rmsprop": 0.005, "adagrad": 0.1, "sgd": 0.02}
 PresetName = Literal["paper", "fast", "quality", "print"]
 #: Settings that go together.
 PRESETS: dict[PresetName, dict[str, Any]] = {
@@ -70,10 +70,12 @@ class Options:
         1e3, "Style weight: with 1e4 all is style, with 10 nearly all photo. Only alpha/beta counts.", minimum=0
     )
     content_layers: tuple[str, ...] = _style(
-        ("conv4_2",), "Content layer, NAME or NAME=WEIGHT; repeatable.", flag="--content-layer"
+        ("conv4_2",), "Content layer, NAME or NAME=WEIGHT; several with commas between.", flag="--content-layer"
     )
     style_layers: tuple[str, ...] = _style(
-        _PAPERS_STYLE_LAYERS, "Style layer, NAME or NAME=WEIGHT; repeatable.", flag="--style-layer"
+        _PAPERS_STYLE_LAYERS,
+        "Style layer, NAME or NAME=WEIGHT; several with commas between.",
+        flag="--style-layer",
     )
     pooling: Literal["avg", "max", "l2"] = _style("avg", "Pooling of the network; the paper's choice is avg.")
     style_scale: float = _common(
@@ -264,10 +266,12 @@ def _check_number(name: str, value: str, *words: str, least: int) -> None:
 def layer_weights(specs: Sequence[str]) -> dict[str, float]:
     """Reads ``["conv1_1", "relu2_1=2"]`` as ``{"conv1_1": 1/3, "conv2_1": 2/3}``: weights relative, sum 1.
 
+    ``"conv1_1,relu2_1=2"`` is the same, so that several values of an option can be several sets of layers.
+
     Raises `UsageError` for an unknown layer, a repeated one, or weights that aren't positive numbers.
     """
     weights: dict[str, float] = {}
-    for spec in (specs,) if isinstance(specs, str) else specs:
+    for spec in filter(None, ",".join([specs] if isinstance(specs, str) else specs).replace(" ", "").split(",")):
         name, _, number = spec.partition("=")
         layer = name.replace("relu", "conv", 1)
         if layer not in LAYERS:

@@ -35,19 +35,21 @@ def test_a_sheet_has_every_picture_in_its_place() -> None:
 def test_a_sweep_is_the_single_pictures_side_by_side(
     content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = shlex.split("--iterations 4 --ratio 1e-3 1e-1 --content-layer conv2_2 conv3_2 conv4_2 -o grid.png -q")
+    swept = "--ratio 1e-3 1e-1 --content-layer conv2_2 conv3_2,conv1_1=2 conv4_2"
+    options = shlex.split(f"{swept} --iterations 4 -o grid.png -q")
     assert run("sweep", content_path, style_path, *LITE, *options, capsys=capsys) == (0, "grid.png\n", "")
     drawn = np.asarray(Image.open("grid.png"))
     told = images.read_settings(Path("grid.png"))["figure"]
     assert [(cell["row"], cell["column"]) for cell in told] == [
         (f"content-layer {layer}", f"ratio {ratio}")
-        for layer in ("conv2_2", "conv3_2", "conv4_2")
+        for layer in ("conv2_2", "conv3_2,conv1_1=2", "conv4_2")
         for ratio in ("1e-3", "1e-1")
     ]
     height = 64 + figures.GAP + figures.LETTERS + 8
     places = set()
-    for number, (layer, beta) in enumerate((x, y) for x in ("conv2_2", "conv3_2", "conv4_2") for y in (1e3, 10.0)):
-        alone = stylize(content_path, style_path, model="vgg19-lite", iterations=4, beta=beta, content_layers=(layer,))
+    sets = [("conv2_2",), ("conv3_2", "conv1_1=2"), ("conv4_2",)]
+    for number, (layers, beta) in enumerate((x, y) for x in sets for y in (1e3, 10.0)):
+        alone = stylize(content_path, style_path, model="vgg19-lite", iterations=4, beta=beta, content_layers=layers)
         wanted, top = np.asarray(alone.image), number // 2 * height
         found = [x for x in range(drawn.shape[1] - 79) if (drawn[top : top + 64, x : x + 80] == wanted).all()]
         assert len(found) == 1
@@ -58,7 +60,7 @@ def test_a_sweep_is_the_single_pictures_side_by_side(
 def test_a_sweep_over_one_option_shows_the_inputs_and_its_curves(
     content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = "--optimizer lbfgs adam sgd --iterations 6 --curves curves.svg -q"
+    options = "--optimizer lbfgs adam sgd --iterations 30 --curves curves.svg -q"
     for name in ("a.png", "b.png"):
         sweep = ("sweep", content_path, style_path, *LITE, *shlex.split(options), "-o", name)
         assert run(*sweep, capsys=capsys) == (0, f"{name}\n", "")
@@ -158,6 +160,12 @@ def test_a_texture_has_any_size_and_the_styles_statistics(
     for layer in made:
         difference = (gram_matrix(made[layer]) - gram_matrix(wanted[layer])).norm()
         assert difference < 0.1 * gram_matrix(wanted[layer]).norm()
+    (here / style_path.name).write_bytes(style_path.read_bytes())
+    assert run("again", "texture.png", "-q", capsys=capsys) == (0, "texture_again.png\n", "")
+    assert (here / "texture_again.png").read_bytes() == (here / "texture.png").read_bytes()
+    larger = ("--size", "140", "--iterations", "5", "-q", "-o", "larger.png")
+    assert run("again", "texture.png", *larger, capsys=capsys) == (0, "larger.png\n", "")
+    assert Image.open("larger.png").size == (140, 100)
     code, _, err = run("texture", style_path, "--size", "wide", *LITE, capsys=capsys)
     assert code == 2 and "1024x768" in err
     code, _, err = run("texture", style_path, "--size", "0x50", *LITE, capsys=capsys)

@@ -23,6 +23,14 @@ def test_layer_weights_are_relative_and_sum_to_one() -> None:
         "conv2_1": 2 / 8,
         "conv5_1": 5 / 8,
     }
+    assert (
+        layer_weights("conv1_1,relu2_1=3")
+        == layer_weights(("conv1_1", "conv2_1=3"))
+        == {
+            "conv1_1": 1 / 4,
+            "conv2_1": 3 / 4,
+        }
+    )
 
 
 @pytest.mark.parametrize(
@@ -54,7 +62,9 @@ def test_layer_weights_are_relative_and_sum_to_one() -> None:
         ({"style_layers": ("conv1_1=0",)}, "positive"),
         ({"style_layers": ("conv1_1=x",)}, "positive"),
         ({"style_layers": ("conv1_1", "relu1_1")}, "twice"),
-        ({"content_layers": ()}, "no layer"),
+        ({"style_layers": ("conv1_1,conv1_1",)}, "twice"),
+        ({"style_layers": (",",)}, "no layer is given"),
+        ({"content_layers": ()}, "no layer is given"),
     ],
 )
 def test_what_cant_be_meant_is_refused_by_name(setting: dict[str, object], named: str) -> None:
