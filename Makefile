@@ -41,7 +41,7 @@ lint: $(READY)
 weights: $(READY)
 	$(BIN)/styletransfer weights fetch
 
-# The figures of the README and of docs/, some ten minutes; only some with ARGS='ratios colors'.
+# The figures of the README and of docs/, a quarter of an hour; only some with ARGS='ratios colors'.
 figures: $(READY)
 	$(BIN)/python docs/figures.py $(ARGS)
 

@@ -1,4 +1,4 @@
-"""Draws the figures of the README and of docs/: `make figures` (about ten minutes on four cores), or some of them:
+"""Draws the figures of the README and of docs/: `make figures` (about a quarter of an hour on four cores), or some of them:
 `make figures ARGS='ratios colors'`."""
 
 import sys
@@ -173,9 +173,9 @@ def regularisers() -> None:
 
 
 def presets() -> None:
-    """What the presets make that need nothing but the bundled network."""
+    """What the presets make, all but the large print, with the bundled network."""
     pictures = [("", load("chelsea.jpg"))]
-    for name in ("fast", "quality"):
+    for name in ("paper", "fast", "quality"):
         options = Options(**{**PRESETS[name], "model": "vgg19-lite"})
         result = stylize(EXAMPLES / "chelsea.jpg", EXAMPLES / "woodblock.jpg", options, enlarge=True)
         print(f"--preset {name}: {result.seconds:.0f} s")
