@@ -1,4 +1,4 @@
-"""Draws the figures of the README and of docs/: `make figures` (about a quarter of an hour on four cores), or some of them:
+"""Draws the figures of the README and of docs/: `make figures` (some 15 minutes on four cores), or some of them:
 `make figures ARGS='ratios colors'`."""
 
 import sys
@@ -167,7 +167,7 @@ def regularisers() -> None:
     """Total variation, L1 and L2 of the change, noise in what the network sees."""
     rows = [row(SMALL, {}, {"tv": 100}, {"tv": 1000}), row(SMALL, {"l1": 100}, {"l1": 1000}, {"l2": 10000})]
     adam = replace(SMALL, optimizer="adam")
-    rows.append(row(adam, {}, {"jitter": 0.05}, {"jitter": 0.2}))
+    rows.append(row(adam, {}, {"jitter": 0.05}, {"jitter": 0.1}))
     rows[2][0] = ("--optimizer adam", rows[2][0][1])
     save("controls-regularisers.jpg", rows)
 
@@ -181,6 +181,12 @@ def presets() -> None:
         print(f"--preset {name}: {result.seconds:.0f} s")
         pictures.append((f"--preset {name}, {result.size[0]}x{result.size[1]}", result.image))
     save("controls-presets.jpg", [pictures], 400)
+
+
+def sizes() -> None:
+    """A picture larger than the strokes that the network sees, from one size and from several."""
+    options = replace(OPTIONS, size=1024, enlarge=True, iterations=200)
+    save("controls-scales.jpg", [row(options, *({"scales": number} for number in ("1", "2", "3")))], 480)
 
 
 def progress() -> None:
@@ -247,7 +253,7 @@ def photographs() -> None:
 
 
 DRAWN = (
-    *(overview, ratios, content_layers, colors, regions, blends, strokes, starts, regularisers, progress),
+    *(overview, ratios, content_layers, colors, regions, blends, strokes, starts, regularisers, sizes, progress),
     *(reconstructions, optimisers, photographs, textures, presets),
 )
 

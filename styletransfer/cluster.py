@@ -24,8 +24,8 @@ def distributed(
 ) -> Iterator[tuple[Job, Row]]:
     """Makes the pictures on the workers of a scheduler, and yields each job with its row as it ends.
 
-    A job whose worker is lost is done anew by another one; at the fourth such loss (Dask's
-    `distributed.scheduler.allowed-failures`) it is given up.
+    A job whose worker is lost is done anew by another one; it is given up after more such losses than the scheduler's
+    `distributed.scheduler.allowed-failures`.
 
     Args:
         address: of the scheduler, as tcp://10.0.0.1:8786.

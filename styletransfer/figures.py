@@ -118,7 +118,7 @@ def made(
 
 
 def sheet(rows: Sequence[Sequence[tuple[str, Image.Image | None]]], height: int | None = None) -> Image.Image:
-    """Rows and columns of labelled pictures on white, each label below its picture; None leaves a place empty.
+    """Rows of labelled pictures on white, each label below its picture; None leaves a place empty.
 
     Args:
         height: to which all are scaled; that of the highest if not given.
@@ -127,26 +127,28 @@ def sheet(rows: Sequence[Sequence[tuple[str, Image.Image | None]]], height: int 
     present = [picture for row in rows for _, picture in row if picture]
     height = height or max(picture.height for picture in present)
     usual = max(round(picture.width * height / picture.height) for picture in present)
-    widths: dict[int, int] = {}  # of columns
+    labels: dict[int, int] = {}  # how wide the widest in each column is: it would run into the next one
     for row in rows:
-        for column, (label, picture) in enumerate(row):
-            across = round(picture.width * height / picture.height) if picture else usual
-            # A label wider than its picture would run into the next one.
-            widths[column] = max(widths.get(column, 0), across, round(font.getlength(label)) + 2)
-    heights = [height + (_LINE if any(label for label, _ in row) else 0) for row in rows]
-    drawn = Image.new(
-        "RGB", (sum(widths.values()) + GAP * (len(widths) - 1), sum(heights) + GAP * (len(rows) - 1)), "white"
-    )
-    pen, y = ImageDraw.Draw(drawn), 0
-    for row, down in zip(rows, heights, strict=True):
+        for column, (label, _) in enumerate(row):
+            labels[column] = max(labels.get(column, 0), round(font.getlength(label)) + 2)
+    placed: list[tuple[int, int, str, Image.Image | None]] = []
+    y = width = 0
+    for row in rows:
         x = 0
         for column, (label, picture) in enumerate(row):
-            if picture:
+            if picture and picture.height != height:
                 across = round(picture.width * height / picture.height)
-                drawn.paste(picture.convert("RGB").resize((across, height), Image.Resampling.LANCZOS), (x, y))
-            pen.text((x + 2, y + height + 3), label, "black", font)
-            x += widths[column] + GAP
-        y += down + GAP
+                picture = picture.resize((across, height), Image.Resampling.LANCZOS)
+            placed.append((x, y, label, picture))
+            x += max(picture.width if picture else usual, labels[column]) + GAP
+        width = max(width, x - GAP)
+        y += height + GAP + (_LINE if any(label for label, _ in row) else 0)
+    drawn = Image.new("RGB", (width, y - GAP), "white")
+    pen = ImageDraw.Draw(drawn)
+    for x, y, label, picture in placed:
+        if picture:
+            drawn.paste(picture.convert("RGB"), (x, y))
+        pen.text((x + 2, y + height + 3), label, "black", font)
     return drawn
 
 

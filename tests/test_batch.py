@@ -227,9 +227,11 @@ def kill_once(parent: int) -> bool:
     return False
 
 
-def test_a_job_that_always_kills_its_process_is_given_up(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def poison(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A picture whose reading kills every process that is started from now on."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(pictures), *os.environ.get("PYTHONPATH", "").split(":")]))
-    # Imported at the start of every Python: a process that is asked for the picture 1.png dies.
+    # Imported at the start of every Python.
     (pictures / "sitecustomize.py").write_text(
         "import os, sys\n"
         "def watch(event, arguments):\n"
@@ -237,9 +239,12 @@ def test_a_job_that_always_kills_its_process_is_given_up(pictures: Path, monkeyp
         "        os.kill(os.getpid(), 9)\n"
         "sys.addaudithook(watch)\n"
     )
-    shutil.copy("photos/a.png", "photos/poison.png")
+    return Path(shutil.copy("photos/a.png", "photos/poison.png"))
+
+
+def test_a_job_that_always_kills_its_process_is_given_up(poison: Path, pictures: Path) -> None:
     good, bad = jobs_of(pictures, 2)
-    bad = Job("photos/poison.png", bad.style, bad.options, bad.output, "bad")
+    bad = Job(str(poison), bad.style, bad.options, bad.output, "bad")
     found = {job.where: row for job, row in workers.local([bad, good], 1, lambda: False)}
     assert found["bad"]["status"] == "failed" and "died 3 times (SIGKILL)" in str(found["bad"]["error"])
     assert found["0"]["status"] == "done"
@@ -299,60 +304,25 @@ def test_the_gallery_is_one_page_with_everything_in_it(pictures: Path) -> None:
 
 @pytest.fixture
 def cluster(pictures: Path) -> Iterator[tuple[str, list["subprocess.Popen[bytes]"]]]:
-    """A scheduler and two workers in processes of their own."""
+    """A scheduler's address, it and two workers in processes of their own."""
     pytest.importorskip("distributed", reason="needs the extra 'cluster'")
-    environment = {**os.environ, "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "10s"}
-    scheduler_file = pictures / "scheduler.json"
-    common = ["--scheduler-file", str(scheduler_file)]
-    dask = [sys.executable, "-m", "distributed.cli"]
-    program = "from distributed.cli.{0} import main; main()"
-    started = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                program.format("dask_scheduler"),
-                *common,
-                "--host",
-                "127.0.0.1",
-                "--port",
-                "0",
-                "--no-dashboard",
-            ],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-    ]
-    assert dask
-    for _ in range(2):
-        started.append(
-            subprocess.Popen(
-                [
-                    sys.executable,
-                    "-c",
-                    program.format("dask_worker"),
-                    *common,
-                    "--nthreads",
-                    "1",
-                    "--host",
-                    "127.0.0.1",
-                    "--no-dashboard",
-                    "--local-directory",
-                    str(pictures / "scratch"),
-                ],
-                env=environment,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        )
+    settings = {"WORKER_TTL": "10s", "ALLOWED_FAILURES": "2"}
+    environment = {**os.environ, **{f"DASK_DISTRIBUTED__SCHEDULER__{name}": value for name, value in settings.items()}}
+    file = pictures / "scheduler.json"
+
+    def start(what: str, *options: str) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-m", "dask", what, "--scheduler-file", str(file), "--host", "127.0.0.1"]
+        output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen([*command, "--no-dashboard", *options], env=environment, **output)
+
+    started = [start("scheduler", "--port", "0")]
+    started += [start("worker", "--nthreads", "1", "--local-directory", str(pictures / "scratch")) for _ in range(2)]
     deadline = time.monotonic() + 60
-    while not scheduler_file.exists() or not scheduler_file.read_text():
+    while not file.exists() or not file.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.1)
     try:
-        yield json.loads(scheduler_file.read_text())["address"], started
+        yield json.loads(file.read_text())["address"], started
     finally:
         for process in reversed(started):
             process.terminate()
@@ -389,6 +359,19 @@ def test_a_cluster_makes_the_same_pictures_even_when_a_worker_dies(
     for path in Path("here").glob("*.png"):
         for other in ("there", "sent"):
             assert (Path(other) / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_job_that_always_kills_its_dask_worker_is_given_up(
+    poison: Path, cluster: tuple[str, list["subprocess.Popen[bytes]"]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    address, _ = cluster
+    command = ("batch", "photos", "--styles", "paintings/x.png", "-o", "out", "-q", "--scheduler", address)
+    code, out, err = run(*command, *shlex.split(QUICK), capsys=capsys)
+    assert (code, sorted(out.split())) == (1, [f"out/{name}_x.png" for name in "abc"])
+    failed = [line for line in err.splitlines() if "out/poison_x.png: " in line]
+    assert len(failed) == 1 and "KilledWorker" in failed[0]
+    told = {str(row["output"]): row["status"] for row in rows(Path("out"))}
+    assert told == {**{f"out/{name}_x.png": "done" for name in "abc"}, "out/poison_x.png": "failed"}
 
 
 def test_without_a_scheduler_one_line_says_so(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
