@@ -56,8 +56,10 @@ def overview() -> None:
     pairs = [("astronaut.jpg", "swirls.jpg"), ("chelsea.jpg", "mosaic.jpg"), ("coffee.jpg", "woodblock.jpg")]
     rows = []
     for content, style in pairs:
-        result = stylize(EXAMPLES / content, EXAMPLES / style, OPTIONS, size=640).image
-        rows.append([("", load(content)), ("", load(style)), ("", result)])
+        photograph = ImageOps.fit(load(content), (600, 400), centering=(0.5, 0.1))
+        painting = ImageOps.fit(load(style), (500, 400))
+        result = stylize(photograph, EXAMPLES / style, OPTIONS, size=640).image
+        rows.append([("", photograph), ("", painting), ("", result)])
     save("overview.jpg", rows, 320, quality=90)
 
 
