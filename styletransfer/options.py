@@ -42,7 +42,7 @@ STARTS = ("content", "style", "noise")
 #: What stands for a style's mask when all of the picture counts.
 WHOLE = "-"
 #: Steps of the optimisers that don't find their own, in values 0…1, if none is given.
-LEARNING_RATES = {"adam": 0.05, "rmsprop": 0.005, "adagrad": 0.1, "sgd": 0.02}
+LEARNING_RATES = {"adam": 0.03, "rmsprop": 0.005, "adagrad": 0.1, "sgd": 0.02}
 PresetName = Literal["paper", "fast", "quality", "print"]
 #: Settings that go together.
 PRESETS: dict[PresetName, dict[str, Any]] = {
