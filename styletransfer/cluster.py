@@ -34,13 +34,16 @@ def distributed(
             file system that they share.
 
     Raises:
-        UsageError: Dask isn't installed.
+        UsageError: Dask isn't installed, or it wasn't told its keys.
         StyleTransferError: there is no scheduler, or it is gone.
     """
     try:
-        from distributed import Client, as_completed
+        from distributed import Client, Security, as_completed
     except ImportError as error:
         raise UsageError("--scheduler needs Dask: pip install 'styletransfer[cluster]'") from error
+    if address.startswith("tls:") and not Security().get_connection_args("client").get("ssl_context"):
+        names = ", ".join(f"DASK_DISTRIBUTED__COMM__TLS__{name}" for name in ("CA_FILE", "CLIENT__CERT", "CLIENT__KEY"))
+        raise UsageError(f"{address} needs the names of its keys' files in {names}")
     try:
         client = Client(address, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:

@@ -380,6 +380,8 @@ def test_without_a_scheduler_one_line_says_so(pictures: Path, monkeypatch: pytes
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines()[-1].startswith("styletransfer: there is no Dask scheduler at tcp://127.0.0.1:9")
+    done = subprocess.run([*command[:-1], "tls://127.0.0.1:9"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1) and "TLS__CA_FILE" in done.stderr
 
 
 def test_pairs_that_dont_match(pictures: Path) -> None:
