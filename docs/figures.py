@@ -2,6 +2,7 @@
 `make figures ARGS='ratios colors'`."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,7 +27,9 @@ SMALL = replace(OPTIONS, size=320, iterations=200)
 Labelled = tuple[str, Image.Image]
 
 
-def save(name: str, rows: list[list[Labelled]], height: int = 256, quality: int = 80) -> None:
+def save(
+    name: str, rows: Sequence[Sequence[tuple[str, Image.Image | None]]], height: int = 256, quality: int = 80
+) -> None:
     path = FIGURES / name
     path.parent.mkdir(exist_ok=True)
     sheet(rows, height).save(path, quality=quality)
@@ -244,6 +247,17 @@ def optimisers() -> None:
     save("optimisers.jpg", [[(cell.column, result.image) for cell, result, _ in results]])
 
 
+def painters() -> None:
+    """Five paintings over one photograph."""
+    photograph = ImageOps.fit(load("chelsea.jpg"), (600, 400))
+    above: list[Labelled] = [("content", photograph)]
+    below: list[tuple[str, Image.Image | None]] = [("", None)]
+    for name in ("swirls", "mosaic", "woodblock", "ink", "points"):
+        above.append((name, ImageOps.fit(load(f"{name}.jpg"), photograph.size)))
+        below.append(("", stylize(photograph, EXAMPLES / f"{name}.jpg", OPTIONS).image))
+    save("painters.jpg", [above, below], 200)
+
+
 def photographs() -> None:
     """A photograph as the style: another time of day."""
     pairs = [("rocket.jpg", "hubble.jpg"), ("coffee.jpg", "rocket.jpg")]
@@ -256,7 +270,7 @@ def photographs() -> None:
 
 DRAWN = (
     *(overview, ratios, content_layers, colors, regions, blends, strokes, starts, regularisers, sizes, progress),
-    *(reconstructions, optimisers, photographs, textures, presets),
+    *(reconstructions, optimisers, painters, photographs, textures, presets),
 )
 
 if __name__ == "__main__":

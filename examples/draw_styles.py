@@ -1,4 +1,4 @@
-"""Draw the style pictures of this folder: ``python examples/draw_styles.py [swirls] [mosaic] [woodblock] [ink]``.
+"""Draw the style pictures of this folder: ``python examples/draw_styles.py``, or some, by name.
 
 Each picture is made from nothing but geometry and seeded random numbers, so that running this script again draws
 the very same pictures.  They are meant as *style* inputs: plenty of texture at every scale from two pixels to a
@@ -803,10 +803,112 @@ def ink() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------
+# points: a riverside in the sun, of dots of pure colours that mix in the eye
+# ---------------------------------------------------------------------------------------------------------------
+
+POINTS_SIZE = 1024, 768
+CANVAS = (226, 210, 172)
+#: The dots' colours of each part of the picture, dark to light; complements among them, as the pointillists had it.
+DOTS = {
+    "sky": palette("6f8fd0", "f0a58c", "8fb4e6", "b9d3ee", "f7d3a6", "dfe9ea", "fbeec2"),
+    "bank": palette("1d2f6e", "2c5a4a", "5a3f86", "3f7f4e", "c0563a", "86a94a", "e2c65a"),
+    "water": palette("142a74", "5a3a8c", "1f57a6", "e08a3c", "3f86c8", "8fc3dc", "f4ecc8"),
+    "meadow": palette("1f5a3a", "c8502c", "4f9440", "8dbb3e", "f0a23c", "cfd84a", "f8e860"),
+    "shade": palette("151f58", "3f2a78", "1c4c5c", "b0402f", "2f7446", "5a9a44", "c8b83e"),
+    "leaves": palette("0f2a3c", "1a4f38", "8c2f4a", "2f7c3a", "6fa838", "d8862c", "dcd24c"),
+    "trunk": palette("1c1438", "4a2348", "7a3a2c", "a85a2c", "d89a4c"),
+    "red": palette("5c1238", "a81f2c", "d83a24", "f0702c", "f8b468"),
+    "white": palette("6a7ac0", "b8bce0", "f4d8b8", "fbf4e0", "fffdf2"),
+}
+
+
+def oval(x: Array, y: Array, centre: tuple[float, float], radii: tuple[float, float]) -> Array:
+    """Distance from the middle of an ellipse, 1 on its outline."""
+    return np.hypot((x - centre[0]) / radii[0], (y - centre[1]) / radii[1])
+
+
+def riverside(x: Array, y: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Which part of the picture every pixel belongs to, as its number in ``DOTS``, and how light it is, 0 to 1."""
+    parts, light = list(DOTS), 0.25 + y / 400
+    part = np.zeros(x.shape, dtype=int)
+    height, width = x.shape
+    ragged = noise(width, height, 22 * SCALE, rng)
+
+    def put(name: str, where: Array, brightness: Array | float) -> None:
+        part[where] = parts.index(name)
+        light[where] = np.broadcast_to(brightness, x.shape)[where]
+
+    put("bank", y > 235 - 26 * np.sin(x / 95) - 14 * ragged, 0.2 + (y - 200) / 260 + 0.1 * ragged)
+    put("water", y > 296 + 2 * ragged, 0.35 + 0.25 * np.sin(y / 5 + 1.5 * ragged) + (y - 296) / 1400)
+    shore = x - 700 + 1.15 * (y - 300) + 22 * np.sin(y / 60) + 5 * ragged
+    put("meadow", (y > 300) & (shore > 0), 0.62 + 0.13 * ragged)
+    for centre, radii in (((690, 640), (330, 62)), ((930, 420), (250, 40)), ((330, 745), (210, 34))):
+        put("shade", (shore > 0) & (oval(x, y, centre, radii) + 0.09 * ragged < 1), 0.4 + 0.12 * ragged)
+    for boat_x, boat_y, size in ((190, 380, 1.0), (380, 330, 0.6), (70, 520, 1.5)):
+        left, down = (x - boat_x) / size, (y - boat_y) / size
+        put("white", (left > 0) & (down < 0) & (left < 42 + 0.45 * down), 0.75 - left / 120)
+        put("red", (np.abs(left - 8) < 40 - down) & (down > 2) & (down < 13), 0.5 - down / 40)
+    for foot, top, wide in (((845, 650), 150, 19), ((560, 470), 190, 10)):
+        stem = wide * (1 + 0.5 * np.clip((y - foot[1] + 60) / 60, 0, 1))
+        inside = (np.abs(x - foot[0] - 8 * np.sin(y / 70)) < stem) & (y > top) & (y < foot[1])
+        put("trunk", inside, 0.5 - (x - foot[0]) / (2.4 * wide))
+    for centre, radii in (
+        *(((845, 120), (215, 120)), ((700, 190), (110, 62)), ((985, 215), (110, 80))),
+        *(((560, 205), (85, 52)), ((520, 160), (60, 50))),
+    ):
+        inside = oval(x, y, centre, radii)
+        lit = 0.5 - ((x - centre[0]) / radii[0] + (y - centre[1]) / radii[1]) / 3.2 + 0.13 * ragged
+        put("leaves", inside + 0.1 * ragged < 1, lit)
+    for place_x, place_y, size, dress in ((640, 600, 1.0, "red"), (745, 560, 0.85, "white"), (470, 690, 1.15, "white")):
+        left, down = (x - place_x) / size, (y - place_y) / size
+        put(dress, (np.abs(left) < 9 + 0.22 * (down + 70)) & (down > -70) & (down < 30), 0.55 - left / 60)
+        put("trunk", oval(left, down, (0, -80), (9, 12)) < 1, 0.7)
+        put("red", (oval(left, down, (6, -92), (44, 30)) < 1) & (down < -92), 0.6 - left / 90)
+    return part, np.clip(light, 0, 1)
+
+
+def dot(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, colour: Sequence[float]) -> None:
+    """A round dab."""
+    draw.ellipse((x - radius, y - radius, x + radius, y + radius), tuple(int(c) for c in colour))
+
+
+def points() -> None:
+    """Set dots of pure colours beside and over each other, the last ones smaller."""
+    rng = np.random.default_rng(7)
+    width, height = POINTS_SIZE[0] * SCALE, POINTS_SIZE[1] * SCALE
+    y, x = np.mgrid[0:height, 0:width] / SCALE
+    part, light = riverside(x, y, rng)
+    canvas, thickness = Image.new("RGB", (width, height), CANVAS), Image.new("RGB", (width, height))
+    draw, raise_ = ImageDraw.Draw(canvas), ImageDraw.Draw(thickness)
+    paints = list(DOTS.values())
+    for radius, pitch in ((4.2, 5.0), (3.4, 5.2), (2.6, 5.6)):
+        pitch *= SCALE
+        rows, columns = np.mgrid[0 : height / pitch, 0 : width / pitch]
+        spots = (np.stack([columns, rows], axis=-1).reshape(-1, 2) + rng.uniform(0, 1, (rows.size, 2))) * pitch
+        for spot_x, spot_y in rng.permutation(spots):
+            place = min(int(spot_y), height - 1), min(int(spot_x), width - 1)
+            colours = paints[part[place]]
+            tone = light[place] + 0.2 * rng.standard_normal()
+            colour = colours[int(np.clip(tone * len(colours), 0, len(colours) - 1))]
+            colour = np.clip(colour * (1 + 0.06 * rng.standard_normal()) + 5 * rng.standard_normal(3), 0, 255)
+            size = radius * SCALE * rng.uniform(0.8, 1.15)
+            dot(draw, spot_x, spot_y, size, colour)
+            dot(raise_, spot_x, spot_y, size, [rng.uniform(60, 255)] * 3)
+    light = relief(blur(np.asarray(thickness, dtype=float)[..., 0], 1.5), 0.02)
+    save(light_up(np.asarray(canvas, dtype=float), light, 0.22), "points")
+
+
+# ---------------------------------------------------------------------------------------------------------------
 # The command
 # ---------------------------------------------------------------------------------------------------------------
 
-STYLES: dict[str, Callable[[], None]] = {"swirls": swirls, "mosaic": mosaic, "woodblock": woodblock, "ink": ink}
+STYLES: dict[str, Callable[[], None]] = {
+    "swirls": swirls,
+    "mosaic": mosaic,
+    "woodblock": woodblock,
+    "ink": ink,
+    "points": points,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -17,10 +17,8 @@ from . import images
 from .checkpoint import beside
 from .errors import StyleTransferError, UsageError, printable
 from .files import write_whole
-from .options import Options
+from .options import PICTURE_NAMES, Options
 
-#: Name of each picture in the output folder, if none is told.
-NAME = "{content}_{style}.png"
 _HINTS = get_type_hints(Options)
 _OWN = ("content", "style", "output")
 
@@ -68,7 +66,13 @@ class Mistakes(UsageError):  # noqa: N818
 
 
 def combinations(
-    contents: Sequence[Path], styles: Sequence[Path], options: Options, folder: Path, name: str = NAME, *, pairs: bool
+    contents: Sequence[Path],
+    styles: Sequence[Path],
+    options: Options,
+    folder: Path,
+    name: str = PICTURE_NAMES,
+    *,
+    pairs: bool,
 ) -> list[Job]:
     """Every content with every style, or the first with the first, and so on.
 
@@ -92,7 +96,7 @@ def combinations(
     return checked(jobs)
 
 
-def manifest(path: Path, given: Mapping[str, Any], folder: Path, name: str = NAME) -> list[Job]:
+def manifest(path: Path, given: Mapping[str, Any], folder: Path, name: str = PICTURE_NAMES) -> list[Job]:
     """The jobs that a table tells: CSV with a line of names, or JSON Lines.
 
     Columns are ``content``, ``style``, ``output``, and any option by its name. Paths are relative to the table's
@@ -414,9 +418,8 @@ def _made(job: Job, stop: Callable[[], object]) -> Row:
     if result.stopped == "callback":
         return job.row("stopped")
     result.save(target)
-    told = {"total": result.best.total, "content": result.best.content, "style": result.best.style}
     made = {"seconds": round(result.seconds, 3), "iterations": result.iterations, "size": list(result.size)}
-    made |= {"loss": told, "stopped": result.stopped}
+    made |= {"loss": asdict(result.best), "stopped": result.stopped}
     if result.stopped == "diverged":
         return job.row("failed", error="the loss was no longer finite; the picture is the best before that", **made)
     return job.row("done", **made)

@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted, 143 terminated.
 """
 
 import contextlib
+import dataclasses
 import io
 import json
 import logging
@@ -280,7 +281,6 @@ def _verdict(result: "Result", target: Path, interrupted: int, resume: str) -> i
 
 
 def _summary(result: "Result", target: Path) -> dict[str, Any]:
-    loss = {"total": result.best.total, "content": result.best.content, "style": result.best.style}
     return {
         "output": str(target),
         "size": list(result.size),
@@ -290,7 +290,7 @@ def _summary(result: "Result", target: Path) -> dict[str, Any]:
         "warm_start_iterations": result.warm_start_iterations,
         "scales": [{"size": [width, height], "iterations": n} for width, height, n in result.scales],
         "seconds": round(result.seconds, 3),
-        "loss": loss,
+        "loss": dataclasses.asdict(result.best),
         "stopped": result.stopped,
         "peak_memory_bytes": result.peak_memory_bytes,
     }

@@ -12,7 +12,7 @@ import typer
 from .arguments import BETWEEN, Quiet, app, from_options
 from .console import complain, interruptible, notices
 from .errors import UsageError
-from .options import Options
+from .options import PICTURE_NAMES, Options
 
 if TYPE_CHECKING:
     from .batch import Job
@@ -35,9 +35,9 @@ def batch_command(
     manifest: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A .csv or .jsonl with content, style and options in each row.")
     ] = None,
-    name: Annotated[str, typer.Option(help="Names of the pictures; {number} and options can be in them.")] = (
-        "{content}_{style}.png"
-    ),
+    name: Annotated[
+        str, typer.Option(help="Names of the pictures; {number} and options can be in them.")
+    ] = PICTURE_NAMES,
     jobs: Annotated[int, typer.Option(min=0, help="Pictures at once; 0 for as many as is fastest.")] = 0,
     scheduler: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Of a Dask cluster that does it, as tcp://10.0.0.1:8786.")
@@ -136,5 +136,9 @@ def _run(planned: "Sequence[Job]", makers: Any, folder: Path, again: bool, quiet
             bar.update()
 
         rows = batch.run(planned, makers, folder / "report.jsonl", listen, again=again)
-    logging.getLogger(__name__).info(", ".join(f"{count} {name}" for name, count in counts.items()))
+    seconds = [row["seconds"] for row in rows.values() if row["status"] == "done"]
+    log = logging.getLogger(__name__)
+    for name, count in counts.items():
+        each = f", {sum(seconds) / len(seconds):.1f} s each" if name == "done" and seconds else ""
+        log.info("%-7s %6d%s", name, count, each)
     return rows

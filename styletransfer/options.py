@@ -39,6 +39,8 @@ _PAPERS_STYLE_LAYERS = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
 
 #: Values of `init` that are no file.
 STARTS = ("content", "style", "noise")
+#: How a batch calls its pictures.
+PICTURE_NAMES = "{content}_{style}.png"
 #: What stands for a style's mask when all of the picture counts.
 WHOLE = "-"
 #: Steps of the optimisers that don't find their own, in values 0…1, if none is given.
