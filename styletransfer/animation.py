@@ -1,7 +1,6 @@
 """The optimisation as a moving picture: GIF, WebP, or MP4."""
 
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,8 +34,7 @@ class Animation:
         if kind not in _WRITERS:
             raise UsageError(f"{path}: an animation's name must end in {', '.join(_WRITERS)}")
         images.check_folder(path)
-        if os.path.realpath(path) in map(os.path.realpath, taken):
-            raise UsageError(f"{path} is an input or the picture of this run; name another file with --animate")
+        images.check_other(path, taken, "--animate")
         if kind == ".mp4":
             try:
                 import av  # noqa: F401

@@ -196,11 +196,13 @@ def _pair(mask: str) -> tuple[str, str]:
 
 
 def files_among(*sources: Any) -> tuple[Path, ...]:
-    """Every path among them."""
+    """Every path among them; of a folder those of its pictures."""
+    from . import images
+
     found: list[Path] = []
     for source in sources:
         if isinstance(source, str | Path):
-            found.append(Path(source))
+            found += images.in_folder(Path(source)) if Path(source).is_dir() else [Path(source)]
         elif isinstance(source, list):
             found += files_among(*source)
     return tuple(found)

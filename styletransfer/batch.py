@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import hashlib
+import io
 import json
 import logging
 import os
@@ -13,14 +14,16 @@ from glob import glob
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from . import images
-from .checkpoint import beside
+from . import images, inputs
+from .checkpoint import DamagedError, DifferentError, beside
 from .errors import StyleTransferError, UsageError, printable
 from .files import write_whole
-from .options import PICTURE_NAMES, Options
+from .options import PICTURE_NAMES, WHOLE, Options
 
 _HINTS = get_type_hints(Options)
 _OWN = ("content", "style", "output")
+#: Why a run ended whose picture isn't what was asked for.
+_NOT_WHOLE = ("callback", "diverged", "memory")
 
 
 @dataclass(frozen=True)
@@ -82,10 +85,15 @@ def combinations(
         name: of an output, with {content}, {style}, {number} and any option in braces.
 
     Raises:
-        UsageError: a folder without pictures, or pairs that don't match.
+        UsageError: a folder without pictures, or that of the outputs; or pairs that don't match.
         Mistakes: of `checked`.
     """
     here, there = ([picture for path in paths for picture in _pictures(path)] for paths in (contents, styles))
+    for path in (path for path in (*contents, *styles) if not os.path.isfile(path)):
+        if os.path.realpath(path if os.path.isdir(path) else path.parent) == os.path.realpath(folder):
+            raise UsageError(
+                f"the pictures would be made in {folder}, and be inputs the next time: name another with -o"
+            )
     if pairs and len(here) != len(there):
         raise UsageError(f"--pairs needs as many styles as contents; there are {len(there)} and {len(here)}")
     chosen = zip(here, there, strict=True) if pairs else ((content, style) for content in here for style in there)
@@ -139,18 +147,22 @@ def manifest(path: Path, given: Mapping[str, Any], folder: Path, name: str = PIC
 
 def checked(jobs: Sequence[Job], lines: Sequence[str] = ()) -> list[Job]:
     """The jobs. Raises `Mistakes` with these lines and those of outputs that can't be."""
-    found, taken, inputs = list(lines), dict[str, Job](), dict[str, Job]()
+    found, taken, given = list(lines), dict[str, Job](), dict[str, Job]()
     for job in jobs:
         for source in (job.content, *job.style, *job.options.files):
-            inputs.setdefault(os.path.realpath(source), job)
+            if source not in given and not os.path.isfile(source):
+                found.append(f"{job.where}: {source}: no such file")
+            given.setdefault(source, job)
+    given = {os.path.realpath(source): job for source, job in given.items() if os.path.isfile(source)}
     for job in jobs:
         try:
             images.check_output(Path(job.output), job.options.bit_depth)
         except UsageError as error:
             found.append(f"{job.where}, output: {error}")
+            continue
         real = os.path.realpath(job.output)
-        if real in inputs:
-            found.append(f"{job.where}, output: {job.output} is an input of {inputs[real].where} and would be lost")
+        if real in given:
+            found.append(f"{job.where}, output: {job.output} is an input of {given[real].where} and would be lost")
         if real in taken:
             found.append(f"{job.where}, output: {job.output} is also that of {taken[real].where}; tell --name")
         taken.setdefault(real, job)
@@ -161,9 +173,9 @@ def checked(jobs: Sequence[Job], lines: Sequence[str] = ()) -> list[Job]:
 
 def _pictures(path: Path) -> list[Path]:
     """A picture, those in a folder, or those that a pattern matches, as photos/*.jpg, which no shell has filled in."""
-    if path.is_dir():
+    if os.path.isdir(path):
         return images.in_folder(path)
-    found = [path] if path.is_file() else sorted(map(Path, glob(str(path))))
+    found = [path] if os.path.isfile(path) else sorted(map(Path, glob(str(path))))
     if not found:
         raise UsageError(f"{path}: no such file")
     return found
@@ -186,14 +198,17 @@ def _rows(path: Path) -> list[tuple[int, dict[str, Any] | str]]:
         reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
         raise UsageError(f"{path}: can't be read: {reason}") from error
     if path.suffix.lower() == ".csv":
-        table = csv.reader(text.splitlines())
-        names = [name.strip() for name in next(table, [])]
-        if doubled := {name for name in names if names.count(name) > 1}:
+        try:
+            table = list(csv.reader(io.StringIO(text, newline="")))
+        except csv.Error as error:
+            raise UsageError(f"{path}: can't be read: {error}") from error
+        names = [name.strip() for name in table[0]] if table else []
+        if doubled := {name for name in names if name and names.count(name) > 1}:
             raise UsageError(f"{path}: two columns are called {', '.join(sorted(doubled))}")
-        return [(n, _cells(names, row)) for n, row in enumerate(table, 2) if any(cell.strip() for cell in row)]
+        return [(n, _cells(names, row)) for n, row in enumerate(table[1:], 2) if any(cell.strip() for cell in row)]
     if path.suffix.lower() != ".jsonl":
         raise UsageError(f"{path}: a manifest's name must end in .csv or .jsonl")
-    return [(n, _object(line)) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+    return [(n, _object(line)) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
 def _cells(names: Sequence[str], row: Sequence[str]) -> dict[str, Any] | str:
@@ -243,7 +258,10 @@ def _settings(folder: Path, row: Mapping[str, Any], found: list[str]) -> dict[st
         elif value and field != "init":
             found.append(f"{field}: {value}: no such file")
     if isinstance(pairs := settings.get("mask"), list):
-        settings["mask"] = [[name if name == "-" else str(folder / str(name)) for name in pair] for pair in pairs]
+        try:
+            settings["mask"] = [[name if name == WHOLE else str(folder / name) for name in pair] for pair in pairs]
+        except TypeError:
+            found.append(f"mask: {pairs}: not as [[CONTENT_MASK, STYLE_MASK], …]")
     return settings
 
 
@@ -307,10 +325,10 @@ def run(
     todo = []
     for job in jobs:
         old = before.get(job.output, {})
-        if finished(job):
-            rows[job.output] = (old if _same(job, old) else {}) | job.row("skipped", job=_identity(job))
-        elif not again and old.get("status") == "failed" and _same(job, old):
+        if not again and old.get("status") == "failed" and _same(job, old):
             rows[job.output] = old
+        elif finished(job):
+            rows[job.output] = (old if _same(job, old) else {}) | job.row("skipped", job=_identity(job))
         else:
             todo.append(job)
             continue
@@ -367,17 +385,18 @@ def _reported(report: Path) -> dict[str, Row]:
 
 
 def finished(job: Job) -> bool:
-    """Whether the output is there, made with these settings of inputs of these names that are no newer."""
-    output = Path(job.output)
+    """Whether the output is there, whole and made with these settings of these files, by their names and contents."""
     try:
-        told = images.read_settings(output)
-        if _newest(job) > output.stat().st_mtime:
-            return False
+        told = images.read_settings(Path(job.output))
+        now = inputs.digest(job.content, job.style, job.options)
     except (StyleTransferError, OSError):
+        return False
+    result = told.get("result")
+    if not isinstance(result, dict) or result.get("stopped") in _NOT_WHOLE:
         return False
     wanted = job.options.with_files(lambda name: Path(name).name).that_matter()
     style = [Path(s).name for s in job.style]
-    wanted |= {"content": Path(job.content).name, "style": style[0] if len(style) == 1 else style}
+    wanted |= {"content": Path(job.content).name, "style": style[0] if len(style) == 1 else style, "inputs": now}
     del wanted["device"]  # workers have their own
     if job.options.model == "auto" and not job.options.weights:
         del wanted["model"]
@@ -410,18 +429,18 @@ def _made(job: Job, stop: Callable[[], object]) -> Row:
 
     try:
         result = run(resume=state.exists())
-    except StyleTransferError:
-        if not state.exists():
-            raise
-        state.unlink()  # of other settings, or damaged
+    except (DamagedError, DifferentError):
+        state.unlink()
         result = run(resume=False)
     if result.stopped == "callback":
         return job.row("stopped")
     result.save(target)
     made = {"seconds": round(result.seconds, 3), "iterations": result.iterations, "size": list(result.size)}
     made |= {"loss": asdict(result.best), "stopped": result.stopped}
-    if result.stopped == "diverged":
-        return job.row("failed", error="the loss was no longer finite; the picture is the best before that", **made)
+    if result.stopped in _NOT_WHOLE:
+        why = {"diverged": "the loss was no longer finite; the picture is the best before that"}
+        smaller = "not enough memory for the finer scales; the picture is a smaller one enlarged"
+        return job.row("failed", error=why.get(result.stopped, smaller), **made)
     return job.row("done", **made)
 
 

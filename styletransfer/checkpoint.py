@@ -31,6 +31,14 @@ SHARE = 0.02
 _DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.bfloat16: "BF16", torch.int64: "I64", torch.bool: "BOOL"}
 
 
+class DamagedError(StyleTransferError):
+    """A checkpoint can't be read, or is of another version of the program."""
+
+
+class DifferentError(UsageError):
+    """A checkpoint is of a run that was asked to do something else."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """What is needed to go on.
@@ -61,7 +69,7 @@ def read(path: Path, *, told_only: bool = False) -> Checkpoint:
 
     Raises:
         UsageError: there is none.
-        StyleTransferError: it is damaged, or of another version of the program.
+        DamagedError: it is damaged, or of another version of the program.
     """
     if not path.is_file():
         raise UsageError(f"{path}: there is no checkpoint; the run was finished, or never got that far")
@@ -69,23 +77,25 @@ def read(path: Path, *, told_only: bool = False) -> Checkpoint:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
             if header.get("format") != FORMAT:
-                raise StyleTransferError(f"{path}: not a checkpoint of this version of styletransfer")
+                raise DamagedError(f"{path}: not a checkpoint of this version of styletransfer")
             tensors = {} if told_only else {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         parts = [json.loads(header[name]) for name in ("run", "sources", "progress")]
         return Checkpoint(parts[0], parts[1], parts[2], tensors)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise StyleTransferError(f"{path}: the checkpoint is damaged: remove it and start again") from error
+        raise DamagedError(f"{path}: the checkpoint is damaged: remove it and start again") from error
 
 
 def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raises `UsageError` naming what a run was asked to do otherwise than when it began."""
+    """Raises `DifferentError` naming what a run was asked to do otherwise than when it began."""
     changed = [
         f"{name} was {_shown(before.get(name))} and is now {_shown(now.get(name))}"
         for name in {**before, **now}
         if json.dumps(before.get(name)) != json.dumps(now.get(name))
     ]
     if changed:
-        raise UsageError("can't go on from the checkpoint: " + "; ".join(changed) + ". Without --resume it starts anew")
+        raise DifferentError(
+            "can't go on from the checkpoint: " + "; ".join(changed) + ". Without --resume it starts anew"
+        )
 
 
 def _shown(value: Any) -> str:

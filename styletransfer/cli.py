@@ -6,8 +6,11 @@ Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted, 143 terminated.
 import contextlib
 import dataclasses
 import io
+import itertools
 import json
 import logging
+import os
+import re
 import signal
 import sys
 import tempfile
@@ -112,15 +115,21 @@ def resume_command(
     output: Annotated[Path, typer.Argument(metavar="OUT", help="The picture that was to be made.")],
     quiet: Quiet = False,
     as_json: AsJson = False,
+    save_every: SaveEvery = 0,
+    animate: Animate = None,
 ) -> None:
-    """Go on with the picture OUT, whose run was interrupted or killed, as if nothing had happened."""
+    """Go on with the picture OUT, whose run was interrupted or killed, as if nothing had happened.
+
+    Frames are numbered on from those that are there; an animation shows what comes from now on.
+    """
     from . import checkpoint
 
     saved = checkpoint.read(checkpoint.beside(output), told_only=True).sources
     if not all([saved["content"], *saved["styles"]]):
         raise UsageError(f"{output}: its content and style were no files; go on by the same command and --resume")
     options = Options.told(saved["options"])
-    _make(saved["content"], saved["styles"], options, output, quiet=quiet, as_json=as_json, resume=True)
+    run: dict[str, Any] = {"quiet": quiet, "as_json": as_json, "resume": True, "save_every": save_every}
+    _make(saved["content"], saved["styles"], options, output, animate=animate, **run)
 
 
 @app.command("again")
@@ -179,7 +188,7 @@ def _make(
         inputs = files_among(content, style, options.files)
         images.check_output(target, options.bit_depth, inputs)
         animation = Animation(animate, (target, *inputs)) if animate and first else None
-        frames = _frames(target, options, save_every if first else 0)
+        frames = _frames(target, options, save_every if first else 0, inputs, resume)
         with progress_bar(options, quiet or not first) as show:
 
             def listen(step: "Step") -> int:
@@ -196,16 +205,28 @@ def _make(
         if animation:
             animation.save(result.image)
         print(json.dumps(_summary(result, saved)) if as_json else saved)
-        code = _verdict(result, saved, interrupted(), f"styletransfer resume {target}") or int(saved != target)
+        told = isinstance(content, str | Path)  # a texture's is no file
+        go_on = f"styletransfer resume {target}" if told else "the same command with --resume"
+        code = _verdict(result, saved, interrupted(), go_on) or int(saved != target)
     if code:
         raise typer.Exit(code)
 
 
-def _frames(target: Path, options: Options, every: int) -> "Callable[[Step], None]":
-    """What saves every so many iterates beside the picture, numbered from 1 in the order of all scales."""
+def _frames(
+    target: Path, options: Options, every: int, inputs: Sequence[Path], resume: bool
+) -> "Callable[[Step], None]":
+    """What saves every so many iterates beside the picture, numbered from 1 in the order of all scales.
+
+    With `resume` numbers go on from those that are there. Raises `UsageError` when an input has such a name.
+    """
     from . import images
 
-    count, due = 0, 0
+    numbered = re.compile(rf"{re.escape(target.stem)}_(\d{{5,}}){re.escape(target.suffix)}")
+    for path in inputs if every else ():
+        if numbered.fullmatch(path.name) and path.absolute().parent == target.absolute().parent:
+            raise UsageError(f"{path} is an input of this run, and --save-every could replace it; name another output")
+    there = [numbered.fullmatch(name) for name in os.listdir(target.parent)] if every and resume else []
+    count, due = max((int(found[1]) for found in there if found), default=0), 0
 
     def save(step: "Step") -> None:
         nonlocal count, due, every
@@ -227,8 +248,10 @@ def _save(result: "Result", target: Path) -> Path:
     try:
         return result.save(target)
     except StyleTransferError as error:
-        for folder in (Path.cwd(), Path.home(), Path(tempfile.gettempdir())):
-            names = (f"{target.stem}{number}{target.suffix}" for number in ("", *(f"-{i}" for i in range(1, 100))))
+        folders = (Path.cwd(), Path.home(), Path(tempfile.gettempdir()))
+        # Not every format can hold any size.
+        for folder, ending in ((target.parent, ".png"), *itertools.product(folders, (target.suffix, ".png"))):
+            names = (f"{target.stem}{number}{ending}" for number in ("", *(f"-{i}" for i in range(1, 100))))
             free = next((folder / name for name in names if not (folder / name).exists()), None)
             with contextlib.suppress(StyleTransferError):
                 if free:
@@ -301,7 +324,8 @@ def _summary(result: "Result", target: Path) -> dict[str, Any]:
     from_options,
     names=(
         *("style_layers", "pooling", "style_scale", "style_weight", "seamless", "optimizer", "iterations", "time"),
-        *("scales", "seed", "model", "weights", "device", "bit_depth", "tile", "checkpoint_every"),
+        *("scales", "seed", "model", "weights", "preprocessing", "device", "bit_depth", "tile", "checkpoint_every"),
+        "max_pixels",
     ),
 )
 def texture_command(

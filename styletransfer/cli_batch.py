@@ -136,7 +136,8 @@ def _run(planned: "Sequence[Job]", makers: Any, folder: Path, again: bool, quiet
             bar.update()
 
         rows = batch.run(planned, makers, folder / "report.jsonl", listen, again=again)
-    seconds = [row["seconds"] for row in rows.values() if row["status"] == "done"]
+    # A worker that is lost can't tell the seconds of what it made.
+    seconds = [row["seconds"] for row in rows.values() if row["status"] == "done" and "seconds" in row]
     log = logging.getLogger(__name__)
     for name, count in counts.items():
         each = f", {sum(seconds) / len(seconds):.1f} s each" if name == "done" and seconds else ""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _Image = Annotated[Path, typer.Argument(metavar="IMAGE", help="The picture.")]
 _Layer = Annotated[str, typer.Option("--layer", help="Of the network: conv1_1 … conv5_4, or conv5_1 of vgg19-lite.")]
-_figure = partial(from_options, names=("size", "model", "device"))
+_figure = partial(from_options, names=("size", "model", "device", "max_pixels"))
 
 
 @app.command("layers")
@@ -127,11 +127,15 @@ def sweep_command(
     target = output or Path(f"{content.stem}_{style[0].stem}_sweep.png")
     one_row = all(not cell.row for cell in cells) and len(style) == 1 and style[0].is_file()
     first = [("content", content), ("style", style[0])] if one_row else []
-    _draw(cells, target, (content, *style, *cells[0].options.files), quiet, first=first, curves=curves)
+    files = [name for cell in cells for name in cell.options.files]
+    _draw(cells, target, (content, *style, *files), quiet, first=first, curves=curves)
 
 
 @app.command("reconstruct")
-@partial(from_options, names=("size", "iterations", "pooling", "seed", "model", "weights", "device"))
+@partial(
+    from_options,
+    names=("size", "iterations", "pooling", "seed", "model", "weights", "preprocessing", "device", "max_pixels"),
+)
 def reconstruct_command(
     given: dict[str, Any],
     image: _Image,
@@ -164,7 +168,10 @@ def _draw(cells: "Sequence[Cell]", target: Path, inputs: Sequence[str | Path], q
         from .figures import draw
 
         notices(quiet)
-        images.check_output(target, 8, files_among(list(inputs)))
+        taken = files_among(list(inputs))
+        images.check_output(target, 8, taken)
+        if curves := figure.get("curves"):
+            images.check_other(curves, (target, *taken), "--curves")
         count = draw(cells, target, interrupted, quiet=quiet, **figure)
         number = interrupted()
     if count:

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from .batch import Job, Row, make
-from .errors import StyleTransferError, UsageError
+from .errors import StyleTransferError, UsageError, printable
 from .files import write_whole
 from .workers import placed
 
@@ -38,6 +38,7 @@ def distributed(
         StyleTransferError: there is no scheduler, or it is gone.
     """
     try:
+        import dask
         from distributed import Client, Security, as_completed
     except ImportError as error:
         raise UsageError("--scheduler needs Dask: pip install 'styletransfer[cluster]'") from error
@@ -48,40 +49,56 @@ def distributed(
         client = Client(address, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
         raise StyleTransferError(f"there is no Dask scheduler at {address}: {error}") from error
-    logging.getLogger("distributed.client").setLevel(logging.ERROR)  # a lost worker is made up for
-    waiting, handed = list(reversed(jobs)), dict[str, Job]()
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what matters we tell ourselves
+    waiting, handed, unread = list(reversed(jobs)), dict[str, Job](), list[tuple[Job, Row]]()
+    dask.config.set({"distributed.admin.large-graph-warning-threshold": "1GB"})  # pictures are large
     with client:
-        client.register_plugin(_plugin())
+        try:
+            client.register_plugin(_plugin())
+        except Exception as error:  # whatever happens on a worker
+            raise StyleTransferError(f"the workers of {address} can't be set up: {_told(error)}") from error
 
         def hand_out() -> list[Any]:
             most = AHEAD * max(1, len(client.scheduler_info(n_workers=-1)["workers"])) - len(handed)
             futures: list[Any] = []
             while waiting and len(futures) < most and not stopped():
                 job = waiting.pop()
-                future = client.submit(_remote, job.as_json(), _files(job) if send else None, pure=False)
+                try:
+                    files = _files(job) if send else None
+                except OSError as error:
+                    unread.append((job, job.row("failed", error=f"{error.filename}: can't be read: {error.strerror}")))
+                    continue
+                future = client.submit(_remote, job.as_json(), files, pure=False)
                 handed[str(future.key)] = job
                 futures.append(future)
             return futures
 
         ending = as_completed(hand_out(), loop=client.loop)
         for future in ending:
+            if future.cancelled() or client.status != "running":
+                raise StyleTransferError(f"the Dask scheduler at {address} is gone; the same command goes on")
             job = handed.pop(str(future.key))
             yield job, _row(job, future)
             future.release()
             for more in hand_out():
                 ending.add(more)
+        yield from unread
 
 
 def _row(job: Job, future: Any) -> Row:
     try:
         row, data = future.result()
-    except Exception as error:  # its workers died, or it was cancelled
-        return job.row("failed", error=" ".join(f"{type(error).__name__}: {error}".split())[:500])
-    if data is not None:
-        write_whole(Path(job.output), data)
+        if data is not None:
+            write_whole(Path(job.output), data)
+    except Exception as error:  # its workers died, or it can't be written
+        return job.row("failed", error=_told(error))
     # One that is skipped was made by a worker that was lost before it could tell.
     made: Row = row | job.row("done" if row["status"] == "skipped" else row["status"])
     return made
+
+
+def _told(error: Exception) -> str:
+    return printable(" ".join(f"{type(error).__name__}: {error}".split())[:500])
 
 
 def _files(job: Job) -> dict[str, bytes]:

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -42,9 +43,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Curve:
-    """The total loss of each iteration on the last scale of a run, and seconds since the run's first."""
+    """The total losses of iterations on the last scale of a run, and seconds since the run's first."""
 
     label: str
+    iterations: list[int]
     losses: list[float]
     seconds: list[float]
 
@@ -79,9 +81,13 @@ def texture(style: Styles, size: tuple[int, int], options: Options) -> tuple[Ima
     `Options.style_scale`, however large the texture is.
 
     Raises:
+        UsageError: a side is 0, or there are more than `Options.max_pixels`.
         UsageError, StyleTransferError: as `inputs.read`.
     """
-    first = read(Image.new("RGB", size), style, options).styles[0]
+    pixels = size[0] * size[1]
+    if not 0 < pixels <= options.max_pixels:
+        raise UsageError(f"a texture of {size[0]}×{size[1]} pixels; if that is right: --max-pixels {pixels}")
+    first = read(Image.new("RGB", (1, 1)), style, options).styles[0]
     own = max(first.rgb.size) / max(size) * options.style_scale
     return first.flat(size), replace(options, alpha=0.0, init="noise", size=max(size), style_scale=own)
 
@@ -99,13 +105,14 @@ def made(
     """
     with tqdm(total=len(cells), unit="picture", disable=quiet or None, dynamic_ncols=True) as bar:
         for cell in cells:
-            curve, start = Curve(cell.label, [], []), time.monotonic()
+            curve, start = Curve(cell.label, [], [], []), time.monotonic()
 
             def listen(step: Step, curve: Curve = curve, start: float = start) -> object:
                 if step.iteration == 0:  # of another network, or in another size: no loss to compare with
-                    curve.losses.clear()
-                    curve.seconds.clear()
+                    for told in (curve.iterations, curve.losses, curve.seconds):
+                        told.clear()
                 bar.set_postfix_str(f"{curve.label}: iteration {step.iteration}")
+                curve.iterations.append(step.iteration)
                 curve.losses.append(step.losses.total)
                 curve.seconds.append(time.monotonic() - start)
                 return interrupted()
@@ -147,7 +154,7 @@ def sheet(rows: Sequence[Sequence[tuple[str, Image.Image | None]]], height: int 
     pen = ImageDraw.Draw(drawn)
     for x, y, label, picture in placed:
         if picture:
-            drawn.paste(picture.convert("RGB"), (x, y))
+            drawn.paste(images.on_white(picture), (x, y))
         pen.text((x + 2, y + height + 3), label, "black", font)
     return drawn
 
@@ -176,6 +183,9 @@ def draw(
     images.check_output(target, 8)
     if curves:
         _check_plot(curves)
+    for name in {name for cell in cells for name in cell.options.files if not os.path.isfile(name)}:
+        raise UsageError(f"{name}: no such file")
+    before = [(label, images.read(source, cells[0].options.max_pixels).rgb) for label, source in first]
     results = list(made(cells, interrupted, quiet=quiet))
     pictures = {id(cell): result.image for cell, result, _ in results}
     rows = []
@@ -184,7 +194,7 @@ def draw(
     if not pictures:
         return 0
     height = max(picture.height for picture in pictures.values())
-    rows[0][:0] = [(label, images.read(source).rgb) for label, source in first]
+    rows[0][:0] = before
     drawn = images.to_tensor(sheet(rows, height))
     images.write(drawn, target, alpha=None, bit_depth=8, settings={"version": __version__, "figure": _told(results)})
     if curves:
@@ -226,7 +236,7 @@ def plot(curves: Sequence[Curve], path: Path) -> None:
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for curve in curves:
-        left.plot(range(1, len(curve.losses) + 1), curve.losses, label=curve.label)
+        left.plot([1 + iteration for iteration in curve.iterations], curve.losses, label=curve.label)
         right.plot(curve.seconds, curve.losses, label=curve.label)
     left.set(xlabel="evaluations", ylabel="total loss", xscale="log", yscale="log")
     right.set(xlabel="seconds", yscale="log")

@@ -60,9 +60,11 @@ def _figure(job: Job, row: Mapping[str, Any], page: Path) -> str:
     changed = {k: v for k, v in job.options.that_matter().items() if v != getattr(Options(), k)}
     told = html.escape(" ".join(f"{k}={json.dumps(v)}" for k, v in changed.items()))
     picture = f'<p class="failed">{html.escape(str(error or row.get("status", "not begun")))}</p>'
-    if thumbnail := _thumbnail(Path(job.output)):
-        link = html.escape(quote(os.path.relpath(job.output, page.parent)))
-        picture = f'<a href="{link}"><img src="data:image/jpeg;base64,{thumbnail}" alt="{name}"></a>'
+    made_now = row.get("status") in ("done", "skipped") or "seconds" in row  # or what is there is of other settings
+    if made_now and (thumbnail := _thumbnail(Path(job.output))):
+        link = html.escape(quote(os.fsencode(os.path.relpath(job.output, page.parent))))
+        shown = f'<a href="{link}"><img src="data:image/jpeg;base64,{thumbnail}" alt="{name}"></a>'
+        picture = shown + picture if error else shown
     made = f"{row['seconds']} s, {row['iterations']} iterations" if "seconds" in row else str(row.get("status", ""))
     small = "<br>".join(filter(None, (html.escape(inputs), told, html.escape(made))))
     return f"<figure>{picture}<figcaption>{name}<br><small>{small}</small></figcaption></figure>"

@@ -90,9 +90,7 @@ def tuned(on: torch.device, tf32: bool = False, deterministic: bool = False) -> 
         if on.type == "cpu":
             # torchrun tells every process to use one thread.
             alone = ranks.neighbours() == 1
-            torch.set_num_threads(
-                min(threads, _allowed_cpus()) if alone else _allowed_cpus() // ranks.neighbours() or 1
-            )
+            torch.set_num_threads(min(threads, allowed_cpus()) if alone else allowed_cpus() // ranks.neighbours() or 1)
             _keep_memory(True)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
         torch.backends.cudnn.benchmark = not deterministic  # it chooses by the time that each takes just now
@@ -157,7 +155,7 @@ def _keep_memory(keep: bool) -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, -1 if keep else _DEFAULT_TRIM_THRESHOLD)  # −1: never
 
 
-def _allowed_cpus(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+def allowed_cpus(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     """How many processors the container may use (cgroup v2). More threads than that wait for each other."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:

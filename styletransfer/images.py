@@ -15,7 +15,7 @@ import struct
 import sys
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ from .options import Options
 
 log = logging.getLogger(__name__)
 
+#: Bytes: of text in a JPEG's EXIF, of which there can be 64 KiB; in a chunk of a PNG, which can hold 2 GiB.
+_MOST_IN_JPEG, _CHUNK = 60_000, 2**30
 #: What stands for the name of a picture that is no file.
 UNNAMED = "image"
 #: Output endings and Pillow's names of their formats.
@@ -104,9 +106,16 @@ class Picture:
 
 
 def in_folder(folder: Path) -> list[Path]:
-    """The pictures in a folder, told by their endings, by name. Raises `UsageError` if there is none."""
+    """The pictures in a folder, told by their endings, by name; none that are hidden.
+
+    Raises `UsageError` if there is none, or the folder can't be read.
+    """
     kinds = Image.registered_extensions()
-    found = [p for p in sorted(folder.iterdir()) if kinds.get(p.suffix.lower()) in _READABLE and p.is_file()]
+    try:
+        listed = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise UsageError(f"{folder}: can't be read: {error.strerror or error}") from error
+    found = [path for path in listed if kinds.get(path.suffix.lower()) in _READABLE and path.is_file()]
     if not found:
         raise UsageError(f"{folder}: there is no picture in this folder")
     return found
@@ -288,6 +297,13 @@ def _converted(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.I
     return converted
 
 
+def on_white(image: Image.Image) -> Image.Image:
+    """The picture in mode RGB, on white where it is transparent."""
+    if image.mode != "RGBA":
+        return image.convert("RGB")
+    return Image.composite(image.convert("RGB"), Image.new("RGB", image.size, "white"), image.getchannel("A"))
+
+
 # --- writing -------------------------------------------------------------------------------------------------------
 
 
@@ -302,6 +318,12 @@ def check_output(path: Path, bit_depth: int, inputs: tuple[Path, ...] = ()) -> N
     for given in inputs:
         if path.exists() and os.path.exists(given) and path.samefile(given):
             raise UsageError(f"{path} is an input of this run and would be lost; name another output with -o")
+
+
+def check_other(path: Path, taken: Iterable[Path], option: str) -> None:
+    """Raises `UsageError` when a second file of a run would replace an input or its picture."""
+    if os.path.realpath(path) in map(os.path.realpath, taken):
+        raise UsageError(f"{path} is an input or the picture of this run; name another file with {option}")
 
 
 def check_folder(path: Path) -> None:
@@ -340,10 +362,13 @@ def write(image: Tensor, path: Path, *, alpha: Image.Image | None, bit_depth: in
 
 def _encoded_8(image: Tensor, kind: str, alpha: Image.Image | None, settings: Mapping[str, Any]) -> bytes:
     picture, text = to_pil(image), json.dumps(settings)
-    if alpha is not None and kind in _WITH_ALPHA:
+    if alpha is not None:
         picture.putalpha(alpha)
-    elif alpha is not None:
-        picture = Image.composite(picture, Image.new("RGB", picture.size, "white"), alpha)
+    if kind not in _WITH_ALPHA:
+        picture = on_white(picture)
+    if kind == "JPEG" and len(text) > _MOST_IN_JPEG:
+        log.warning("the settings are too long for a JPEG, and are left out; a PNG can hold them")
+        text = ""
     extra = {**_QUALITY.get(kind, {}), "icc_profile": _SRGB_BYTES}
     if kind == "PNG":
         info = PngImagePlugin.PngInfo()
@@ -365,13 +390,19 @@ def _encoded_16(image: Tensor, kind: str, alpha: Image.Image | None, settings: M
     return _png16(channels, settings) if kind == "PNG" else _tiff16(channels, settings)
 
 
+def size(path: Path) -> tuple[int, int]:
+    """Width and height, as the file tells them. Raises as `read`."""
+    with _opened(path, sys.maxsize) as image:
+        return image.size
+
+
 def read_settings(path: Path) -> dict[str, Any]:
     """The settings that `write` embedded in a picture; empty when there are none. Raises as `read`."""
-    with _opened(path, Options.max_pixels) as image:
+    with _opened(path, sys.maxsize) as image:
         text = image.info.get(_KEY) or image.getexif().get(ExifTags.Base.ImageDescription, "")
     try:
         settings = json.loads(text)
-    except ValueError:
+    except (ValueError, TypeError, RecursionError):
         return {}
     return settings if isinstance(settings, dict) else {}
 
@@ -387,12 +418,13 @@ def _png16(channels: np.ndarray[Any, Any], settings: Mapping[str, Any]) -> bytes
     # Filter 2, "up": each byte less the one above it; smooth pictures pack much better.
     filtered = np.full((height, rows.shape[1] + 1), 2, np.uint8)
     filtered[:, 1:] = np.diff(rows, axis=0, prepend=np.zeros((1, rows.shape[1]), np.uint8))
+    packed = zlib.compress(filtered.tobytes(), 6)
     header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[depth], 0, 0, 0)
     chunks = (
         (b"IHDR", header),
         (b"iCCP", b"sRGB\0\0" + zlib.compress(_SRGB_BYTES)),
         (b"tEXt", _KEY.encode() + b"\0" + json.dumps(settings).encode("ascii")),
-        (b"IDAT", zlib.compress(filtered.tobytes(), 6)),
+        *((b"IDAT", packed[start : start + _CHUNK]) for start in range(0, len(packed), _CHUNK)),
         (b"IEND", b""),
     )
     return b"\x89PNG\r\n\x1a\n" + b"".join(

@@ -1,23 +1,28 @@
 """The pictures of a run: the content, its styles by region, masks, and where to start."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageChops
 from torch import Tensor
 
-from . import images
+from . import files, images
 from .errors import UsageError
 from .images import Picture
 from .options import STARTS, WHOLE, Options
 
+log = logging.getLogger(__name__)
+
 Source = str | os.PathLike[str] | Image.Image | Tensor
 #: A picture or a folder of pictures; several of them, where a list within the list stands for a folder.
 Styles = Source | Sequence[Source | Sequence[Source]]
+#: Settings that belong to the value of another one, and go with it.
+_TOGETHER = {"optimizer": ("learning_rate",), "model": ("weights", "preprocessing")}
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class Inputs:
         start: what the canvas is filled with at first, if by a picture.
         keep: white where the photograph stays; None if nowhere.
         names: file names of the content and the styles, without folders; a list of them for a folder.
+        digest: of the files, as `digest` gives it.
     """
 
     content: Picture
@@ -54,6 +60,7 @@ class Inputs:
     start: Picture
     keep: Picture | None
     names: list[str | list[str]]
+    digest: str | None
 
     @property
     def styles(self) -> list[Picture]:
@@ -93,7 +100,18 @@ def read(content: Source, style: Styles, options: Options) -> Inputs:
     names: list[str | list[str]] = [first.name]
     for found, group in zip(sources, groups, strict=True):
         names.append([one.name for one in group] if isinstance(found, list) else group[0].name)
-    return Inputs(first, parts, start, keep, names)
+    return Inputs(first, parts, start, keep, names, digest(content, style, options))
+
+
+def digest(content: Source, style: Styles, options: Options) -> str | None:
+    """SHA-256 of all files of pictures of a run together; None if one is no file. Raises `OSError` as `open`."""
+    sources: list[Source] = [content]
+    for found in map(_pictures_of, several(style)):
+        sources += found if isinstance(found, list) else [found]
+    sources += [name for name in options.files if name != options.weights]
+    paths = [source for source in sources if isinstance(source, str | os.PathLike)]
+    told = hashlib.sha256("".join(map(files.digest, paths)).encode())
+    return told.hexdigest() if len(paths) == len(sources) else None
 
 
 def again(picture: str | os.PathLike[str], **changes: Any) -> tuple[Source, Styles, Options]:
@@ -118,19 +136,32 @@ def again(picture: str | os.PathLike[str], **changes: Any) -> tuple[Source, Styl
         if isinstance(name, list):
             return [found(one) for one in name]
         plain = Path(str(name)).name
-        for folder in (path.parent, Path()):
-            if (folder / plain).is_file():
-                return str(folder / plain)
+        for place in (path.parent / plain, Path(plain)):
+            if place.is_file() and not place.samefile(path):
+                return str(place)
         raise UsageError(f"{path} was made from {plain}, which is neither beside it nor in the current folder")
 
     content, style = (changes.pop(name, None) for name in ("content", "style"))
+    named = content or style
+    content = content or (None if told["content"] == images.UNNAMED else found(told["content"]))
     style = style or found(told["style"])
-    options = Options.told({name: value for name, value in told.items() if name not in changes}).with_files(found)
+    for setting, others in _TOGETHER.items():
+        if setting in changes and changes[setting] != told.get(setting):
+            told = {name: value for name, value in told.items() if name not in others}
+    if changes.get("optimizer") == "lbfgs":
+        told.pop("jitter", None)
+    replaced = changes.keys() & {"init", "weights", "keep", "mask"}  # need not be found
+    named = named or replaced
+    options = Options.told({name: value for name, value in told.items() if name not in replaced}).with_files(found)
     options = replace(options, **changes)
-    if not content and told["content"] == images.UNNAMED and not options.alpha:  # as `figures.texture` makes it
-        size = images.fitted(images.read(path, options.max_pixels).rgb.size, options.size, enlarge=True)
-        content = read(Image.new("RGB", size), style, options).styles[0].flat(size)
-    return content or found(told["content"]), style, options
+    if not named and told.get("inputs") not in (None, digest(content or "", style, options) if content else None):
+        log.warning("%s: the pictures that it was made from have changed since", path)
+    if not content and options.alpha:
+        raise UsageError(f"{path} was made from a picture that was no file: name the content")
+    if not content:  # as `figures.texture` makes it
+        size = images.fitted(images.size(path), options.size, enlarge=True)
+        content = read(Image.new("RGB", (1, 1)), style, options).styles[0].flat(size)
+    return content, style, options
 
 
 def several(style: Styles) -> list[Source | Sequence[Source]]:
@@ -177,6 +208,8 @@ def _regions(groups: list[list[Picture]], options: Options, picture: Any) -> lis
 def _mask(picture: Picture, path: str) -> Picture:
     """A mask as a picture in shades of grey."""
     grey = picture.rgb.convert("L")
+    if picture.alpha:  # what doesn't show is not selected, whatever its colour
+        grey = ImageChops.multiply(grey, picture.alpha)
     if grey.getextrema() == (0, 0):
         raise UsageError(f"{path}: the mask is black all over: white is what counts")
     return Picture(grey.convert("RGB"), None, picture.name)

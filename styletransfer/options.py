@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -81,7 +82,7 @@ class Options:
     )
     pooling: Literal["avg", "max", "l2"] = _style("avg", "Pooling of the network; the paper's choice is avg.")
     style_scale: float = _common(
-        1.0, "Size of strokes: that of the style picture by that of the content.", minimum=0.01
+        1.0, "Size of strokes: that of the style picture by that of the content.", minimum=0.001
     )
     style_weight: tuple[float, ...] = _style((), "Weight of each of several styles, in order; repeatable.", minimum=0)
     mask: tuple[tuple[str, str], ...] = _style(
@@ -145,6 +146,8 @@ class Options:
             raise UsageError("alpha and beta are both 0: nothing to optimise")
         if not 0 <= self.init_noise <= 1:
             raise UsageError(f"init_noise is {self.init_noise}; it must be from 0 to 1")
+        if self.seed >= 2**63:
+            raise UsageError(f"seed is {self.seed}; it must be less than 2^63")
         if self.bit_depth not in (8, 16):
             raise UsageError(f"bit_depth is {self.bit_depth}; it can be 8 or 16")
         if self.optimizer == "lbfgs" and self.learning_rate is not None:
@@ -167,7 +170,7 @@ class Options:
         if minimum is None or value is None:
             return
         for number in value if isinstance(value, tuple) else [value]:
-            if not math.isfinite(number) or number < minimum:
+            if not minimum <= number <= sys.float_info.max:
                 raise UsageError(f"{name} is {number}; it must be a number of at least {minimum:g}")
 
     @property

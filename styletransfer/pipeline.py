@@ -74,6 +74,7 @@ class Result:
         peak_memory_bytes: of the process on a CPU (resident), of torch's allocations on a GPU.
         alpha: the content's opacity, Pillow mode L, or None.
         inputs: file names of content and styles, without folders; a list of them for a folder of styles.
+        digest: SHA-256 of the files of its pictures together, if all are files.
         checkpoint: where the run's checkpoint is, or would be, if there was to be one.
     """
 
@@ -91,6 +92,7 @@ class Result:
     peak_memory_bytes: int
     alpha: Image.Image | None = None
     inputs: Sequence[str | list[str]] = ("image", "image")
+    digest: str | None = None
     checkpoint: Path | None = None
 
     @property
@@ -121,7 +123,8 @@ class Result:
         if not self.options.weights:
             settings["model"] = self.model  # that "auto" was
         made = {"iterations": self.iterations, "stopped": self.stopped, "loss": dataclasses.asdict(self.best)}
-        return {**settings, "version": __version__, "content": content, "style": style, "result": made}
+        told = {"version": __version__, "content": content, "style": style, "inputs": self.digest}
+        return {**settings, **told, "result": made}
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the picture as PNG, JPEG, WebP or TIFF, by the ending; returns the path.
@@ -169,14 +172,16 @@ def stylize(
     """
     start = time.monotonic()
     options = _changed(options, changes)
-    path = Path(checkpoint) if checkpoint is not None and options.checkpoint_every != "off" else None
+    keeps = options.checkpoint_every != "off"
+    path = Path(checkpoint) if checkpoint is not None and (keeps or resume) else None
     with _prepared(content, style, options) as (job, convolutions):
         job = dataclasses.replace(job, callback=callback, start=start)
         saved = None
         if path:
             asked = _identity(job, convolutions)
             saved = _saved(path, asked) if resume else None
-            job = dataclasses.replace(job, keeper=_keeper(path, job, asked, content, style, saved is not None))
+            keeper = _keeper(path, job, asked, content, style, saved is not None) if keeps else None
+            job = dataclasses.replace(job, keeper=keeper)
         painting = Painting(job, saved)
         painting.paint()
         runs, size, model = painting.runs, job.scales[-1].content, job.networks[-1].name
@@ -185,6 +190,8 @@ def stylize(
             image = stepped_up(image, content_picture, size, seamless=options.seamless)
         image = finisher(job, size)(image.clamp(0, 1).to(job.device)).cpu()
     done = runs[-1]
+    if done.stopped == "callback" and job.keeper and job.keeper.spares:
+        path = None  # it is another run's
     return Result(
         tensor=image,
         losses=done.losses,
@@ -200,6 +207,7 @@ def stylize(
         peak_memory_bytes=hardware.peak_memory(job.device),
         alpha=content_picture.resized(size).alpha,
         inputs=job.inputs.names,
+        digest=job.originals.digest,
         checkpoint=path,
     )
 
@@ -287,7 +295,8 @@ def _identity(job: Job, convolutions: weights.Convolutions) -> dict[str, Any]:
             digest.update(tensor.contiguous().numpy().data)  # not copied
     if job.options.init in STARTS:
         hashes["init"] = job.options.init
-    told = {"weights": digest.hexdigest(), "device": str(job.device), "version": __version__}
+    # Of several GPUs another one may go on.
+    told = {"weights": digest.hexdigest(), "device": job.device.type, "version": __version__}
     return {**job.options.that_matter(), **hashes, **told}
 
 

@@ -15,7 +15,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+from . import hardware
 from .batch import Job, Row, make
+from .errors import printable
 from .ranks import WORKERS
 
 #: A job that ends the process which makes it is given up after so many times.
@@ -34,7 +36,8 @@ def local(jobs: Sequence[Job], count: int, stopped: Callable[[], object]) -> Ite
     waiting, ended = queue.SimpleQueue[Job | None](), queue.SimpleQueue[tuple[Job, Row] | None]()
     for job in jobs:
         waiting.put(job)
-    workers = [_Worker(number, count, waiting, ended) for number in range(min(count, len(jobs)))]
+    count = min(count, len(jobs))
+    workers = [_Worker(number, count, waiting, ended) for number in range(count)]
     for worker in workers:
         waiting.put(None)
         worker.start()
@@ -74,7 +77,11 @@ class _Worker(threading.Thread):
 
     def run(self) -> None:
         while not self.stopping and (job := self.waiting.get()) is not None:
-            self.ended.put((job, self._row(job)))
+            try:
+                row = self._row(job)
+            except Exception as error:  # whoever waits for the row would wait for ever
+                row = job.row("failed", error=printable(f"{type(error).__name__}: {error}"))
+            self.ended.put((job, row))
         if self.process and self.process.stdin:
             with contextlib.suppress(OSError):
                 self.process.stdin.close()
@@ -100,7 +107,8 @@ class _Worker(threading.Thread):
                 self.process.stdin.flush()
                 if line := self.process.stdout.readline():
                     row: Row = json.loads(line)
-                    return row
+                    if row["status"] != "stopped" or self.stopping:
+                        return row
             code = self.process.wait()
         if self.stopping:
             return job.row("stopped")
@@ -109,7 +117,7 @@ class _Worker(threading.Thread):
 
 
 def _started(number: int, count: int) -> "subprocess.Popen[str]":
-    threads = max(1, _cores() // count)
+    threads = max(1, hardware.allowed_cpus() // count)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), _NUMBER: str(number), WORKERS: str(count)}
     command = [sys.executable, "-m", __name__]
     # A group of its own: the terminal's Ctrl-C goes to the process that started it, which then ends it in order.
@@ -118,15 +126,11 @@ def _started(number: int, count: int) -> "subprocess.Popen[str]":
     )
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def sensible() -> int:
     """How many processes are worthwhile: one for each GPU; without any, one for each core (docs/batch.md)."""
     import torch
 
-    return torch.cuda.device_count() if torch.cuda.is_available() else _cores()
+    return torch.cuda.device_count() if torch.cuda.is_available() else hardware.allowed_cpus()
 
 
 def placed(job: Job, number: int) -> Job:
@@ -147,6 +151,7 @@ def serve() -> None:
 
     def listen() -> None:
         for line in sys.stdin:
+            busy.set()
             lines.put(line)
         if busy.is_set():  # nobody waits for the picture any more
             os._exit(1)
@@ -156,10 +161,9 @@ def serve() -> None:
     threading.Thread(target=listen, daemon=True).start()
     number = int(os.environ.get(_NUMBER, "0"))
     while not stop.is_set() and (line := lines.get()):
-        busy.set()
         row = make(placed(Job.from_json(line), number), stop.is_set)
-        print(json.dumps(row), file=answers, flush=True)
         busy.clear()
+        print(json.dumps(row), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Batches: what is to be made, mistakes found before, workers that die, and going on after being killed."""
 
+import dataclasses
 import json
 import os
 import shlex
@@ -7,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from test_cli import COMMAND, here, run
 
 from styletransfer import Options, UsageError, batch, gallery, images, stylize, workers
 from styletransfer.batch import Job
+from styletransfer.checkpoint import beside
 
 __all__ = ["here"]
 QUICK = "--iterations 3 --model vgg19-lite --device cpu --size 64"
@@ -60,11 +63,39 @@ def test_every_content_with_every_style_each_as_if_alone(pictures: Path, capsys:
     assert (code, out, err) == (0, "", "")
     assert before == {path: path.stat().st_mtime_ns for path in Path("out").glob("*.png")}
     assert all(row["status"] == "skipped" and row["loss"] for row in rows(Path("out")))
-    os.utime("photos/b.png")  # changed since
+    old = os.stat("photos/b.png")
+    shutil.copy("photos/c.png", "photos/b.png")  # another one, that is no newer
+    os.utime("photos/b.png", ns=(old.st_atime_ns, old.st_mtime_ns))
     code, out, _ = run(*shlex.split(command), capsys=capsys)
     assert (code, sorted(out.split())) == (0, ["out/b_x.png", "out/b_y.png"])
+    shutil.copytree("photos", "later", copy_function=lambda _, there: shutil.copy("photos/a.png", there))
+    code, out, _ = run(*shlex.split(command.replace("photos", "later")), capsys=capsys)
+    assert (code, sorted(out.split())) == (0, [f"out/{name}.png" for name in ("b_x", "b_y", "c_x", "c_y")])
+    shutil.rmtree("later")
     code, out, _ = run(*shlex.split(command), "--beta", "50", capsys=capsys)
     assert len(out.split()) == 6
+
+
+@pytest.mark.parametrize("stopped", ["callback", "diverged", "memory"])
+def test_a_picture_that_isnt_what_was_asked_for_is_not_finished(pictures: Path, stopped: str) -> None:
+    (job,) = jobs_of(pictures, 1)
+    result = stylize(job.content, job.style[0], job.options)
+    result.save(job.output)
+    assert batch.finished(job)
+    dataclasses.replace(result, stopped=stopped).save(job.output)
+    assert not batch.finished(job)
+
+
+def test_a_checkpoint_outlives_errors_that_have_nothing_to_do_with_it(pictures: Path) -> None:
+    (job,) = jobs_of(pictures, 1, iterations=50)
+    assert batch.make(job, stop=lambda: True)["status"] == "stopped"
+    state = beside(Path(job.output))
+    left = state.read_bytes()
+    Path("paintings/x.png").rename("x.png")
+    assert batch.make(job)["status"] == "failed" and state.read_bytes() == left
+    Path("x.png").rename("paintings/x.png")
+    row = batch.make(job)
+    assert (row["status"], row["iterations"], state.exists()) == ("done", 50, False)
 
 
 def test_pairs_patterns_and_names(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,6 +122,10 @@ def test_pairs_patterns_and_names(pictures: Path, capsys: pytest.CaptureFixture[
         ("photos --styles paintings --beta -1", "beta"),
         ("photos --styles paintings -o photos/a.png", "can't be made"),
         ("--manifest nowhere.csv", "nowhere.csv"),
+        ("photos --styles paintings -o photos", "be inputs the next time"),
+        ("'photos/*.png' --styles paintings -o photos", "be inputs the next time"),
+        ("photos --styles paintings --keep nowhere.png", "nowhere.png: no such file"),
+        (f"photos --styles {'x' * 5000}", "no such file"),
     ],
 )
 def test_what_cant_be_meant_is_told_before_anything_is_made(
@@ -172,9 +207,17 @@ def test_every_mistake_of_a_manifest_is_found_before_any_job(
     assert "UTF-8" in run("batch", "--manifest", "latin.csv", "-o", "out", capsys=capsys)[2]
     Path("bad.jsonl").write_text(
         '{"content": 5, "style": []}\n[1]\n{broken\n{"content": "photos/a.png", "style": ["x"]}\n'
+        '{"content": "photos/a.png", "style": "paintings/x.png", "mask": [5]}\n'
+        '{"content": "photos/a.png", "style": "paintings/x.png", "output": "a\\u0000.png"}\n'
     )
     code, out, err = run("batch", "--manifest", "bad.jsonl", "-o", "out", capsys=capsys)
-    assert (code, out) == (2, "") and all(f"row {n}" in err for n in (1, 2, 3, 4))
+    assert (code, out) == (2, "") and all(f"row {n}" in err for n in (1, 2, 3, 4, 5))
+    Path("nul.jsonl").write_text('{"content": "photos/a.png", "style": "paintings/x.png", "output": "a\\u0000.png"}\n')
+    code, out, err = run("batch", "--manifest", "nul.jsonl", "-o", "out", capsys=capsys)
+    assert (code, out) == (2, "") and "row 1" in err
+    Path("open.csv").write_text('content,style\n"' + "x" * 200_000)
+    code, out, err = run("batch", "--manifest", "open.csv", "-o", "out", capsys=capsys)
+    assert (code, out) == (2, "") and "open.csv: can't be read" in err
 
 
 def test_broken_pictures_are_told_and_the_others_made(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,6 +268,27 @@ def kill_once(parent: int) -> bool:
             os.kill(child, signal.SIGKILL)
             KILLED.append(child)
     return False
+
+
+def test_a_worker_that_is_told_to_end_by_another_loses_no_picture(pictures: Path) -> None:
+    asked: list[int] = []
+
+    def once() -> bool:
+        for child in children(os.getpid()):
+            if not asked and b"styletransfer.workers" in Path(f"/proc/{child}/cmdline").read_bytes():
+                asked.append(child)
+                threading.Timer(6, os.kill, (child, signal.SIGTERM)).start()
+        return False
+
+    rows_ = [row for _, row in workers.local(jobs_of(pictures, 2, iterations=400), 1, once)]
+    assert [row["status"] for row in rows_] == ["done", "done"] and asked
+
+
+def test_a_worker_that_cant_be_started_is_told_of(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", str(pictures / "no-python"))
+    rows_ = [row for _, row in workers.local(jobs_of(pictures, 2), 2, lambda: False)]
+    assert [row["status"] for row in rows_] == ["failed", "failed"]
+    assert "no-python" in str(rows_[0]["error"])
 
 
 @pytest.fixture
@@ -295,11 +359,17 @@ def test_the_gallery_is_one_page_with_everything_in_it(pictures: Path) -> None:
     Path("out").mkdir()
     shutil.copy("photos/a.png", jobs[0].output)
     nasty = {"status": "failed", "error": "<script>alert(1)</script>"}
-    gallery.write(jobs, {jobs[1].output: nasty}, Path("out/gallery.html"))
+    gallery.write(jobs, {jobs[0].output: {"status": "done"}, jobs[1].output: nasty}, Path("out/gallery.html"))
     page = Path("out/gallery.html").read_text()
     assert 'href="0.png"' in page and "data:image/jpeg;base64," in page and "beta=50.0" in page
     assert "<script>" not in page and "&lt;script&gt;" in page
     assert "http" not in page.replace('http-equiv="', "")
+    odd = dataclasses.replace(jobs[0], output="out/caf\udce9.png")
+    shutil.copy("photos/a.png", odd.output)
+    gallery.write([odd], {odd.output: {"status": "done"}}, Path("out/gallery.html"))
+    assert b'href="caf%E9.png"' in Path("out/gallery.html").read_bytes()
+    gallery.write([odd], {}, Path("out/gallery.html"))  # of another batch
+    assert b"data:image" not in Path("out/gallery.html").read_bytes()
 
 
 @pytest.fixture
@@ -372,6 +442,22 @@ def test_a_job_that_always_kills_its_dask_worker_is_given_up(
     assert len(failed) == 1 and "KilledWorker" in failed[0]
     told = {str(row["output"]): row["status"] for row in rows(Path("out"))}
     assert told == {**{f"out/{name}_x.png": "done" for name in "abc"}, "out/poison_x.png": "failed"}
+
+
+def test_a_scheduler_that_is_gone_is_told_of(
+    cluster: tuple[str, list["subprocess.Popen[bytes]"]], pictures: Path
+) -> None:
+    address, processes = cluster
+    command = [*COMMAND, "batch", "photos", "--styles", "paintings", "-q", "-o", "out", "--scheduler", address]
+    command += shlex.split("--iterations 100 --model vgg19-lite --device cpu --size 64")
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout
+    process.stdout.readline()
+    processes[0].kill()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1 and "Traceback" not in err
+    assert err.splitlines()[-1].startswith(f"styletransfer: the Dask scheduler at {address} is gone")
+    assert {row["status"] for row in rows(Path("out"))} == {"done"}
 
 
 def test_without_a_scheduler_one_line_says_so(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:

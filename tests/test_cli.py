@@ -354,6 +354,65 @@ def test_again_finds_inputs_beside_the_picture_and_says_which_it_does_not(
         assert (code, out, err.count("\n")) == (2, "", 1) and said in err
 
 
+def test_again_changes_what_belongs_together_and_never_takes_the_picture_for_its_content(
+    content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "paint.png").write_bytes(style_path.read_bytes())
+    (here / "out").mkdir()
+    (here / "cat.png").write_bytes(content_path.read_bytes())
+    made = ("--optimizer", "adam", "--learning-rate", "0.01", "--jitter", "0.05", "-q", "-o", "out/cat.png")
+    assert run("cat.png", "paint.png", *QUICK, *made, capsys=capsys)[0] == 0
+    for optimizer, jitter in (("rmsprop", 0.05), ("adam", 0.05), ("lbfgs", 0.0)):
+        changed = ("out/cat.png", "--optimizer", optimizer, "-q", "-o", "b.png")
+        assert run("again", *changed, capsys=capsys) == (0, "b.png\n", "")
+        settings = images.read_settings(here / "b.png")
+        assert (settings["optimizer"], settings["jitter"]) == (optimizer, jitter)
+        assert settings["learning_rate"] == (0.01 if optimizer == "adam" else None)
+    assert run("again", "out/cat.png", "-q", "-o", "b.png", capsys=capsys)[0] == 0
+    assert (here / "b.png").read_bytes() == (here / "out/cat.png").read_bytes()
+    Image.new("RGB", (80, 64), "blue").save(here / "cat.png")
+    code, _, err = run("again", "out/cat.png", "-o", "b.png", capsys=capsys)
+    assert code == 0 and "have changed since" in err
+    (here / "cat.png").unlink()
+    code, out, err = run("again", "out/cat.png", capsys=capsys)
+    assert (code, out) == (2, "") and "cat.png, which is neither" in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "cat.png more -o more/paint.png",
+        "OUT_00001.png paint.png -o OUT.png --save-every 1",
+        "cat.png paint.png -o o.png --animate cat.gif",
+        "sweep cat.png paint.png --beta 1 2 --curves paint.png",
+        "sweep cat.png paint.png --beta 1 2 -o o.png --curves o.png",
+        "sweep cat.png paint.png --init content OUT_00001.png -o OUT_00001.png",
+    ],
+)
+def test_no_second_file_takes_the_place_of_an_input(
+    content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str], arguments: str
+) -> None:
+    (here / "more").mkdir()
+    for name, path in (("cat.png", content_path), ("paint.png", style_path), ("OUT_00001.png", content_path)):
+        (here / name).write_bytes(path.read_bytes())
+    (here / "more/paint.png").write_bytes(style_path.read_bytes())
+    (here / "cat.gif").symlink_to("cat.png")
+    before = {path: path.read_bytes() for path in here.rglob("*.*")}
+    code, out, err = run(*shlex.split(arguments), *QUICK, capsys=capsys)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert before == {path: path.read_bytes() for path in here.rglob("*.*")}
+
+
+def test_what_a_format_cant_hold_is_saved_as_png(
+    style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (16500, 16), "green").save("wide.png")
+    large = ("--size", "16500", "--iterations", "0", "--model", "vgg19-lite", "-q")
+    code, out, err = run("wide.png", style_path, *large, "-o", "out.webp", capsys=capsys)
+    assert (code, out, err.count("\n")) == (1, "out.png\n", 1) and "WEBP can't hold" in err
+    assert Image.open("out.png").size == (16500, 16)
+
+
 def test_again_takes_nothing_from_folders_that_a_picture_names(
     content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -79,6 +79,7 @@ def test_a_sweep_over_one_option_shows_the_inputs_and_its_curves(
     [
         ("", "one or two options several values"),
         ("--beta 1", "one or two options several values"),
+        ("--init content nowhere.png", "nowhere.png: no such file"),
         ("--beta 1 2 --size 64 80 --tv 1 2", "one or two options several values"),
         ("--beta 1 many", "--beta"),
         ("--content-layer conv2_2 conv9_9", "conv9_9"),
@@ -168,8 +169,9 @@ def test_a_texture_has_any_size_and_the_styles_statistics(
     assert Image.open("larger.png").size == (140, 100)
     code, _, err = run("texture", style_path, "--size", "wide", *LITE, capsys=capsys)
     assert code == 2 and "1024x768" in err
-    code, _, err = run("texture", style_path, "--size", "0x50", *LITE, capsys=capsys)
-    assert (code, err.count("\n")) == (2, 1)
+    for shape in ("0x50", "9999999999", "20000x20000"):
+        code, _, err = run("texture", style_path, "--size", shape, *LITE, capsys=capsys)
+        assert (code, err.count("\n")) == (2, 1) and "a texture of" in err
 
 
 @pytest.mark.parametrize("ending", [".gif", ".webp", ".mp4"])

@@ -33,8 +33,8 @@ def test_threads_follow_the_containers_quota(tmp_path: Path, content: str, expec
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     file = tmp_path / "cpu.max"
     file.write_text(content)
-    assert hardware._allowed_cpus(file) == min(expected or available, available)
-    assert hardware._allowed_cpus(tmp_path / "none") == available
+    assert hardware.allowed_cpus(file) == min(expected or available, available)
+    assert hardware.allowed_cpus(tmp_path / "none") == available
 
 
 def test_settings_are_as_before_afterwards() -> None:

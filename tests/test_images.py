@@ -468,6 +468,13 @@ def test_a_picture_too_large_for_its_format_leaves_the_old_file(tmp_path: Path, 
     assert os.listdir(tmp_path) == [name]
 
 
+def test_settings_that_no_jpeg_can_hold_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "a.jpg"
+    write(torch.rand(1, 3, 8, 8), path, alpha=None, bit_depth=8, settings={"version": "1", "told": "x" * 70_000})
+    assert read(path).rgb.size == (8, 8) and read_settings(path) == {}
+    assert "too long" in caplog.text
+
+
 def test_the_longest_name_that_the_folder_allows_can_be_written(tmp_path: Path) -> None:
     path = tmp_path / ("x" * (os.pathconf(tmp_path, "PC_NAME_MAX") - 4) + ".png")
     check_output(path, 8)

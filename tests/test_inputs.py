@@ -45,10 +45,23 @@ def test_the_ends_of_a_blend_are_the_single_styles(pictures: dict[str, Path]) ->
     assert equal.settings()["style"] == ["red.png", "blue.png"] and red.settings()["style"] == "red.png"
 
 
+def test_what_doesnt_show_in_a_mask_isnt_selected(pictures: dict[str, Path], tmp_path: Path) -> None:
+    left = Image.open(pictures["left"]).convert("L")
+    white = Image.new("RGB", left.size, "white")
+    white.putalpha(left)
+    white.save(tmp_path / "cut.png")
+    made = (
+        stylize(pictures["photo"], pictures["red"], SMALL, iterations=3, keep=str(path))
+        for path in (pictures["left"], tmp_path / "cut.png")
+    )
+    assert torch.equal(*(result.tensor for result in made))
+
+
 def test_a_folder_is_all_its_pictures(pictures: dict[str, Path], tmp_path: Path) -> None:
     for name in ("red", "blue"):
         (tmp_path / f"{name}.png").write_bytes(pictures[name].read_bytes())
     (tmp_path / "notes.txt").write_text("not a picture")
+    (tmp_path / "._red.png").write_text("what another system leaves")
     folder = stylize(pictures["photo"], tmp_path, SMALL, iterations=5)
     listed = stylize(pictures["photo"], [tmp_path / "blue.png", tmp_path / "red.png"], SMALL, iterations=5)
     assert torch.equal(folder.tensor, listed.tensor)

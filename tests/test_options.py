@@ -38,6 +38,8 @@ def test_layer_weights_are_relative_and_sum_to_one() -> None:
     [
         ({"size": -3}, "size"),
         ({"size": 0}, "size"),
+        ({"seed": 2**63}, "seed"),
+        ({"alpha": 10**400}, "alpha"),
         ({"alpha": float("nan")}, "alpha"),
         ({"beta": -1.0}, "beta"),
         ({"alpha": 0, "beta": 0}, "nothing to optimise"),
