@@ -1,5 +1,6 @@
 """The same jobs on a Dask cluster, which somebody else has started (extra `cluster`)."""
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -38,28 +39,14 @@ def distributed(
         StyleTransferError: there is no scheduler, or it is gone.
     """
     try:
-        import dask
-        from distributed import Client, Security, as_completed
+        from distributed import as_completed
     except ImportError as error:
         raise UsageError("--scheduler needs Dask: pip install 'styletransfer[cluster]'") from error
-    if address.startswith("tls:") and not Security().get_connection_args("client").get("ssl_context"):
-        names = ", ".join(f"DASK_DISTRIBUTED__COMM__TLS__{name}" for name in ("CA_FILE", "CLIENT__CERT", "CLIENT__KEY"))
-        raise UsageError(f"{address} needs the names of its keys' files in {names}")
-    try:
-        client = Client(address, timeout=PATIENCE, set_as_default=False)
-    except (OSError, ValueError, TimeoutError) as error:
-        raise StyleTransferError(f"there is no Dask scheduler at {address}: {error}") from error
-    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what matters we tell ourselves
     waiting, handed, unread = list(reversed(jobs)), dict[str, Job](), list[tuple[Job, Row]]()
-    dask.config.set({"distributed.admin.large-graph-warning-threshold": "1GB"})  # pictures are large
-    with client:
-        try:
-            client.register_plugin(_plugin())
-        except Exception as error:  # whatever happens on a worker
-            raise StyleTransferError(f"the workers of {address} can't be set up: {_told(error)}") from error
+    with _connected(address) as client:
 
         def hand_out() -> list[Any]:
-            most = AHEAD * max(1, len(client.scheduler_info(n_workers=-1)["workers"])) - len(handed)
+            most = AHEAD * max(1, len(client.scheduler_info(n_workers=-1).get("workers", ()))) - len(handed)
             futures: list[Any] = []
             while waiting and len(futures) < most and not stopped():
                 job = waiting.pop()
@@ -83,6 +70,29 @@ def distributed(
             for more in hand_out():
                 ending.add(more)
         yield from unread
+
+
+@contextlib.contextmanager
+def _connected(address: str) -> Iterator[Any]:
+    """A client of the scheduler, whose workers are ready."""
+    import dask
+    from distributed import Client, Security
+
+    if address.startswith("tls:") and not Security().get_connection_args("client").get("ssl_context"):
+        names = ", ".join(f"DASK_DISTRIBUTED__COMM__TLS__{name}" for name in ("CA_FILE", "CLIENT__CERT", "CLIENT__KEY"))
+        raise UsageError(f"{address} needs the names of its keys' files in {names}")
+    dask.config.set({"distributed.admin.large-graph-warning-threshold": "1GB"})  # pictures are large
+    try:
+        client = Client(address, timeout=PATIENCE, set_as_default=False)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise StyleTransferError(f"there is no Dask scheduler at {address}: {error}") from error
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what matters we tell ourselves
+    with client:
+        try:
+            client.register_plugin(_plugin())
+        except Exception as error:  # whatever happens on a worker
+            raise StyleTransferError(f"the workers of {address} can't be set up: {_told(error)}") from error
+        yield client
 
 
 def _row(job: Job, future: Any) -> Row:

@@ -60,7 +60,7 @@ class Inputs:
     start: Picture
     keep: Picture | None
     names: list[str | list[str]]
-    digest: str | None
+    digest: str | None = None
 
     @property
     def styles(self) -> list[Picture]:

@@ -102,13 +102,16 @@ class _Worker(threading.Thread):
             if self.process is None or self.process.poll() is not None:
                 self.process = _started(self.number, self.count)
             assert self.process.stdin and self.process.stdout
-            with contextlib.suppress(OSError):
+            line = ""
+            with contextlib.suppress(OSError, ValueError):
                 self.process.stdin.write(job.as_json() + "\n")
                 self.process.stdin.flush()
                 if line := self.process.stdout.readline():
                     row: Row = json.loads(line)
                     if row["status"] != "stopped" or self.stopping:
                         return row
+            if line:  # somebody else stopped it, or this was no answer
+                self.process.kill()
             code = self.process.wait()
         if self.stopping:
             return job.row("stopped")
