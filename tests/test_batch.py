@@ -1,5 +1,6 @@
 """Batches: what is to be made, mistakes found before, workers that die, and going on after being killed."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -382,7 +384,7 @@ def cluster(pictures: Path) -> Iterator[tuple[str, list["subprocess.Popen[bytes]
 
     def start(what: str, *options: str) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-m", "dask", what, "--scheduler-file", str(file), "--host", "127.0.0.1"]
-        output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        output: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
         return subprocess.Popen([*command, "--no-dashboard", *options], env=environment, **output)
 
     started = [start("scheduler", "--port", "0")]
@@ -394,13 +396,10 @@ def cluster(pictures: Path) -> Iterator[tuple[str, list["subprocess.Popen[bytes]
     try:
         yield json.loads(file.read_text())["address"], started
     finally:
-        for process in reversed(started):
-            process.terminate()
-        for process in started:
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
+        for process in reversed(started):  # a nanny with its workers
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def test_a_cluster_makes_the_same_pictures_even_when_a_worker_dies(
