@@ -73,7 +73,7 @@ def kills(args: argparse.Namespace) -> None:
     generator = random.Random(0)
     with TemporaryDirectory() as name:
         folder = Path(name)
-        photos, paintings = inputs(folder, 5, 4)
+        photos, paintings = inputs(folder, 20, 4)
         command = batch(photos, paintings, folder / "out", "--jobs", "4", "--iterations", "100")
         stamps: dict[str, int] = {}
         again = wrong = 0
@@ -87,7 +87,7 @@ def kills(args: argparse.Namespace) -> None:
                 with Image.open(path) as picture:
                     wrong += picture.size != (128, 128) or picture.load() is None
                 again += stamps.setdefault(path.name, path.stat().st_mtime_ns) != path.stat().st_mtime_ns
-            print(f"killed; {len(stamps)} of 20 are there", flush=True)
+            print(f"killed; {len(stamps)} of 80 are there", flush=True)
         done = subprocess.run(command, capture_output=True, text=True)
         there = {path.name: path.stat().st_mtime_ns for path in (folder / "out").glob("*.png")}
         again += sum(there[name] != stamp for name, stamp in stamps.items())
