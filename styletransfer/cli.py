@@ -6,14 +6,12 @@ Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted, 143 terminated.
 import contextlib
 import dataclasses
 import io
-import itertools
 import json
 import logging
 import os
 import re
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -38,7 +36,7 @@ from .arguments import (
     files_among,
     from_options,
 )
-from .console import complain, interruptible, notices, progress_bar
+from .console import complain, interruptible, notices, progress_bar, save
 from .errors import StyleTransferError, UsageError
 from .options import Options
 
@@ -201,7 +199,7 @@ def _make(
             result = stylize(content, style, options, callback=listen, checkpoint=beside(target), resume=resume)
         if not first:
             return
-        saved = _save(result, target)
+        saved = save(result.save, target)
         if animation:
             animation.save(result.image)
         print(json.dumps(_summary(result, saved)) if as_json else saved)
@@ -228,7 +226,7 @@ def _frames(
     there = [numbered.fullmatch(name) for name in os.listdir(target.parent)] if every and resume else []
     count, due = max((int(found[1]) for found in there if found), default=0), 0
 
-    def save(step: "Step") -> None:
+    def frame(step: "Step") -> None:
         nonlocal count, due, every
         due = 0 if step.iteration == 0 else due
         if every and step.iteration >= due:
@@ -240,24 +238,7 @@ def _frames(
                 logging.getLogger(__name__).warning("%s; no more iterates are saved", error)
                 every = 0
 
-    return save
-
-
-def _save(result: "Result", target: Path) -> Path:
-    """Writes the picture, elsewhere if it can't be written where it was to be; returns where it is."""
-    try:
-        return result.save(target)
-    except StyleTransferError as error:
-        folders = (Path.cwd(), Path.home(), Path(tempfile.gettempdir()))
-        # Not every format can hold any size.
-        for folder, ending in ((target.parent, ".png"), *itertools.product(folders, (target.suffix, ".png"))):
-            names = (f"{target.stem}{number}{ending}" for number in ("", *(f"-{i}" for i in range(1, 100))))
-            free = next((folder / name for name in names if not (folder / name).exists()), None)
-            with contextlib.suppress(StyleTransferError):
-                if free:
-                    complain(f"{error}; the picture is {result.save(free)}", error.exit_code)
-                    return free
-        raise
+    return frame
 
 
 @app.command("plan")

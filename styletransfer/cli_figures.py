@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from .arguments import ContentPath, Quiet, StylePaths, SweepCommand, app, files_among, from_options, given_options
-from .console import complain, interruptible, notices
+from .console import complain, interruptible, notices, save
 from .options import Options
 
 if TYPE_CHECKING:
     from .figures import Cell
+    from .inputs import Source
 
 
 _Image = Annotated[Path, typer.Argument(metavar="IMAGE", help="The picture.")]
@@ -162,20 +163,34 @@ def reconstruct_command(
     _draw(cells, output or Path(f"{image.stem}_{name}.png"), (image,), quiet, first=[("picture", image)])
 
 
-def _draw(cells: "Sequence[Cell]", target: Path, inputs: Sequence[str | Path], quiet: bool, **figure: Any) -> None:
+def _draw(
+    cells: "Sequence[Cell]",
+    target: Path,
+    inputs: Sequence[str | Path],
+    quiet: bool,
+    first: "Sequence[tuple[str, Source]]",
+    curves: Path | None = None,
+) -> None:
     with interruptible() as interrupted:
         from . import images
-        from .figures import draw
+        from .figures import check_plot, draw, plot
 
         notices(quiet)
         taken = files_among(list(inputs))
         images.check_output(target, 8, taken)
-        if curves := figure.get("curves"):
+        if curves:
             images.check_other(curves, (target, *taken), "--curves")
-        count = draw(cells, target, interrupted, quiet=quiet, **figure)
+            check_plot(curves)
+        sheet = draw(cells, interrupted, first=first, quiet=quiet)
+        saved = save(sheet.save, target) if sheet else target
+        if sheet and curves:
+            plot(sheet.curves, curves)
         number = interrupted()
-    if count:
-        print(target)
+    count = len(sheet.made) if sheet else 0
+    if sheet:
+        print(saved)
     if count < len(cells):
-        made = f"; the {count} pictures made by then are in {target}" if count else ""
+        made = f"; the {count} pictures made by then are in {saved}" if sheet else ""
         raise typer.Exit(complain(f"interrupted{made}", 128 + number))
+    if saved != target:
+        raise typer.Exit(1)

@@ -1,13 +1,16 @@
 """How commands speak to people: one line at a time on stderr, a progress bar, and an ear for Ctrl-C."""
 
 import contextlib
+import itertools
 import logging
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import printable
+from .errors import StyleTransferError, printable
 from .options import Options
 
 if TYPE_CHECKING:  # torch takes seconds to import: `--help` must not
@@ -17,6 +20,28 @@ if TYPE_CHECKING:  # torch takes seconds to import: `--help` must not
 def complain(message: str, code: int) -> int:
     print(f"styletransfer: {printable(message)}", file=sys.stderr)
     return code
+
+
+def save(write: Callable[[Path], object], target: Path) -> Path:
+    """Writes what took long, elsewhere if it can't be written where it was to be; returns where it is.
+
+    Raises `StyleTransferError` when it can't be written anywhere.
+    """
+    try:
+        write(target)
+        return target
+    except StyleTransferError as error:
+        folders = (Path.cwd(), Path.home(), Path(tempfile.gettempdir()))
+        # Not every format can hold any size.
+        for folder, ending in ((target.parent, ".png"), *itertools.product(folders, (target.suffix, ".png"))):
+            names = (f"{target.stem}{number}{ending}" for number in ("", *(f"-{i}" for i in range(1, 100))))
+            free = next((folder / name for name in names if not (folder / name).exists()), None)
+            with contextlib.suppress(StyleTransferError):
+                if free:
+                    write(free)
+                    complain(f"{error}; the picture is {free}", error.exit_code)
+                    return free
+        raise
 
 
 class _OneLine(logging.Formatter):

@@ -159,30 +159,48 @@ def sheet(rows: Sequence[Sequence[tuple[str, Image.Image | None]]], height: int 
     return drawn
 
 
+@dataclass(frozen=True)
+class Sheet:
+    """What was made of a figure's pictures.
+
+    Attributes:
+        image: the sheet, mode RGB.
+        curves: the losses of each of its pictures.
+        made: how each was made, for the file.
+    """
+
+    image: Image.Image
+    curves: list[Curve]
+    made: list[dict[str, Any]]
+
+    def save(self, path: Path) -> None:
+        """Writes the sheet, by the ending.
+
+        Raises:
+            UsageError: unknown ending, or no such folder.
+            StyleTransferError: it can't be written.
+        """
+        images.check_output(path, 8)
+        told = {"version": __version__, "figure": self.made}
+        images.write(images.to_tensor(self.image), path, alpha=None, bit_depth=8, settings=told)
+
+
 def draw(
     cells: Sequence[Cell],
-    target: Path,
     interrupted: Callable[[], object],
     *,
     first: Sequence[tuple[str, Source]] = (),
-    curves: Path | None = None,
     quiet: bool = False,
-) -> int:
-    """Makes the pictures and writes them as a sheet, a row for every label of rows; also the curves of their losses.
+) -> Sheet | None:
+    """Makes the pictures and puts them on a sheet, a row for every label of rows.
 
     Args:
         first: pictures to stand before the others, in the first row, with their labels.
-        interrupted: tells whether to end early. The sheet then has gaps.
-
-    Returns:
-        How many pictures were made; without any nothing is written.
+        interrupted: tells whether to end early. The sheet then has gaps; without any picture there is none.
 
     Raises:
-        UsageError, StyleTransferError: as `stylize`, or a file can't be written.
+        UsageError, StyleTransferError: as `stylize`.
     """
-    images.check_output(target, 8)
-    if curves:
-        _check_plot(curves)
     for name in {name for cell in cells for name in cell.options.files if not os.path.isfile(name)}:
         raise UsageError(f"{name}: no such file")
     before = [(label, images.read(source, cells[0].options.max_pixels).rgb) for label, source in first]
@@ -192,25 +210,18 @@ def draw(
     for _, group in itertools.groupby(cells, lambda cell: cell.row):
         rows.append([(cell.label, pictures.get(id(cell))) for cell in group])
     if not pictures:
-        return 0
+        return None
     height = max(picture.height for picture in pictures.values())
     rows[0][:0] = before
-    drawn = images.to_tensor(sheet(rows, height))
-    images.write(drawn, target, alpha=None, bit_depth=8, settings={"version": __version__, "figure": _told(results)})
-    if curves:
-        plot([curve for *_, curve in results], curves)
-    return len(results)
-
-
-def _told(results: Sequence[tuple[Cell, Result, Curve]]) -> list[dict[str, Any]]:
-    """How each picture was made, for the file."""
-    return [{"row": cell.row, "column": cell.column, **result.settings()} for cell, result, _ in results]
+    told = [{"row": cell.row, "column": cell.column, **result.settings()} for cell, result, _ in results]
+    return Sheet(sheet(rows, height), [curve for *_, curve in results], told)
 
 
 # --- curves --------------------------------------------------------------------------------------------------------
 
 
-def _check_plot(path: Path) -> None:
+def check_plot(path: Path) -> None:
+    """Raises `UsageError` when a plot can't be written there: format, folder, rights, or matplotlib isn't installed."""
     if path.suffix.lower() not in (".svg", ".png", ".pdf"):
         raise UsageError(f"{path}: a plot's name must end in .svg, .png or .pdf")
     images.check_folder(path)
@@ -229,7 +240,7 @@ def plot(curves: Sequence[Curve], path: Path) -> None:
         UsageError: unknown ending, or matplotlib isn't installed.
         StyleTransferError: it can't be written.
     """
-    _check_plot(path)
+    check_plot(path)
     import matplotlib
     from matplotlib.figure import Figure
 

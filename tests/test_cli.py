@@ -411,6 +411,10 @@ def test_what_a_format_cant_hold_is_saved_as_png(
     code, out, err = run("wide.png", style_path, *large, "-o", "out.webp", capsys=capsys)
     assert (code, out, err.count("\n")) == (1, "out.png\n", 1) and "WEBP can't hold" in err
     assert Image.open("out.png").size == (16500, 16)
+    two = ("--seed", "1", "2", "--scales", "1")
+    code, out, err = run("sweep", "wide.png", style_path, *large, *two, "-o", "sheet.webp", capsys=capsys)
+    assert (code, out, err.count("\n")) == (1, "sheet.png\n", 1) and "WEBP can't hold" in err
+    assert Image.open("sheet.png").width > 3 * 16500  # the photograph and its two pictures
 
 
 def test_again_takes_nothing_from_folders_that_a_picture_names(
