@@ -274,6 +274,8 @@ DRAWN = (
 )
 
 if __name__ == "__main__":
+    if unknown := set(sys.argv[1:]) - {draw.__name__ for draw in DRAWN}:
+        sys.exit(f"{', '.join(sorted(unknown))}: no such figure; there are {', '.join(d.__name__ for d in DRAWN)}")
     for draw in DRAWN:
         if draw.__name__ in sys.argv[1:] or not sys.argv[1:]:
             draw()
