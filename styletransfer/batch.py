@@ -16,14 +16,17 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from . import images, inputs
 from .checkpoint import DamagedError, DifferentError, beside
-from .errors import StyleTransferError, UsageError, printable
+from .errors import StyleTransferError, UsageError, one_line, printable
 from .files import write_whole
 from .options import PICTURE_NAMES, WHOLE, Options
 
 _HINTS = get_type_hints(Options)
 _OWN = ("content", "style", "output")
-#: Why a run ended whose picture isn't what was asked for.
-_NOT_WHOLE = ("callback", "diverged", "memory")
+#: Why a run ended whose picture isn't what was asked for, and what is told of it.
+_FAILED = {
+    "diverged": "the loss was no longer finite; the picture is the best before that",
+    "memory": "not enough memory for the finer scales; the picture is a smaller one enlarged",
+}
 
 
 @dataclass(frozen=True)
@@ -392,7 +395,7 @@ def finished(job: Job) -> bool:
     except (StyleTransferError, OSError):
         return False
     result = told.get("result")
-    if not isinstance(result, dict) or result.get("stopped") in _NOT_WHOLE:
+    if not isinstance(result, dict) or result.get("stopped") in ("callback", *_FAILED):
         return False
     wanted = job.options.with_files(lambda name: Path(name).name).that_matter()
     style = [Path(s).name for s in job.style]
@@ -411,10 +414,8 @@ def make(job: Job, stop: Callable[[], object] = lambda: False) -> Row:
     with _warnings() as said:
         try:
             row = job.row("skipped") if finished(job) else _made(job, stop)
-        except StyleTransferError as error:
-            row = job.row("failed", error=printable(str(error)))
         except Exception as error:  # one job must not end the others
-            row = job.row("failed", error=printable(f"{type(error).__name__}: {error}"))
+            row = job.row("failed", error=one_line(error))
     return {**row, "warnings": said} if said else row
 
 
@@ -437,10 +438,8 @@ def _made(job: Job, stop: Callable[[], object]) -> Row:
     result.save(target)
     made = {"seconds": round(result.seconds, 3), "iterations": result.iterations, "size": list(result.size)}
     made |= {"loss": asdict(result.best), "stopped": result.stopped}
-    if result.stopped in _NOT_WHOLE:
-        why = {"diverged": "the loss was no longer finite; the picture is the best before that"}
-        smaller = "not enough memory for the finer scales; the picture is a smaller one enlarged"
-        return job.row("failed", error=why.get(result.stopped, smaller), **made)
+    if result.stopped in _FAILED:
+        return job.row("failed", error=_FAILED[result.stopped], **made)
     return job.row("done", **made)
 
 

@@ -182,15 +182,14 @@ def _draw(
             images.check_other(curves, (target, *taken), "--curves")
             check_plot(curves)
         sheet = draw(cells, interrupted, first=first, quiet=quiet)
-        saved = save(sheet.save, target) if sheet else target
-        if sheet and curves:
+        if sheet is None:
+            raise typer.Exit(complain("interrupted", 128 + interrupted()))
+        saved = save(sheet.save, target)
+        if curves:
             plot(sheet.curves, curves)
         number = interrupted()
-    count = len(sheet.made) if sheet else 0
-    if sheet:
-        print(saved)
-    if count < len(cells):
-        made = f"; the {count} pictures made by then are in {saved}" if sheet else ""
-        raise typer.Exit(complain(f"interrupted{made}", 128 + number))
+    print(saved)
+    if (count := len(sheet.made)) < len(cells):
+        raise typer.Exit(complain(f"interrupted; the {count} pictures made by then are in {saved}", 128 + number))
     if saved != target:
         raise typer.Exit(1)

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from .batch import Job, Row, make
-from .errors import StyleTransferError, UsageError, printable
+from .errors import StyleTransferError, UsageError, one_line
 from .files import write_whole
 from .workers import placed
 
@@ -91,7 +91,7 @@ def _connected(address: str) -> Iterator[Any]:
         try:
             client.register_plugin(_plugin())
         except Exception as error:  # whatever happens on a worker
-            raise StyleTransferError(f"the workers of {address} can't be set up: {_told(error)}") from error
+            raise StyleTransferError(f"the workers of {address} can't be set up: {one_line(error)}") from error
         yield client
 
 
@@ -101,14 +101,10 @@ def _row(job: Job, future: Any) -> Row:
         if data is not None:
             write_whole(Path(job.output), data)
     except Exception as error:  # its workers died, or it can't be written
-        return job.row("failed", error=_told(error))
+        return job.row("failed", error=one_line(error))
     # One that is skipped was made by a worker that was lost before it could tell.
     made: Row = row | job.row("done" if row["status"] == "skipped" else row["status"])
     return made
-
-
-def _told(error: Exception) -> str:
-    return printable(" ".join(f"{type(error).__name__}: {error}".split())[:500])
 
 
 def _files(job: Job) -> dict[str, bytes]:

@@ -33,7 +33,8 @@ def save(write: Callable[[Path], object], target: Path) -> Path:
     except StyleTransferError as error:
         folders = (Path.cwd(), Path.home(), Path(tempfile.gettempdir()))
         # Not every format can hold any size.
-        for folder, ending in ((target.parent, ".png"), *itertools.product(folders, (target.suffix, ".png"))):
+        places = ((target.parent, ".png"), *itertools.product(folders, (target.suffix, ".png")))
+        for folder, ending in dict.fromkeys(places):  # a picture takes long to encode: no place twice
             names = (f"{target.stem}{number}{ending}" for number in ("", *(f"-{i}" for i in range(1, 100))))
             free = next((folder / name for name in names if not (folder / name).exists()), None)
             with contextlib.suppress(StyleTransferError):

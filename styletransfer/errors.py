@@ -22,3 +22,10 @@ class UsageError(StyleTransferError, ValueError):
     """An option or argument has a value that can't be meant."""
 
     exit_code = 2
+
+
+def one_line(error: Exception) -> str:
+    """An error as one line: ours is its message, of any other the kind too, and not all of a long one."""
+    if isinstance(error, StyleTransferError):
+        return str(error)
+    return printable(" ".join(f"{type(error).__name__}: {error}".split())[:500])

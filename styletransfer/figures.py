@@ -60,7 +60,12 @@ def reconstruction(source: Source, layers: Sequence[str], kind: str, options: Op
     Args:
         kind: "content": from the features of each layer alone; "style": from the Gram matrices of each layer and of
             those before it.
+
+    Raises:
+        UsageError: no layer is named.
     """
+    if not layers:
+        raise UsageError("there is no layer to reconstruct from; name some with --layers")
     cells = []
     for number, layer in enumerate(layers):
         changed: dict[str, Any]

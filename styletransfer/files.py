@@ -1,4 +1,4 @@
-"""How every file of ours comes to be: whole, or not at all."""
+"""How every file of ours comes to be, whole or not at all, and what tells one from another."""
 
 import contextlib
 import hashlib
@@ -6,26 +6,19 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
 from .errors import StyleTransferError
 
 
-def digest(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file. Raises `OSError` if it can't be read."""
-    found = os.stat(path)
-    return _digest(os.fspath(path), found.st_mtime_ns, found.st_size)
-
-
-@lru_cache(maxsize=10_000)
-def _digest(path: str, _changed: int, _size: int) -> str:
-    hashed = hashlib.sha256()
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """The file's SHA-256 in hexadecimal. Raises `OSError` if it can't be read."""
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(2**20):
-            hashed.update(block)
-    return hashed.hexdigest()
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def write_whole(path: Path, data: bytes) -> None:

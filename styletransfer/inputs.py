@@ -5,14 +5,16 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageChops
 from torch import Tensor
 
-from . import files, images
+from . import images
 from .errors import UsageError
+from .files import sha256_of
 from .images import Picture
 from .options import STARTS, WHOLE, Options
 
@@ -100,18 +102,34 @@ def read(content: Source, style: Styles, options: Options) -> Inputs:
     names: list[str | list[str]] = [first.name]
     for found, group in zip(sources, groups, strict=True):
         names.append([one.name for one in group] if isinstance(found, list) else group[0].name)
-    return Inputs(first, parts, start, keep, names, digest(content, style, options))
+    return Inputs(first, parts, start, keep, names, _digest(content, sources, options))
 
 
 def digest(content: Source, style: Styles, options: Options) -> str | None:
     """SHA-256 of all files of pictures of a run together; None if one is no file. Raises `OSError` as `open`."""
+    return _digest(content, [_pictures_of(source) for source in several(style)], options)
+
+
+def _digest(content: Source, styles: Sequence[Source | list[Source]], options: Options) -> str | None:
     sources: list[Source] = [content]
-    for found in map(_pictures_of, several(style)):
+    for found in styles:
         sources += found if isinstance(found, list) else [found]
     sources += [name for name in options.files if name != options.weights]
     paths = [source for source in sources if isinstance(source, str | os.PathLike)]
-    told = hashlib.sha256("".join(map(files.digest, paths)).encode())
-    return told.hexdigest() if len(paths) == len(sources) else None
+    if len(paths) < len(sources):
+        return None
+    return hashlib.sha256("".join(map(_sha256_now, paths)).encode()).hexdigest()
+
+
+def _sha256_now(path: str | os.PathLike[str]) -> str:
+    """Of a file; a batch asks for the same ones again and again."""
+    found = os.stat(path)
+    return _sha256_then(os.fspath(path), found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(maxsize=10_000)
+def _sha256_then(path: str, _changed: int, _size: int) -> str:
+    return sha256_of(path)
 
 
 def again(picture: str | os.PathLike[str], **changes: Any) -> tuple[Source, Styles, Options]:
@@ -142,25 +160,25 @@ def again(picture: str | os.PathLike[str], **changes: Any) -> tuple[Source, Styl
         raise UsageError(f"{path} was made from {plain}, which is neither beside it nor in the current folder")
 
     content, style = (changes.pop(name, None) for name in ("content", "style"))
-    named = content or style
-    content = content or (None if told["content"] == images.UNNAMED else found(told["content"]))
-    style = style or found(told["style"])
+    named = content is not None or style is not None
+    if content is None and told["content"] != images.UNNAMED:
+        content = found(told["content"])
+    style = found(told["style"]) if style is None else style
     for setting, others in _TOGETHER.items():
         if setting in changes and changes[setting] != told.get(setting):
             told = {name: value for name, value in told.items() if name not in others}
     if changes.get("optimizer") == "lbfgs":
         told.pop("jitter", None)
     replaced = changes.keys() & {"init", "weights", "keep", "mask"}  # need not be found
-    named = named or replaced
     options = Options.told({name: value for name, value in told.items() if name not in replaced}).with_files(found)
     options = replace(options, **changes)
-    if not named and told.get("inputs") not in (None, digest(content or "", style, options) if content else None):
-        log.warning("%s: the pictures that it was made from have changed since", path)
-    if not content and options.alpha:
+    if content is None and options.alpha:
         raise UsageError(f"{path} was made from a picture that was no file: name the content")
-    if not content:  # as `figures.texture` makes it
+    if content is None:  # as `figures.texture` makes it
         size = images.fitted(images.size(path), options.size, enlarge=True)
         content = read(Image.new("RGB", (1, 1)), style, options).styles[0].flat(size)
+    elif not (named or replaced) and told.get("inputs") not in (None, digest(content, style, options)):
+        log.warning("%s: the pictures that it was made from have changed since", path)
     return content, style, options
 
 

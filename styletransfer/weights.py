@@ -29,7 +29,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from .errors import StyleTransferError, UsageError
-from .files import write_whole
+from .files import sha256_of, write_whole
 from .options import LAYERS
 
 log = logging.getLogger(__name__)
@@ -252,19 +252,6 @@ def _with_bar(chunks: Iterator[bytes], have: int, total: int | None, name: str) 
         for chunk in chunks:
             yield chunk
             bar.update(len(chunk))
-
-
-def sha256_of(path: Path) -> str:
-    """The file's SHA-256 in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
-
-
-def _sha256(file: IO[bytes]) -> str:  # Python 3.10
-    digest = hashlib.sha256()
-    while chunk := file.read(_CHUNK):
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _check_hash(path: Path, expected: str, source: str) -> None:

@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from . import hardware
 from .batch import Job, Row, make
-from .errors import printable
+from .errors import one_line
 from .ranks import WORKERS
 
 #: A job that ends the process which makes it is given up after so many times.
@@ -80,7 +80,7 @@ class _Worker(threading.Thread):
             try:
                 row = self._row(job)
             except Exception as error:  # whoever waits for the row would wait for ever
-                row = job.row("failed", error=printable(f"{type(error).__name__}: {error}"))
+                row = job.row("failed", error=one_line(error))
             self.ended.put((job, row))
         if self.process and self.process.stdin:
             with contextlib.suppress(OSError):

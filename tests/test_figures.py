@@ -148,6 +148,8 @@ def test_the_command_reconstructs(content_path: Path, here: Path, capsys: pytest
     assert [cell["style_layers"] for cell in told] == [["relu1_1"], ["relu1_1", "conv2_2"]]
     code, out, err = run("reconstruct", content_path, "--layers", "conv7_1", *quick, capsys=capsys)
     assert (code, out, err.count("\n")) == (2, "", 1) and "conv7_1" in err
+    code, out, err = run("reconstruct", content_path, "--layers", ",", *quick, capsys=capsys)
+    assert (code, out, err.count("\n")) == (2, "", 1) and "there is no layer" in err
 
 
 def test_a_texture_has_any_size_and_the_styles_statistics(

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from styletransfer import Options, UsageError, cli, images, stylize, weights
+from styletransfer.inputs import again
 from styletransfer.losses import gram_matrix
 from styletransfer.vgg import Encoder
 
@@ -55,6 +56,12 @@ def test_what_doesnt_show_in_a_mask_isnt_selected(pictures: dict[str, Path], tmp
         for path in (pictures["left"], tmp_path / "cut.png")
     )
     assert torch.equal(*(result.tensor for result in made))
+
+
+def test_again_takes_pictures_that_are_no_files(pictures: dict[str, Path], tmp_path: Path) -> None:
+    made = stylize(pictures["photo"], pictures["red"], SMALL, iterations=3).save(tmp_path / "made.png")
+    content, style = torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64)
+    assert again(made, content=content, style=style, beta=5.0)[:2] == (content, style)
 
 
 def test_a_folder_is_all_its_pictures(pictures: dict[str, Path], tmp_path: Path) -> None:

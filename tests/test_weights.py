@@ -24,9 +24,10 @@ from safetensors.torch import save_file
 from torchvision.models import VGG19_Weights
 
 from styletransfer import StyleTransferError, UsageError, weights
+from styletransfer.files import sha256_of
 from styletransfer.options import LAYERS
 from styletransfer.vgg import Encoder
-from styletransfer.weights import NETWORKS, fetch, find, load, resolve, save, sha256_of, verify
+from styletransfer.weights import NETWORKS, fetch, find, load, resolve, save, verify
 
 Trunk = dict[str, tuple[torch.Tensor, torch.Tensor]]
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
 from styletransfer import weights
+from styletransfer.files import sha256_of
 from styletransfer.losses import gram_matrix
 from styletransfer.options import LAYERS, Options
 from styletransfer.vgg import Encoder
@@ -250,7 +251,7 @@ def main() -> None:
             {"photos": photos_out, "paintings": paintings_out},
         )
     )
-    print(f"{args.output}  SHA-256 {weights.sha256_of(args.output)}")
+    print(f"{args.output}  SHA-256 {sha256_of(args.output)}")
 
 
 if __name__ == "__main__":
