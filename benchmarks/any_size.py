@@ -23,9 +23,10 @@ import torch
 from bench import alternating, isolated, network
 from PIL import Image
 
-from styletransfer import Options, hardware, stylize
-from styletransfer.objective import Objective, Tiling
-from styletransfer.vgg import Encoder
+from styletransfer import Options, stylize
+from styletransfer.machine import hardware
+from styletransfer.network import Encoder, Tiling
+from styletransfer.objective import Objective
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE.parent / "examples"
@@ -35,7 +36,7 @@ CPU = torch.device("cpu")
 
 
 def objective(name: str, width: int, height: int, tiling: Tiling, precision: str = "auto") -> tuple[Objective, Any]:
-    options, chosen = Options(), hardware.precision(precision, CPU)
+    options, chosen = Options(), hardware.select_precision(precision, CPU)
     encoder = Encoder(network(name), {**options.content_weights, **options.style_weights})
     encoder.cast(chosen.forward, chosen.backward)
     generator = torch.Generator().manual_seed(0)
@@ -47,7 +48,7 @@ def objective(name: str, width: int, height: int, tiling: Tiling, precision: str
 
 def memory(name: str, width: int, height: int, tiling: Tiling) -> dict[str, float]:
     """MiB at the peak of one evaluation: in all, and beyond image, gradient and the content's features."""
-    with hardware.tuned(CPU):
+    with hardware.runtime_settings(CPU):
         warm, x = objective(name, 64, 64, tiling)
         warm.evaluate(x)
         before = hardware._kilobytes("/proc/self/status", "VmRSS")
@@ -62,7 +63,7 @@ def memory(name: str, width: int, height: int, tiling: Tiling) -> dict[str, floa
 
 def overhead(name: str, side: int, tilings: list[Tiling]) -> list[float]:
     """Seconds of an evaluation in each way, medians of three taken in turn."""
-    with hardware.tuned(CPU):
+    with hardware.runtime_settings(CPU):
         tasks = [objective(name, side, side * 3 // 4, tiling) for tiling in tilings]
         return alternating(CPU, 3, *(partial(task.evaluate, image) for task, image in tasks))
 

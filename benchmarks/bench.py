@@ -33,13 +33,14 @@ import torch.nn.functional as F
 from reference import Reference
 from torch import Tensor
 
-from styletransfer import Options, hardware, images, painting, pipeline, stylize, weights
-from styletransfer.curvature import InverseHessian
-from styletransfer.losses import gram_matrix
+from styletransfer import Options, pictures, stylize
+from styletransfer.machine import hardware
+from styletransfer.network import Encoder, weights
 from styletransfer.objective import Evaluate, Objective
-from styletransfer.optimize import Step, minimize
+from styletransfer.objective.losses import gram_matrix
+from styletransfer.optimizer import InverseHessian, Step, minimize
 from styletransfer.options import LAYERS
-from styletransfer.vgg import Encoder
+from styletransfer.painting import canvas, evaluation, job, progress
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE.parent / "examples"
@@ -57,7 +58,7 @@ def vgg19_shaped() -> weights.Convolutions:
 
 
 def network(name: str) -> weights.Convolutions:
-    return vgg19_shaped() if name == "vgg19-shaped" else weights.resolve(name)[1]
+    return vgg19_shaped() if name == "vgg19-shaped" else weights.load_model(name)[1]
 
 
 def isolated(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -90,11 +91,11 @@ def wait(device: torch.device) -> None:
 
 def peaks(device_name: str) -> dict[str, float]:
     """GFLOP/s of a 4096 × 4096 matrix product."""
-    device = hardware.device(device_name)
+    device = hardware.select_device(device_name)
     result = {}
     for name in ("fp32", "tf32", "bf16") if device.type == "cuda" else ("fp32", "bf16"):
         dtype = torch.bfloat16 if name == "bf16" else torch.float32
-        with hardware.tuned(device, tf32=name == "tf32"):
+        with hardware.runtime_settings(device, tf32=name == "tf32"):
             a, b = torch.randn(2, 4096, 4096, device=device).to(dtype)
             (seconds,) = alternating(device, 5, lambda a=a, b=b: a @ b)
         result[name] = 2 * 4096**3 / seconds / 1e9
@@ -131,7 +132,7 @@ def middle_of_a_run(
     content, style = torch.rand(2, 1, 3, size, size, device=device)
     objective = Objective(encoder, content, style, options.content_weights, options.style_weights, 1.0, 1e3)
     hardware.release_memory(device)  # as stylize() does
-    evaluate = hardware.captured(objective.evaluate, content)
+    evaluate = evaluation.capture_graph(objective.evaluate, content)
     return encoder, content, evaluate, minimize(evaluate, content, "lbfgs", curvature=full_history(content, precision))
 
 
@@ -145,14 +146,14 @@ def full_history(image: Tensor, precision: hardware.Precision) -> InverseHessian
 
 def per_evaluation(name: str, size: int, precision_name: str, device_name: str, runs: int) -> dict[str, float]:
     """Seconds of the floor, of an evaluation and of an iteration all in."""
-    device = hardware.device(device_name)
-    precision = hardware.precision(precision_name, device)
-    with hardware.tuned(device, tf32=precision.tf32):
+    device = hardware.select_device(device_name)
+    precision = hardware.select_precision(precision_name, device)
+    with hardware.runtime_settings(device, tf32=precision.tf32):
         encoder, content, evaluate, steps = middle_of_a_run(name, size, precision, device)
         next(steps)
         bare = floor(encoder, size, device, precision)
         if device.type == "cuda":
-            graph = hardware.captured(lambda x: (x, (bare(), x)[1]), content)
+            graph = evaluation.capture_graph(lambda x: (x, (bare(), x)[1]), content)
             seconds = alternating(device, runs, lambda: graph(content), lambda: evaluate(content), lambda: next(steps))
         else:
             seconds = alternating(device, runs, bare, lambda: evaluate(content), lambda: next(steps))
@@ -165,9 +166,9 @@ def beyond_the_floor(size: int, device_name: str) -> dict[str, float]:
 
     Padding, pooling, adding gradients up and the losses themselves come on top.
     """
-    device = hardware.device(device_name)
-    precision = hardware.precision("auto", device)
-    with hardware.tuned(device, tf32=precision.tf32), torch.no_grad():
+    device = hardware.select_device(device_name)
+    precision = hardware.select_precision("auto", device)
+    with hardware.runtime_settings(device, tf32=precision.tf32), torch.no_grad():
         encoder, content, *_ = middle_of_a_run("vgg19-shaped", size, precision, device)
         maps, shape = {}, {"memory_format": torch.channels_last}
         for name in encoder.names:
@@ -197,9 +198,9 @@ def beyond_the_floor(size: int, device_name: str) -> dict[str, float]:
 
 def memory_of_ours(name: str, size: int, precision_name: str, device_name: str) -> int:
     """Peak bytes of some iterations with a full history."""
-    device = hardware.device(device_name)
-    precision = hardware.precision(precision_name, device)
-    with hardware.tuned(device, tf32=precision.tf32):
+    device = hardware.select_device(device_name)
+    precision = hardware.select_precision(precision_name, device)
+    with hardware.runtime_settings(device, tf32=precision.tf32):
         *_, steps = middle_of_a_run(name, size, precision, device)
         for _ in range(4):
             next(steps)
@@ -208,7 +209,7 @@ def memory_of_ours(name: str, size: int, precision_name: str, device_name: str) 
 
 def memory_of_reference(name: str, size: int, device_name: str) -> int:
     """Peak bytes of an iteration of the reference with a full history, which is filled on a cheap function."""
-    device, options = hardware.device(device_name), Options()
+    device, options = hardware.select_device(device_name), Options()
     encoder = Encoder(network(name), {**options.content_weights, **options.style_weights}).to(device)
     content, style = torch.rand(2, 1, 3, size, size, device=device)
     reference = Reference(encoder, content, style, options)
@@ -224,11 +225,12 @@ def memory_of_reference(name: str, size: int, device_name: str) -> int:
 
 def exact(args: argparse.Namespace, options: Options) -> tuple[Encoder, Tensor, Tensor]:
     """The run's normalised network in float32 and its two targets, as `stylize` makes them."""
-    device = hardware.device(options.device)
-    pictures = images.read(args.content), images.read(args.style)
-    small, large = (p.resized(images.fitted(p.rgb.size, options.size)).tensor().to(device) for p in pictures)
-    convolutions = weights.resolve(options.model, options.weights)[1]
-    return pipeline._encoder(convolutions, pictures, options, device), painting.with_bleed(small), large
+    device = hardware.select_device(options.device)
+    inputs = pictures.read_inputs(args.content, args.style, options)
+    both = inputs.content, *inputs.styles
+    small, large = (p.resize(pictures.fit_size(p.rgb.size, options.size)).tensor().to(device) for p in both)
+    convolutions = weights.load_model(options.model, options.weights)[1]
+    return job.build_encoder(convolutions, inputs, options, device), canvas.add_bleed(small, options), large
 
 
 def run_of_reference(args: argparse.Namespace, options: Options, optimizer: str) -> dict[str, Any]:
@@ -250,7 +252,7 @@ def run_of_ours(args: argparse.Namespace, options: Options, target: float) -> di
         curve.append((time.perf_counter() - start, step.losses.total))
         return curve[-1][1] <= target
 
-    painting.SETTLED = -1.0  # never
+    progress.SETTLED = -1.0  # never
     result = stylize(args.content, args.style, options, callback=listen)
     loss = result.best.total
     return {
@@ -307,7 +309,7 @@ def main() -> None:
     parser.add_argument("--part", choices=("table", "memory", "quality", "command", "beyond"), help="only this one")
     parser.add_argument("--json", type=Path, default=Path("out/bench.json"))
     args = parser.parse_args()
-    device = hardware.device(args.device)
+    device = hardware.select_device(args.device)
     gpu = device.type == "cuda"
     machine = torch.cuda.get_device_name(device) if gpu else f"{processor()}, {torch.get_num_threads()} threads"
     report: dict[str, Any] = {"machine": machine, "torch": torch.__version__}

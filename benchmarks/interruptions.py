@@ -20,7 +20,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from styletransfer import checkpoint, stylize
+from styletransfer import stylize
+from styletransfer.painting import checkpoint
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 PICTURES = EXAMPLES / "astronaut.jpg", EXAMPLES / "swirls.jpg"
@@ -116,19 +117,19 @@ def checkpoints(args: argparse.Namespace) -> None:
     """With a full history, as often as they are by default."""
     for size, iterations in ((512, 800), (4096, 30)):
         taken: list[float] = []
-        write = checkpoint.Keeper.write
+        write = checkpoint.CheckpointWriter.write
 
         def timed(self, *arguments) -> None:  # type: ignore[no-untyped-def]
             begin = time.monotonic()
             write(self, *arguments)  # noqa: B023
             taken.append(time.monotonic() - begin)  # noqa: B023
 
-        checkpoint.Keeper.write = timed  # type: ignore[method-assign]
+        checkpoint.CheckpointWriter.write = timed  # type: ignore[method-assign]
         with tempfile.TemporaryDirectory() as name:
             path, more = Path(name) / "state", {"enlarge": True, "scales": 1, "model": "vgg19-lite", "beta": 1e5}
             result = stylize(*PICTURES, size=size, iterations=iterations, checkpoint=path, **more)
             mib = path.stat().st_size / 2**20 if path.exists() else 0
-        checkpoint.Keeper.write = write  # type: ignore[method-assign]
+        checkpoint.CheckpointWriter.write = write  # type: ignore[method-assign]
         print(
             f"{size} px, {result.seconds:.0f} s: {len(taken)} checkpoints of {mib:.0f} MiB in {sum(taken):.2f} s, "
             f"{sum(taken) / result.seconds:.1%}"

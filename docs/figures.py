@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
-from styletransfer import PRESETS, Options, images, stylize, weights
-from styletransfer.figures import Cell, made, plot, reconstruction, sheet, texture
+from styletransfer import PRESETS, Options, stylize
+from styletransfer.figures.curves import plot_curves
+from styletransfer.figures.sheets import Cell, arrange, paint_cells, reconstruction, texture
+from styletransfer.network import Encoder, weights
 from styletransfer.objective import Losses, Objective, Region, Style
 from styletransfer.options import LEARNING_RATES
-from styletransfer.vgg import Encoder
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES, FIGURES = ROOT / "examples", ROOT / "docs" / "figures"
@@ -32,7 +33,7 @@ def save(
 ) -> None:
     path = FIGURES / name
     path.parent.mkdir(exist_ok=True)
-    sheet(rows, height).save(path, quality=quality)
+    arrange(rows, height).save(path, quality=quality)
     print(path)
 
 
@@ -125,12 +126,12 @@ def regions() -> None:
     pictures += [("two styles, blended", blend.image), ("one in each region", parts.image), ("--keep", kept.image)]
     save("controls-regions.jpg", [pictures])
 
-    encoder = Encoder(weights.resolve("vgg19-lite")[1], OPTIONS.style_weights)
+    encoder = Encoder(weights.load_model("vgg19-lite")[1], OPTIONS.style_weights)
     white = torch.from_numpy(np.array(person.resize(parts.size)))[None, None] / 255
     for name, mask in (("person", white), ("rest", 1 - white)):
         for style in styles:
             # As evaluated: the style loss of one region, before anything is optimised.
-            region = Region([Style(images.read(style).resized(parts.size).tensor())], mask)
+            region = Region([Style(pictures.read_picture(style).resize(parts.size).tensor())], mask)
             objective = Objective(encoder, parts.tensor, [region], {}, OPTIONS.style_weights, 0.0, 1.0)
             loss = Losses(*objective.evaluate(parts.tensor)[0].tolist()).style
             print(f"{name}: style loss {loss / objective.shares[0]:.3g} from {style.stem}")
@@ -200,7 +201,7 @@ def progress() -> None:
 
     def listen(step: Any) -> None:
         if step.iteration in (0, 3, 10, 30, 100):
-            pictures.append((f"{step.iteration} iterations", images.to_pil(step.image)))
+            pictures.append((f"{step.iteration} iterations", pictures.to_pil(step.image)))
 
     stylize(ASTRONAUT, SWIRLS, SMALL, callback=listen)
     save("controls-iterations.jpg", [pictures])
@@ -230,7 +231,7 @@ def reconstructions() -> None:
     layers, rows = [f"conv{n}_1" for n in range(1, 6)], []
     for kind, source in (("content", ASTRONAUT), ("style", SWIRLS)):
         cells = reconstruction(source, layers, kind, SMALL)
-        rows.append([(cell.column, result.image) for cell, result, _ in made(cells, lambda: False, quiet=False)])
+        rows.append([(cell.column, result.image) for cell, result, _ in paint_cells(cells, lambda: False, quiet=False)])
     save("reconstruction.jpg", rows, 240)
 
 
@@ -238,8 +239,8 @@ def optimisers() -> None:
     """The losses of the lecture's optimisers, over evaluations and over seconds."""
     options = replace(OPTIONS, size=256, iterations=300)
     cells = [Cell("", name, ASTRONAUT, SWIRLS, replace(options, optimizer=name)) for name in ("lbfgs", *LEARNING_RATES)]
-    results = list(made(cells, lambda: False, quiet=False))
-    plot([curve for *_, curve in results], FIGURES / "optimisers.svg")
+    results = list(paint_cells(cells, lambda: False, quiet=False))
+    plot_curves([curve for *_, curve in results], FIGURES / "optimisers.svg")
     for cell, result, curve in results:
         print(
             f"{cell.column}: {result.best.total:.3g} after {len(curve.losses)} evaluations, {curve.seconds[-1]:.1f} s"

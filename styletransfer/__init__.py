@@ -5,24 +5,23 @@ stylize("content.jpg", "style.jpg", size=1024).save("out.png")
 stylize(*again("out.png", size=2048)).save("larger.png")
 """
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from .errors import StyleTransferError, UsageError
 from .options import PRESETS, Options
+from .version import __version__
 
 if TYPE_CHECKING:
-    from .inputs import again
-    from .pipeline import Result, stylize
+    from .painting import Result, stylize
+    from .pictures import again
 
-__all__ = ["PRESETS", "Options", "Result", "StyleTransferError", "UsageError", "again", "stylize"]
-__version__ = version("styletransfer")
+__all__ = ["PRESETS", "Options", "Result", "StyleTransferError", "UsageError", "__version__", "again", "stylize"]
 
 
 def __getattr__(name: str) -> Any:
     # torch takes seconds to import; `styletransfer --help` and reading Options don't need it.
     if name in ("Result", "again", "stylize"):
-        from . import inputs, pipeline
+        from . import painting, pictures
 
-        return getattr(inputs if name == "again" else pipeline, name)
+        return getattr(pictures if name == "again" else painting, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

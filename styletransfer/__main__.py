@@ -8,7 +8,7 @@ from typing import NoReturn
 def main() -> NoReturn:
     """Runs the command; Ctrl-C shows no traceback, neither before the imports are done nor after the work is."""
     try:
-        from .cli import main as run
+        from .cli.main import main as run
     except KeyboardInterrupt:
         sys.exit(130)
     try:

@@ -1,7 +1,7 @@
 """The two ways a run can fail for a reason that its user can mend; the command prints them as one line."""
 
 
-def printable(text: str) -> str:
+def escape_unprintable(text: str) -> str:
     """One line that any terminal can show: line ends, control characters and what isn't Unicode, as escapes.
 
     They come from names of files, which may hold any byte but two, and from what is in files.
@@ -15,7 +15,7 @@ class StyleTransferError(Exception):
     exit_code = 1
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+        super().__init__(escape_unprintable(message))
 
 
 class UsageError(StyleTransferError, ValueError):
@@ -24,8 +24,8 @@ class UsageError(StyleTransferError, ValueError):
     exit_code = 2
 
 
-def one_line(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """An error as one line: ours is its message, of any other the kind too, and not all of a long one."""
     if isinstance(error, StyleTransferError):
         return str(error)
-    return printable(" ".join(f"{type(error).__name__}: {error}".split())[:500])
+    return escape_unprintable(" ".join(f"{type(error).__name__}: {error}".split())[:500])

@@ -21,14 +21,14 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file as `whole` does."""
-    with whole(path) as file:
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes a file as `atomic_write` does."""
+    with atomic_write(path) as file:
         file.write(data)
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Gives a temporary file to write to, which takes the name when the block ends; what had the name is then replaced.
 
     It is on the disk before it has the name, so that even after a power failure there is either the old one or the new
@@ -39,7 +39,7 @@ def whole(path: Path) -> Iterator[BinaryIO]:
     """
     name: Path | None = None
     try:
-        handle, name = _opened(path.parent)
+        handle, name = _open_temporary(path.parent)
         with open(handle, "wb") as file:
             yield file
             file.flush()
@@ -56,10 +56,10 @@ def whole(path: Path) -> Iterator[BinaryIO]:
             name.unlink(missing_ok=True)
 
 
-def writable(folder: Path) -> bool:
+def is_writable(folder: Path) -> bool:
     """Whether a file can be made in a folder, found out by making one: rights alone don't tell."""
     try:
-        handle, name = _opened(folder)
+        handle, name = _open_temporary(folder)
     except OSError:
         return False
     os.close(handle)
@@ -68,7 +68,7 @@ def writable(folder: Path) -> bool:
     return True
 
 
-def _opened(folder: Path) -> tuple[int, Path | None]:
+def _open_temporary(folder: Path) -> tuple[int, Path | None]:
     """The handle of a new file in a folder, and its name if it has one."""
     with contextlib.suppress(OSError, AttributeError):  # another system, or a file system without nameless files
         if os.path.isdir("/proc/self/fd"):

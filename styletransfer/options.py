@@ -179,21 +179,28 @@ class Options:
         return layer_weights(self.content_layers)
 
     @classmethod
-    def told(cls, settings: Mapping[str, Any]) -> "Options":
-        """The options that a picture or a checkpoint tells; what is no option is left out.
+    def from_settings(cls, settings: Mapping[str, Any]) -> "Options":
+        """The options that a picture or a checkpoint holds; what is no option is left out.
 
         Raises `UsageError` when a value can't be meant.
         """
         return cls(**{f.name: settings[f.name] for f in fields(cls) if f.name in settings})
 
-    def with_files(self, renamed: Callable[[str], str]) -> "Options":
+    def with_changes(self, changes: Mapping[str, Any]) -> "Options":
+        """The same with other values of some settings, by name. Raises `UsageError` for what is no setting."""
+        try:
+            return replace(self, **changes)
+        except TypeError as error:
+            raise UsageError(str(error).replace("Options.__init__() got an ", "")) from error
+
+    def map_files(self, rename: Callable[[str], str]) -> "Options":
         """The same with every file that a setting names under another name."""
         return replace(
             self,
-            init=self.init if self.init in STARTS else renamed(self.init),
-            weights=self.weights and renamed(self.weights),
-            keep=self.keep and renamed(self.keep),
-            mask=tuple((renamed(here), there if there == WHOLE else renamed(there)) for here, there in self.mask),
+            init=self.init if self.init in STARTS else rename(self.init),
+            weights=self.weights and rename(self.weights),
+            keep=self.keep and rename(self.keep),
+            mask=tuple((rename(here), there if there == WHOLE else rename(there)) for here, there in self.mask),
         )
 
     @property
@@ -205,7 +212,7 @@ class Options:
             found.append(name)
             return name
 
-        self.with_files(note)
+        self.map_files(note)
         return found
 
     @property
@@ -222,8 +229,8 @@ class Options:
             raise UsageError(f"time is {self.time!r}; it can be off or as 90s, 5m, 2h")
         return seconds
 
-    def that_matter(self) -> dict[str, Any]:
-        """The fields that make a difference to the picture, by name."""
+    def to_settings(self) -> dict[str, Any]:
+        """What makes a difference to the picture, by name; `from_settings` reads it."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _WITHOUT_EFFECT}
 
     @property

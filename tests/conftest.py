@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from styletransfer import weights
+from styletransfer.network import weights
 from styletransfer.options import LAYERS
 
 # Tiny convolutions on several threads of a busy machine wait for each other most of the time.

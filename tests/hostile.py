@@ -153,7 +153,7 @@ def _serve() -> None:
     import resource
     import traceback
 
-    from styletransfer import StyleTransferError, images
+    from styletransfer import StyleTransferError, pictures
 
     logging.getLogger("styletransfer").addHandler(logging.NullHandler())  # its warnings are for people
     resource.setrlimit(resource.RLIMIT_AS, (_from_status("VmSize") + MEMORY,) * 2)
@@ -164,7 +164,7 @@ def _serve() -> None:
         before = _from_status("VmRSS")
         signal.alarm(SECONDS)  # nobody handles it: it ends the process whatever that is doing
         try:
-            picture = images.read(json.loads(line), PIXELS)
+            picture = pictures.read_picture(json.loads(line), PIXELS)
             tensor, size = picture.tensor(), picture.rgb.size
             assert (str(tensor.dtype), tuple(tensor.shape)) == ("torch.float32", (1, 3, size[1], size[0]))
             assert (

@@ -20,9 +20,10 @@ import pytest
 from PIL import Image
 from test_cli import COMMAND, here, run
 
-from styletransfer import Options, UsageError, batch, gallery, images, stylize, workers
-from styletransfer.batch import Job
-from styletransfer.checkpoint import beside
+from styletransfer import Options, UsageError, pictures, stylize
+from styletransfer.batches import gallery, jobs, manifest, workers
+from styletransfer.batches.jobs import Job
+from styletransfer.painting import checkpoint_path
 
 __all__ = ["here"]
 QUICK = "--iterations 3 --model vgg19-lite --device cpu --size 64"
@@ -30,7 +31,7 @@ OPTIONS = Options(iterations=3, model="vgg19-lite", device="cpu", size=64)
 
 
 @pytest.fixture
-def pictures(here: Path, content_path: Path, style_path: Path) -> Path:
+def albums(here: Path, content_path: Path, style_path: Path) -> Path:
     """A current folder with photos/ of three and paintings/ of two."""
     rng = np.random.default_rng(3)
     for folder, source, names in (("photos", content_path, "abc"), ("paintings", style_path, "xy")):
@@ -47,7 +48,7 @@ def rows(folder: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in (folder / "report.jsonl").read_text().splitlines()]
 
 
-def test_every_content_with_every_style_each_as_if_alone(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_content_with_every_style_each_as_if_alone(albums: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = f"batch photos --styles paintings -o out --jobs 2 --gallery -q {QUICK}"
     code, out, err = run(*shlex.split(command), capsys=capsys)
     assert (code, err) == (0, "")
@@ -79,28 +80,28 @@ def test_every_content_with_every_style_each_as_if_alone(pictures: Path, capsys:
 
 
 @pytest.mark.parametrize("stopped", ["callback", "diverged", "memory"])
-def test_a_picture_that_isnt_what_was_asked_for_is_not_finished(pictures: Path, stopped: str) -> None:
-    (job,) = jobs_of(pictures, 1)
+def test_a_picture_that_isnt_what_was_asked_for_is_not_finished(albums: Path, stopped: str) -> None:
+    (job,) = jobs_of(albums, 1)
     result = stylize(job.content, job.style[0], job.options)
     result.save(job.output)
-    assert batch.finished(job)
+    assert jobs.is_finished(job)
     dataclasses.replace(result, stopped=stopped).save(job.output)
-    assert not batch.finished(job)
+    assert not jobs.is_finished(job)
 
 
-def test_a_checkpoint_outlives_errors_that_have_nothing_to_do_with_it(pictures: Path) -> None:
-    (job,) = jobs_of(pictures, 1, iterations=50)
-    assert batch.make(job, stop=lambda: True)["status"] == "stopped"
-    state = beside(Path(job.output))
+def test_a_checkpoint_outlives_errors_that_have_nothing_to_do_with_it(albums: Path) -> None:
+    (job,) = jobs_of(albums, 1, iterations=50)
+    assert jobs.make_picture(job, stop=lambda: True)["status"] == "stopped"
+    state = checkpoint_path(Path(job.output))
     left = state.read_bytes()
     Path("paintings/x.png").rename("x.png")
-    assert batch.make(job)["status"] == "failed" and state.read_bytes() == left
+    assert jobs.make_picture(job)["status"] == "failed" and state.read_bytes() == left
     Path("x.png").rename("paintings/x.png")
-    row = batch.make(job)
+    row = jobs.make_picture(job)
     assert (row["status"], row["iterations"], state.exists()) == ("done", 50, False)
 
 
-def test_pairs_patterns_and_names(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pairs_patterns_and_names(albums: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = "batch 'photos/[ab].png' --styles paintings/x.png paintings/y.png --pairs -o out -q --tv 2"
     command += " --name '{number:02}-{content}-{style}-{tv}.jpg'"
     code, out, err = run(*shlex.split(f"{command} {QUICK}"), capsys=capsys)
@@ -131,7 +132,7 @@ def test_pairs_patterns_and_names(pictures: Path, capsys: pytest.CaptureFixture[
     ],
 )
 def test_what_cant_be_meant_is_told_before_anything_is_made(
-    pictures: Path, capsys: pytest.CaptureFixture[str], arguments: str, said: str
+    albums: Path, capsys: pytest.CaptureFixture[str], arguments: str, said: str
 ) -> None:
     given = shlex.split(arguments)
     code, out, err = run("batch", *(["-o", "out"] if "-o" not in given else []), *given, capsys=capsys)
@@ -139,7 +140,7 @@ def test_what_cant_be_meant_is_told_before_anything_is_made(
     assert not list(Path().glob("out/*"))
 
 
-def test_a_manifest_of_either_kind(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_manifest_of_either_kind(albums: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.new("L", (8, 8), 255).save("photos/white.png")
     Path("photos/jobs.csv").write_text(
         "content,style,output,beta,style-layer,enlarge,init\n"
@@ -148,19 +149,17 @@ def test_a_manifest_of_either_kind(pictures: Path, capsys: pytest.CaptureFixture
     )
     code, out, err = run(*shlex.split(f"batch --manifest photos/jobs.csv -o out -q {QUICK}"), capsys=capsys)
     assert (code, sorted(out.split()), err) == (0, ["out/b_x_y.png", "out/first.png"], "")
-    first, second = (images.read_settings(Path(name)) for name in ("out/first.png", "out/b_x_y.png"))
+    first, second = (pictures.read_settings(Path(name)) for name in ("out/first.png", "out/b_x_y.png"))
     assert (first["beta"], first["style_layers"], first["enlarge"]) == (50, ["conv1_1", "conv2_1=2"], True)
     assert (second["beta"], second["style"], second["init"]) == (1000, ["x.png", "y.png"], "x.png")
     told = {"content": "a.png", "style": "../paintings/x.png", "mask": [["white.png", "-"]], "keep": "white.png"}
     Path("photos/jobs.jsonl").write_text(json.dumps(told) + "\n")
     code, out, err = run(*shlex.split(f"batch --manifest photos/jobs.jsonl -o out -q {QUICK}"), capsys=capsys)
     assert (code, out, err) == (0, "out/a_x.png\n", "")
-    assert images.read_settings(Path("out/a_x.png"))["mask"] == [["white.png", "-"]]
+    assert pictures.read_settings(Path("out/a_x.png"))["mask"] == [["white.png", "-"]]
 
 
-def test_every_mistake_of_a_manifest_is_found_before_any_job(
-    pictures: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_mistake_of_a_manifest_is_found_before_any_job(albums: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = "photos/a.png,paintings/x.png"
     table = [
         ("content,style,output,size,beta,pooling,iterations,enlarge,style_layers,learning_rate,colour,mask", ""),
@@ -222,7 +221,7 @@ def test_every_mistake_of_a_manifest_is_found_before_any_job(
     assert (code, out) == (2, "") and "open.csv: can't be read" in err
 
 
-def test_broken_pictures_are_told_and_the_others_made(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_broken_pictures_are_told_and_the_others_made(albums: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("photos/bad.png").write_bytes(b"no picture")
     Path("photos/cut.png").write_bytes(Path("photos/a.png").read_bytes()[:900])
     command = shlex.split(f"batch photos --styles paintings/x.png -o out --jobs 2 -q {QUICK}")
@@ -250,11 +249,11 @@ def children(pid: int) -> list[int]:
     return [int(p) for task in Path(f"/proc/{pid}/task").iterdir() for p in (task / "children").read_text().split()]
 
 
-def test_a_worker_that_is_killed_is_replaced_and_a_job_that_kills_its_own_given_up(pictures: Path) -> None:
+def test_a_worker_that_is_killed_is_replaced_and_a_job_that_kills_its_own_given_up(albums: Path) -> None:
     """The first process is killed from outside; the memory of the second job's is limited to nothing sensible."""
-    long = jobs_of(pictures, 3, iterations=200)
+    long = jobs_of(albums, 3, iterations=200)
     ended = dict[str, str]()
-    for job, row in workers.local(long, 1, lambda: kill_once(os.getpid())):
+    for job, row in workers.run_locally(long, 1, lambda: kill_once(os.getpid())):
         ended[job.where] = str(row["status"])
     assert ended == {"0": "done", "1": "done", "2": "done"} and len(KILLED) == 1
     assert all(Path(job.output).exists() for job in long)
@@ -265,40 +264,40 @@ KILLED: list[int] = []
 
 def kill_once(parent: int) -> bool:
     for child in children(parent):
-        if not KILLED and b"styletransfer.workers" in Path(f"/proc/{child}/cmdline").read_bytes():
+        if not KILLED and b"styletransfer.batches" in Path(f"/proc/{child}/cmdline").read_bytes():
             time.sleep(2)
             os.kill(child, signal.SIGKILL)
             KILLED.append(child)
     return False
 
 
-def test_a_worker_that_is_told_to_end_by_another_loses_no_picture(pictures: Path) -> None:
+def test_a_worker_that_is_told_to_end_by_another_loses_no_picture(albums: Path) -> None:
     asked: list[int] = []
 
     def once() -> bool:
         for child in children(os.getpid()):
-            if not asked and b"styletransfer.workers" in Path(f"/proc/{child}/cmdline").read_bytes():
+            if not asked and b"styletransfer.batches" in Path(f"/proc/{child}/cmdline").read_bytes():
                 asked.append(child)
                 threading.Timer(6, os.kill, (child, signal.SIGTERM)).start()
         return False
 
-    rows_ = [row for _, row in workers.local(jobs_of(pictures, 2, iterations=400), 1, once)]
+    rows_ = [row for _, row in workers.run_locally(jobs_of(albums, 2, iterations=400), 1, once)]
     assert [row["status"] for row in rows_] == ["done", "done"] and asked
 
 
-def test_a_worker_that_cant_be_started_is_told_of(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", str(pictures / "no-python"))
-    rows_ = [row for _, row in workers.local(jobs_of(pictures, 2), 2, lambda: False)]
+def test_a_worker_that_cant_be_started_is_told_of(albums: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", str(albums / "no-python"))
+    rows_ = [row for _, row in workers.run_locally(jobs_of(albums, 2), 2, lambda: False)]
     assert [row["status"] for row in rows_] == ["failed", "failed"]
     assert "no-python" in str(rows_[0]["error"])
 
 
 @pytest.fixture
-def poison(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def poison(albums: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A picture whose reading kills every process that is started from now on."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(pictures), *os.environ.get("PYTHONPATH", "").split(":")]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(albums), *os.environ.get("PYTHONPATH", "").split(":")]))
     # Imported at the start of every Python.
-    (pictures / "sitecustomize.py").write_text(
+    (albums / "sitecustomize.py").write_text(
         "import os, sys\n"
         "def watch(event, arguments):\n"
         "    if event == 'open' and str(arguments[0]).endswith('poison.png'):\n"
@@ -308,15 +307,15 @@ def poison(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path(shutil.copy("photos/a.png", "photos/poison.png"))
 
 
-def test_a_job_that_always_kills_its_process_is_given_up(poison: Path, pictures: Path) -> None:
-    good, bad = jobs_of(pictures, 2)
+def test_a_job_that_always_kills_its_process_is_given_up(poison: Path, albums: Path) -> None:
+    good, bad = jobs_of(albums, 2)
     bad = Job(str(poison), bad.style, bad.options, bad.output, "bad")
-    found = {job.where: row for job, row in workers.local([bad, good], 1, lambda: False)}
+    found = {job.where: row for job, row in workers.run_locally([bad, good], 1, lambda: False)}
     assert found["bad"]["status"] == "failed" and "died 3 times (SIGKILL)" in str(found["bad"]["error"])
     assert found["0"]["status"] == "done"
 
 
-def test_killed_with_its_workers_a_batch_goes_on_where_it_was(pictures: Path) -> None:
+def test_killed_with_its_workers_a_batch_goes_on_where_it_was(albums: Path) -> None:
     command = [*COMMAND, "batch", "photos", "--styles", "paintings", "-o", "out", "-q", "--jobs", "2"]
     command += shlex.split("--iterations 60 --model vgg19-lite --device cpu --size 64")
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -345,7 +344,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_ctrl_c_ends_a_batch_in_order(pictures: Path) -> None:
+def test_ctrl_c_ends_a_batch_in_order(albums: Path) -> None:
     command = [*COMMAND, "batch", "photos", "--styles", "paintings", "-o", "out", "--jobs", "1"]
     command += shlex.split("--iterations 1000 --model vgg19-lite --device cpu --size 64 --preset fast --tv 3")
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -356,31 +355,31 @@ def test_ctrl_c_ends_a_batch_in_order(pictures: Path) -> None:
     assert process.returncode == 130 and "left; the same command goes on" in err and "Traceback" not in err
 
 
-def test_the_gallery_is_one_page_with_everything_in_it(pictures: Path) -> None:
-    jobs = jobs_of(pictures / "out", 2, beta=50.0)
+def test_the_gallery_is_one_page_with_everything_in_it(albums: Path) -> None:
+    jobs = jobs_of(albums / "out", 2, beta=50.0)
     Path("out").mkdir()
     shutil.copy("photos/a.png", jobs[0].output)
     nasty = {"status": "failed", "error": "<script>alert(1)</script>"}
-    gallery.write(jobs, {jobs[0].output: {"status": "done"}, jobs[1].output: nasty}, Path("out/gallery.html"))
+    gallery.write_gallery(jobs, {jobs[0].output: {"status": "done"}, jobs[1].output: nasty}, Path("out/gallery.html"))
     page = Path("out/gallery.html").read_text()
     assert 'href="0.png"' in page and "data:image/jpeg;base64," in page and "beta=50.0" in page
     assert "<script>" not in page and "&lt;script&gt;" in page
     assert "http" not in page.replace('http-equiv="', "")
     odd = dataclasses.replace(jobs[0], output="out/caf\udce9.png")
     shutil.copy("photos/a.png", odd.output)
-    gallery.write([odd], {odd.output: {"status": "done"}}, Path("out/gallery.html"))
+    gallery.write_gallery([odd], {odd.output: {"status": "done"}}, Path("out/gallery.html"))
     assert b'href="caf%E9.png"' in Path("out/gallery.html").read_bytes()
-    gallery.write([odd], {}, Path("out/gallery.html"))  # of another batch
+    gallery.write_gallery([odd], {}, Path("out/gallery.html"))  # of another batch
     assert b"data:image" not in Path("out/gallery.html").read_bytes()
 
 
 @pytest.fixture
-def cluster(pictures: Path) -> Iterator[tuple[str, list["subprocess.Popen[bytes]"]]]:
+def cluster(albums: Path) -> Iterator[tuple[str, list["subprocess.Popen[bytes]"]]]:
     """A scheduler's address, it and two workers in processes of their own."""
     pytest.importorskip("distributed", reason="needs the extra 'cluster'")
     settings = {"WORKER_TTL": "10s", "ALLOWED_FAILURES": "2"}
     environment = {**os.environ, **{f"DASK_DISTRIBUTED__SCHEDULER__{name}": value for name, value in settings.items()}}
-    file = pictures / "scheduler.json"
+    file = albums / "scheduler.json"
 
     def start(what: str, *options: str) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-m", "dask", what, "--scheduler-file", str(file), "--host", "127.0.0.1"]
@@ -388,7 +387,7 @@ def cluster(pictures: Path) -> Iterator[tuple[str, list["subprocess.Popen[bytes]
         return subprocess.Popen([*command, "--no-dashboard", *options], env=environment, **output)
 
     started = [start("scheduler", "--port", "0")]
-    started += [start("worker", "--nthreads", "1", "--local-directory", str(pictures / "scratch")) for _ in range(2)]
+    started += [start("worker", "--nthreads", "1", "--local-directory", str(albums / "scratch")) for _ in range(2)]
     deadline = time.monotonic() + 60
     while not file.exists() or not file.read_text():
         assert time.monotonic() < deadline
@@ -403,7 +402,7 @@ def cluster(pictures: Path) -> Iterator[tuple[str, list["subprocess.Popen[bytes]
 
 
 def test_a_cluster_makes_the_same_pictures_even_when_a_worker_dies(
-    cluster: tuple[str, list["subprocess.Popen[bytes]"]], pictures: Path
+    cluster: tuple[str, list["subprocess.Popen[bytes]"]], albums: Path
 ) -> None:
     address, processes = cluster
     command = [*COMMAND, "batch", "photos", "--styles", "paintings", "-q"]
@@ -444,7 +443,7 @@ def test_a_job_that_always_kills_its_dask_worker_is_given_up(
 
 
 def test_a_scheduler_that_is_gone_is_told_of(
-    cluster: tuple[str, list["subprocess.Popen[bytes]"]], pictures: Path
+    cluster: tuple[str, list["subprocess.Popen[bytes]"]], albums: Path
 ) -> None:
     address, processes = cluster
     command = [*COMMAND, "batch", "photos", "--styles", "paintings", "-q", "-o", "out", "--scheduler", address]
@@ -459,7 +458,7 @@ def test_a_scheduler_that_is_gone_is_told_of(
     assert {row["status"] for row in rows(Path("out"))} == {"done"}
 
 
-def test_without_a_scheduler_one_line_says_so(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_scheduler_one_line_says_so(albums: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed", reason="needs the extra 'cluster'")
     command = [*COMMAND, "batch", "photos", "--styles", "paintings", "-o", "out", "--scheduler", "tcp://127.0.0.1:9"]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -469,6 +468,6 @@ def test_without_a_scheduler_one_line_says_so(pictures: Path, monkeypatch: pytes
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1) and "TLS__CA_FILE" in done.stderr
 
 
-def test_pairs_that_dont_match(pictures: Path) -> None:
+def test_pairs_that_dont_match(albums: Path) -> None:
     with pytest.raises(UsageError, match="there are 2 and 3"):
-        batch.combinations([Path("photos")], [Path("paintings")], OPTIONS, Path(), pairs=True)
+        manifest.combine([Path("photos")], [Path("paintings")], OPTIONS, Path(), pairs=True)

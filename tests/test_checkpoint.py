@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from styletransfer import Options, StyleTransferError, UsageError, painting, stylize
-from styletransfer.checkpoint import beside
-from styletransfer.files import whole
+from styletransfer import Options, StyleTransferError, UsageError, stylize
+from styletransfer.files import atomic_write
+from styletransfer.painting import checkpoint_path, progress
 
 SMALL = Options(iterations=30, model="vgg19-lite", checkpoint_every="0")
 
@@ -56,7 +56,7 @@ def test_resumed_wherever_it_was_stopped_a_run_gives_the_same_picture(
 def test_without_the_optimisers_memory_it_goes_on_all_the_same(
     content_path: Path, style_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(painting, "HISTORY_BYTES", 0)
+    monkeypatch.setattr(progress, "HISTORY_BYTES", 0)
     path = tmp_path / "state"
     stopped = stylize(content_path, style_path, SMALL, checkpoint=path, callback=lambda step: step.iteration == 20)
     assert path.stat().st_size < 2 * 4 * 3 * (64 + 8) * (80 + 8) + 10_000
@@ -119,7 +119,7 @@ def test_a_process_that_is_stopped_can_be_resumed(
     with subprocess.Popen(
         [*command(content_path, style_path), "-o", str(picture)], stderr=subprocess.PIPE, text=True
     ) as process:
-        wait_for(beside(picture), process)
+        wait_for(checkpoint_path(picture), process)
         process.send_signal(getattr(signal, number))
         _, told = process.communicate(timeout=60)
     assert process.returncode == code
@@ -130,7 +130,7 @@ def test_a_process_that_is_stopped_can_be_resumed(
     resumed = [sys.executable, "-m", "styletransfer", "resume", str(picture)]
     subprocess.run(resumed, check=True, capture_output=True, cwd="/")
     assert picture.read_bytes() == alone.read_bytes()
-    assert not beside(picture).exists()
+    assert not checkpoint_path(picture).exists()
     again = subprocess.run(resumed, capture_output=True, text=True)
     assert again.returncode == 2 and "there is no checkpoint" in again.stderr
 
@@ -140,14 +140,14 @@ def test_a_file_that_fails_leaves_nothing_and_what_was_there_stays(tmp_path: Pat
     path.write_bytes(b"before")
 
     def fail() -> None:
-        with whole(path) as file:
+        with atomic_write(path) as file:
             file.write(b"half")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         fail()
     assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
-    with whole(path) as file:
+    with atomic_write(path) as file:
         file.write(b"after")
     assert path.read_bytes() == b"after" and list(tmp_path.iterdir()) == [path]
 
@@ -194,7 +194,7 @@ def test_a_folder_that_goes_away_takes_no_picture_with_it(content_path: Path, st
     here.mkdir()
     made = [*command(content_path, style_path), "-o", str(folder / "out.png")]
     with subprocess.Popen(made, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=here) as process:
-        wait_for(beside(folder / "out.png"), process)
+        wait_for(checkpoint_path(folder / "out.png"), process)
         while folder.exists():  # the run may be writing into it
             shutil.rmtree(folder, ignore_errors=True)
         out, told = process.communicate(timeout=60)

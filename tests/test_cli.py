@@ -21,7 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
-from styletransfer import PRESETS, Options, cli, images
+from styletransfer import PRESETS, Options, cli, pictures
 
 COMMAND = [sys.executable, "-m", "styletransfer"]
 QUICK = ("--iterations", "3", "--model", "vgg19-lite")
@@ -68,7 +68,7 @@ def test_the_format_follows_the_ending(
     target = here / f"out{ending}"
     assert run(content_path, style_path, "-o", target, *QUICK, capsys=capsys)[:2] == (0, f"{target}\n")
     with Image.open(target) as picture:
-        assert picture.format == images.FORMATS[ending]
+        assert picture.format == pictures.FORMATS[ending]
         assert picture.size == (80, 64)
 
 
@@ -104,7 +104,7 @@ def test_every_option_reaches_the_run(
     arguments += " --model vgg19-lite --device cpu --bit-depth 16 -q"
     code, out, err = run(content_path, style_path, *arguments.split(), capsys=capsys)
     assert (code, err) == (0, "")
-    settings = images.read_settings(Path(out.strip()))
+    settings = pictures.read_settings(Path(out.strip()))
     wanted = Options(
         size=40,
         alpha=2,
@@ -122,7 +122,7 @@ def test_every_option_reaches_the_run(
         device="cpu",
         bit_depth=16,
     )
-    effective = wanted.that_matter()
+    effective = wanted.to_settings()
     assert {name: settings[name] for name in effective} == json.loads(json.dumps(effective))
 
 
@@ -280,7 +280,7 @@ def test_a_name_of_two_lines_that_is_not_unicode(
     strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}  # as it is in most locales
     done = subprocess.run([*COMMAND, *command], capture_output=True, env=strict)
     assert (done.returncode, done.stdout, done.stderr) == (0, os.fsencode(target) + b"\n", b"")
-    assert images.read_settings(here / target)["content"] == name
+    assert pictures.read_settings(here / target)["content"] == name
     assert json.loads(run(*command, "--json", capsys=capsys)[1])["output"] == target
 
     (here / name).write_bytes(b"not a picture")
@@ -304,7 +304,7 @@ def test_a_preset_sets_what_is_not_given(
 ) -> None:
     options = ("--preset", "fast", "--iterations", "2", "-o", "out.png", "-q")
     assert run(content_path, style_path, *options, capsys=capsys)[0] == 0
-    settings = images.read_settings(here / "out.png")
+    settings = pictures.read_settings(here / "out.png")
     assert settings["iterations"] == 2 and settings["size"] == PRESETS["fast"]["size"] != Options.size
     code, _, err = run(content_path, style_path, "--preset", "fastest", capsys=capsys)
     assert code == 2 and "paper" in err
@@ -332,7 +332,7 @@ def test_again_makes_the_same_file_from_what_the_picture_tells(
     assert (here / f"a_again{ending}").read_bytes() == (here / f"a{ending}").read_bytes()
     changed = shlex.split("--size 48 --keep mask.png --style-weight 1 --style paint.png -q -o b.png")
     assert run("again", f"a{ending}", *changed, capsys=capsys)[0] == 0
-    settings = images.read_settings(here / "b.png")
+    settings = pictures.read_settings(here / "b.png")
     assert (settings["size"], settings["beta"], settings["style"]) == (48, 50.0, "paint.png")
 
 
@@ -365,7 +365,7 @@ def test_again_changes_what_belongs_together_and_never_takes_the_picture_for_its
     for optimizer, jitter in (("rmsprop", 0.05), ("adam", 0.05), ("lbfgs", 0.0)):
         changed = ("out/cat.png", "--optimizer", optimizer, "-q", "-o", "b.png")
         assert run("again", *changed, capsys=capsys) == (0, "b.png\n", "")
-        settings = images.read_settings(here / "b.png")
+        settings = pictures.read_settings(here / "b.png")
         assert (settings["optimizer"], settings["jitter"]) == (optimizer, jitter)
         assert settings["learning_rate"] == (0.01 if optimizer == "adam" else None)
     assert run("again", "out/cat.png", "-q", "-o", "b.png", capsys=capsys)[0] == 0
@@ -403,14 +403,18 @@ def test_no_second_file_takes_the_place_of_an_input(
     assert before == {path: path.read_bytes() for path in here.rglob("*.*")}
 
 
-def test_what_a_format_cant_hold_is_saved_as_png(
+def test_what_a_format_cant_hold_is_told_before_and_a_sheet_is_saved_as_png(
     style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.new("RGB", (16500, 16), "green").save("wide.png")
     large = ("--size", "16500", "--iterations", "0", "--model", "vgg19-lite", "-q")
     code, out, err = run("wide.png", style_path, *large, "-o", "out.webp", capsys=capsys)
-    assert (code, out, err.count("\n")) == (1, "out.png\n", 1) and "WEBP can't hold" in err
-    assert Image.open("out.png").size == (16500, 16)
+    assert (code, out, err.count("\n")) == (2, "", 1) and "WEBP can hold 16383 pixels a side" in err
+    smaller = ("--size", "16383", "--iterations", "0", "--model", "vgg19-lite", "-q", "--max-pixels", "300000000")
+    code, out, err = run("wide.png", style_path, *smaller, "-o", "out.webp", capsys=capsys)
+    assert (code, out, err) == (0, "out.webp\n", "") and Image.open("out.webp").size == (16383, 16)
+    code, out, err = run("batch", "wide.png", "--styles", style_path, *large, "--name", "{content}.webp", capsys=capsys)
+    assert code == 2 and "wide.png with" in err and "WEBP can hold 16383 pixels a side" in err
     two = ("--seed", "1", "2", "--scales", "1")
     code, out, err = run("sweep", "wide.png", style_path, *large, *two, "-o", "sheet.webp", capsys=capsys)
     assert (code, out, err.count("\n")) == (1, "sheet.png\n", 1) and "WEBP can't hold" in err
@@ -422,12 +426,12 @@ def test_again_takes_nothing_from_folders_that_a_picture_names(
 ) -> None:
     """A picture may come from anybody."""
     told = {"version": "0.1", "content": str(content_path), "style": "../paint.png", "weights": "/etc/passwd"}
-    images.write(torch.rand(1, 3, 20, 20), here / "a.png", alpha=None, bit_depth=8, settings=told)
+    pictures.write_picture(torch.rand(1, 3, 20, 20), here / "a.png", alpha=None, bit_depth=8, settings=told)
     code, _, err = run("again", "a.png", capsys=capsys)
     assert code == 2 and "made from cat.png" in err
     for damage in ({"size": "large"}, {"mask": 5}, {"style": {"a": 1}}, {"content": [[]]}, {"init": {}}):
         settings = {**told, **damage}
-        images.write(torch.rand(1, 3, 20, 20), here / "a.png", alpha=None, bit_depth=8, settings=settings)
+        pictures.write_picture(torch.rand(1, 3, 20, 20), here / "a.png", alpha=None, bit_depth=8, settings=settings)
         code, _, err = run("again", "a.png", "--content", content_path, capsys=capsys)
         assert (code, err.count("\n")) == (2, 1)
 

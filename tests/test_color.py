@@ -13,9 +13,9 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from scipy.linalg import sqrtm
 
-from styletransfer import Options, UsageError, color, images, stylize
-from styletransfer.images import Picture
-from styletransfer.optimize import Step
+from styletransfer import Options, UsageError, pictures, stylize
+from styletransfer.optimizer import Step
+from styletransfer.pictures import Picture, color
 
 SMALL = Options(iterations=8, model="vgg19-lite")
 #: Rec. ITU-R BT.470 (NTSC 1953): RGB -> YIQ.
@@ -58,7 +58,7 @@ def test_the_style_gets_mean_and_covariance_of_the_content(style: Picture, conte
     a = sqrtm(covariance(c)) @ np.linalg.inv(sqrtm(covariance(s)))
     expected = (s - s.mean(0)) @ a.T + c.mean(0)
     np.testing.assert_allclose(np.cov(expected.T, ddof=0), covariance(c), atol=1e-12)
-    assert np.abs(pixels(color.matched(style, content)) - expected).max() < 0.501 / 255
+    assert np.abs(pixels(color.transfer_colors(style, content)) - expected).max() < 0.501 / 255
 
 
 @pytest.mark.parametrize(
@@ -67,8 +67,8 @@ def test_the_style_gets_mean_and_covariance_of_the_content(style: Picture, conte
 )
 def test_rounding_does_no_harm_and_clipping_little(content: str, style: str, mean: float, variance: float) -> None:
     """Levels of 255 by which the mean is off, and the share by which the covariance is."""
-    c, s = (Picture(Image.open(EXAMPLES / f"{name}.jpg")).resized((256, 256)) for name in (content, style))
-    made, wanted = pixels(color.matched(s, c)), pixels(c)
+    c, s = (Picture(Image.open(EXAMPLES / f"{name}.jpg")).resize((256, 256)) for name in (content, style))
+    made, wanted = pixels(color.transfer_colors(s, c)), pixels(c)
     assert np.abs(made.mean(0) - wanted.mean(0)).max() * 255 < mean
     assert np.linalg.norm(covariance(made) - covariance(wanted)) < variance * np.linalg.norm(covariance(wanted))
 
@@ -83,7 +83,7 @@ def test_any_two_pictures_give_one_whose_colours_vary_no_more_than_the_contents(
 ) -> None:
     """However degenerate they are: without colour there is nothing to stretch, and clipping brings colours closer."""
     s, c = Picture(Image.fromarray(style)), Picture(Image.fromarray(content))
-    made, rounding = pixels(color.matched(s, c)), 3**0.5 / 2 / 255
+    made, rounding = pixels(color.transfer_colors(s, c)), 3**0.5 / 2 / 255
     assert made.shape == pixels(s).shape
     assert np.linalg.norm(made.std(0)) <= np.linalg.norm(pixels(c).std(0)) + rounding
 
@@ -91,9 +91,9 @@ def test_any_two_pictures_give_one_whose_colours_vary_no_more_than_the_contents(
 def test_pictures_of_one_colour_give_one_colour() -> None:
     photo = Picture(Image.open(EXAMPLES / "chelsea.jpg").resize((60, 40)))
     plain = Picture(Image.new("RGB", (32, 32), (10, 200, 90)))
-    assert color.matched(photo, plain).rgb.getcolors() == [(60 * 40, (10, 200, 90))]
+    assert color.transfer_colors(photo, plain).rgb.getcolors() == [(60 * 40, (10, 200, 90))]
     mean = tuple(int(m) for m in (pixels(photo).mean(0) * 255).round())
-    assert color.matched(plain, photo).rgb.getcolors() == [(32 * 32, mean)]
+    assert color.transfer_colors(plain, photo).rgb.getcolors() == [(32 * 32, mean)]
 
 
 def test_a_grey_style_gets_shades_of_one_colour() -> None:
@@ -102,15 +102,15 @@ def test_a_grey_style_gets_shades_of_one_colour() -> None:
     photo = Picture(Image.open(EXAMPLES / "chelsea.jpg").resize((80, 64)))
     for noise, least, most in (0, 0, 1), (1, 3, 5):  # the photograph's second deviation is 16 levels
         noisy = grey[..., None] + noise * np.random.default_rng(0).normal(size=(64, 80, 3))
-        made = color.matched(Picture(Image.fromarray(noisy.round().clip(0, 255).astype(np.uint8))), photo)
+        made = color.transfer_colors(Picture(Image.fromarray(noisy.round().clip(0, 255).astype(np.uint8))), photo)
         _, second, first = np.sqrt(np.linalg.eigvalsh(covariance(pixels(made)))) * 255
         assert least <= second < most < 50 < first
 
 
 def test_a_grey_content_gives_a_grey_style() -> None:
     photo = Picture(Image.open(EXAMPLES / "coffee.jpg").resize((80, 64)))
-    grey = color.luminance(Picture(Image.open(EXAMPLES / "chelsea.jpg").resize((80, 64))))
-    made = np.asarray(color.matched(photo, grey).rgb, dtype=int)
+    grey = color.to_luminance(Picture(Image.open(EXAMPLES / "chelsea.jpg").resize((80, 64))))
+    made = np.asarray(color.transfer_colors(photo, grey).rgb, dtype=int)
     assert np.ptp(made, axis=2).max() <= 1
 
 
@@ -119,27 +119,27 @@ def test_what_is_transparent_has_no_say() -> None:
     half = photo.crop((0, 0, 40, 64))
     alpha = Image.new("L", photo.size, 0)
     alpha.paste(255, (0, 0, 40, 64))
-    seen = color.matched(Picture(style), Picture(photo, alpha))
-    assert np.array_equal(pixels(seen), pixels(color.matched(Picture(style), Picture(half))))
-    nothing = color.matched(Picture(style), Picture(photo, Image.new("L", photo.size, 0)))
-    assert np.array_equal(pixels(nothing), pixels(color.matched(Picture(style), Picture(photo))))
+    seen = color.transfer_colors(Picture(style), Picture(photo, alpha))
+    assert np.array_equal(pixels(seen), pixels(color.transfer_colors(Picture(style), Picture(half))))
+    nothing = color.transfer_colors(Picture(style), Picture(photo, Image.new("L", photo.size, 0)))
+    assert np.array_equal(pixels(nothing), pixels(color.transfer_colors(Picture(style), Picture(photo))))
 
 
 def test_large_pictures_are_counted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     photo, style = (Picture(Image.open(EXAMPLES / f"{name}.jpg").resize((80, 64))) for name in ("coffee", "swirls"))
-    whole = pixels(color.matched(style, photo))
+    whole = pixels(color.transfer_colors(style, photo))
     monkeypatch.setattr(color, "_PIXELS_AT_ONCE", 1000)
-    assert np.array_equal(pixels(color.matched(style, photo)), whole)
+    assert np.array_equal(pixels(color.transfer_colors(style, photo)), whole)
 
 
 def test_luminances_are_matched_in_mean_and_deviation() -> None:
     content, style = (Picture(Image.open(EXAMPLES / f"{name}.jpg")) for name in ("chelsea", "mosaic"))
     sizes = (100, 67), (90, 72)
-    grey, made = color.prepared(content, style, "luminance", sizes)
+    grey, made = color.match_colors(content, style, "luminance", sizes)
     assert grey.rgb.size == content.rgb.size and made.rgb.size == sizes[1]
     np.testing.assert_allclose(pixels(grey), np.repeat(pixels(content) @ YIQ[0][:, None], 3, 1), atol=0.51 / 255)
-    s = pixels(color.luminance(style).resized(sizes[1]))[:, 0]
-    c = pixels(grey.resized(sizes[0]))[:, 0]
+    s = pixels(color.to_luminance(style).resize(sizes[1]))[:, 0]
+    c = pixels(grey.resize(sizes[0]))[:, 0]
     expected = c.std() / s.std() * (s - s.mean()) + c.mean()
     np.testing.assert_allclose(pixels(made), np.repeat(expected[:, None], 3, 1).clip(0, 1), atol=0.51 / 255)
 
@@ -150,7 +150,7 @@ images_of_noise = arrays(np.float32, (1, 3, 6, 7), elements=st.floats(0, 1, widt
 @settings(deadline=None, max_examples=100)
 @given(painted=images_of_noise, content=images_of_noise)
 def test_luma_is_kept_and_chroma_where_it_fits(painted: np.ndarray, content: np.ndarray) -> None:
-    made = color.with_chroma(torch.from_numpy(painted), torch.from_numpy(content))
+    made = color.add_chroma(torch.from_numpy(painted), torch.from_numpy(content))
     assert made.min() >= 0 and made.max() <= 1
     y, (_, i, q) = yiq(torch.from_numpy(painted))[0], yiq(torch.from_numpy(content))
     free = np.einsum("ij,jhw->ihw", np.linalg.inv(YIQ), np.stack([y, i, q]))
@@ -187,7 +187,8 @@ def test_the_picture_has_the_contents_colours(content_path: Path, style_path: Pa
 def test_the_styles_colours_are_the_default(content_path: Path, style_path: Path) -> None:
     told = stylize(content_path, style_path, SMALL, color="style")
     assert torch.equal(stylize(content_path, style_path, SMALL).tensor, told.tensor)
-    recolored = color.prepared(images.read(content_path), images.read(style_path), "content", ((80, 64), (64, 64)))[1]
+    both = (pictures.read_picture(path) for path in (content_path, style_path))
+    recolored = color.match_colors(*both, "content", ((80, 64), (64, 64)))[1]
     by_hand = stylize(content_path, recolored.rgb, SMALL)
     assert torch.equal(stylize(content_path, style_path, SMALL, color="content").tensor, by_hand.tensor)
     assert not torch.equal(by_hand.tensor, told.tensor)
@@ -206,7 +207,7 @@ def test_only_luminance_is_painted(
     result = stylize(content_path, style_path, SMALL, color="luminance", callback=steps.append, **changes)
     assert any(torch.equal(step.image, result.tensor) for step in steps)  # listeners see it in its colours
     assert result.best.total < steps[0].losses.total or "scales" in changes
-    assert_content_s_chroma(result.tensor, images.read(content_path).tensor())
+    assert_content_s_chroma(result.tensor, pictures.read_picture(content_path).tensor())
     best = min(steps[-9:], key=lambda step: step.losses.total).image.clamp(0, 1)
     np.testing.assert_allclose(yiq(result.tensor)[0], yiq(best)[0], atol=1e-5)
 
@@ -225,12 +226,12 @@ def test_luminance_of_a_stopped_run_and_of_one_that_goes_on(
     alone, path = stylize(content_path, style_path, options), tmp_path / "state"
     stopped = stylize(content_path, style_path, options, checkpoint=path, callback=lambda step: step.iteration == 5)
     assert stopped.scales == [(40, 32, 5)] and stopped.size == (80, 64)
-    assert_content_s_chroma(stopped.tensor, images.read(content_path).tensor())
+    assert_content_s_chroma(stopped.tensor, pictures.read_picture(content_path).tensor())
     resumed = {"checkpoint": path, "resume": True}
     with pytest.raises(UsageError, match="color was luminance and is now content"):
         stylize(content_path, style_path, options, color="content", **resumed)
-    photo = images.read(content_path)
-    for other in color.luminance(photo).rgb, photo.rgb.point(lambda value: value // 2):  # the same luma, and another
+    photo = pictures.read_picture(content_path)
+    for other in color.to_luminance(photo).rgb, photo.rgb.point(lambda value: value // 2):  # the same luma, and another
         with pytest.raises(UsageError, match=r"checkpoint: content was [0-9a-f]+… and is now [^;]*$"):
             stylize(other, style_path, options, **resumed)
     assert torch.equal(stylize(content_path, style_path, options, **resumed).tensor, alone.tensor)

@@ -14,7 +14,7 @@ import pytest
 from hostile import PIXELS, PROMISED, READ, reader, whole_pictures
 from PIL import Image
 
-from styletransfer.errors import printable
+from styletransfer.errors import escape_unprintable
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="measures memory by /proc"),
@@ -263,8 +263,8 @@ def test_any_file_gives_a_picture_or_one_clear_line(tmp_path: Path, monkeypatch:
     assert process.memory < PROMISED
     for path, answer in answers.items():
         if "error" in answer:
-            assert printable(path.name) in answer["error"] and answer["error"].isprintable(), answer
-            assert len(answer["error"]) < len(printable(str(path))) + 200, answer
+            assert escape_unprintable(path.name) in answer["error"] and answer["error"].isprintable(), answer
+            assert len(answer["error"]) < len(escape_unprintable(str(path))) + 200, answer
     assert counts["picture"] > 1000 and counts["error"] > 1000
 
     for name in {*whole, *largest_pictures()} - {"doubles.tiff", "YCbCr.tiff", "animated.mpo"}:  # not every Pillow can

@@ -18,8 +18,11 @@ import pytest
 import torch
 from conftest import SMALL, random_convolutions
 
-from styletransfer import StyleTransferError, weights
-from styletransfer.weights import NETWORKS, download, resolve, save
+from styletransfer import StyleTransferError
+from styletransfer.network import download as downloading
+from styletransfer.network import weights
+from styletransfer.network.download import download
+from styletransfer.network.weights import NETWORKS, load_model, save
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -99,7 +102,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(weights, "_PAUSES", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(downloading, "_PAUSES", (0.01, 0.01, 0.01))
     with Server() as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
@@ -190,8 +193,8 @@ def test_a_redirection_is_followed(server: Server, target: Path) -> None:
 def test_errors_that_pass_are_waited_for_ever_longer(
     server: Server, target: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    assert sum(weights._PAUSES) < 5
-    monkeypatch.setattr(weights, "_PAUSES", (0.1, 0.2))
+    assert sum(downloading._PAUSES) < 5
+    monkeypatch.setattr(downloading, "_PAUSES", (0.1, 0.2))
     server.troubles = [str(code)] * 2
     succeeds(server, target)
     first, second = np.diff(server.times)
@@ -243,7 +246,7 @@ def test_what_the_server_refuses_is_said_at_once(server: Server, target: Path, c
 def test_a_server_that_falls_silent_is_left(
     server: Server, target: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
 ) -> None:
-    monkeypatch.setattr(weights, "_TIMEOUT", 0.3)
+    monkeypatch.setattr(downloading, "_TIMEOUT", 0.3)
     server.troubles = [trouble]
     fails(server, target, "timed out")
     assert trouble == "silence" or part_of(target).read_bytes() == CONTENT[:150_000]
@@ -254,13 +257,13 @@ def test_a_server_that_falls_silent_is_left(
 def test_a_server_that_sends_next_to_nothing_is_left(
     server: Server, target: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
 ) -> None:
-    monkeypatch.setattr(weights, "_WINDOW", 0.5)
+    monkeypatch.setattr(downloading, "_WINDOW", 0.5)
     server.troubles = [trouble]
     fails(server, target, r"timed out: only \d+ bytes came in 0\.5 seconds")
 
 
 def test_a_body_without_end_fills_no_disk(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "_LARGEST", 1 << 20)
+    monkeypatch.setattr(downloading, "_LARGEST", 1 << 20)
     server.troubles = ["endless"]
     fails(server, target, "at most 1 MiB")
     assert part_of(target).stat().st_size == 0
@@ -309,7 +312,8 @@ def test_a_folder_that_cant_be_made_is_our_error(server: Server, tmp_path: Path)
 #: Downloads as it is told by its arguments, and prints the path or the error; the last is what it may write.
 PROGRAM = """
 import pathlib, resource, sys
-from styletransfer.weights import StyleTransferError, download
+from styletransfer import StyleTransferError
+from styletransfer.network.download import download
 url, path, digest, most = sys.argv[1:]
 if most:
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(most), int(most)))
@@ -379,9 +383,9 @@ def test_only_asking_for_vgg19_downloads_it(server: Server, tmp_path: Path, monk
     known = dataclasses.replace(NETWORKS["vgg19"], files=(served.name,), sha256=digest, url=lambda: server.url)
     monkeypatch.setitem(NETWORKS, "vgg19", known)
     monkeypatch.setitem(NETWORKS, "vgg19-lite", dataclasses.replace(NETWORKS["vgg19-lite"], sha256=""))
-    assert [resolve("auto")[0], resolve("vgg19-lite")[0], server.asked] == ["vgg19-lite", "vgg19-lite", []]
+    assert [load_model("auto")[0], load_model("vgg19-lite")[0], server.asked] == ["vgg19-lite", "vgg19-lite", []]
     for _ in range(2):
-        name, loaded = resolve("vgg19")
+        name, loaded = load_model("vgg19")
         assert name == "vgg19"
         assert torch.equal(loaded["conv5_4"][0], trunk["conv5_4"][0])
     assert server.asked == [None]

@@ -12,9 +12,10 @@ import pytest
 from PIL import Image, ImageSequence
 from test_cli import COMMAND, here, run
 
-from styletransfer import Options, figures, images, stylize, weights
-from styletransfer.losses import gram_matrix
-from styletransfer.vgg import Encoder
+from styletransfer import Options, pictures, stylize
+from styletransfer.figures import sheets
+from styletransfer.network import Encoder, weights
+from styletransfer.objective.losses import gram_matrix
 
 __all__ = ["here"]
 LITE = ("--model", "vgg19-lite", "--device", "cpu")
@@ -22,10 +23,10 @@ LITE = ("--model", "vgg19-lite", "--device", "cpu")
 
 def test_a_sheet_has_every_picture_in_its_place() -> None:
     red, green, blue = (Image.new("RGB", (40, 20), colour) for colour in ("red", "lime", "blue"))
-    drawn = np.asarray(figures.sheet([[("a", red), ("b", None)], [("c", green), ("d", blue.resize((80, 40)))]]))
-    cell, gap = 40 + figures.GAP, figures.GAP
-    assert drawn.shape == (2 * (40 + gap + figures.LETTERS + 8) - gap, 2 * 80 + gap, 3)
-    below = 40 + gap + figures.LETTERS + 8
+    drawn = np.asarray(sheets.arrange([[("a", red), ("b", None)], [("c", green), ("d", blue.resize((80, 40)))]]))
+    cell, gap = 40 + sheets.GAP, sheets.GAP
+    assert drawn.shape == (2 * (40 + gap + sheets.LETTERS + 8) - gap, 2 * 80 + gap, 3)
+    below = 40 + gap + sheets.LETTERS + 8
     assert (drawn[:40, :80] == (255, 0, 0)).all() and (drawn[:40, 80 + gap :] == 255).all()
     assert (drawn[below : below + 40, :80] == (0, 255, 0)).all()
     assert (drawn[below : below + 40, 80 + gap :] == (0, 0, 255)).all()
@@ -39,13 +40,13 @@ def test_a_sweep_is_the_single_pictures_side_by_side(
     options = shlex.split(f"{swept} --iterations 4 -o grid.png -q")
     assert run("sweep", content_path, style_path, *LITE, *options, capsys=capsys) == (0, "grid.png\n", "")
     drawn = np.asarray(Image.open("grid.png"))
-    told = images.read_settings(Path("grid.png"))["figure"]
+    told = pictures.read_settings(Path("grid.png"))["figure"]
     assert [(cell["row"], cell["column"]) for cell in told] == [
         (f"content-layer {layer}", f"ratio {ratio}")
         for layer in ("conv2_2", "conv3_2,conv1_1=2", "conv4_2")
         for ratio in ("1e-3", "1e-1")
     ]
-    height = 64 + figures.GAP + figures.LETTERS + 8
+    height = 64 + sheets.GAP + sheets.LETTERS + 8
     places = set()
     sets = [("conv2_2",), ("conv3_2", "conv1_1=2"), ("conv4_2",)]
     for number, (layers, beta) in enumerate((x, y) for x in sets for y in (1e3, 10.0)):
@@ -69,7 +70,7 @@ def test_a_sweep_over_one_option_shows_the_inputs_and_its_curves(
     assert drawn.width > 4 * 80 + 64  # content, style and three pictures
     curves = Path("curves.svg").read_text()
     assert all(word in curves for word in ("<svg", "optimizer adam", "evaluations", "seconds"))
-    told = images.read_settings(Path("a.png"))["figure"]
+    told = pictures.read_settings(Path("a.png"))["figure"]
     assert [cell["optimizer"] for cell in told] == ["lbfgs", "adam", "sgd"]
     assert told[0]["result"]["loss"]["total"] < told[1]["result"]["loss"]["total"]
 
@@ -106,26 +107,27 @@ def test_a_sweep_that_cant_be_meant_is_refused_before_it_begins(
 def test_a_sweep_that_is_interrupted_leaves_what_was_made(content_path: Path, style_path: Path, here: Path) -> None:
     sweep = f"sweep {content_path} {style_path} --iterations 1 1000000 --model vgg19-lite -o grid.png"
     program = (
-        "import os, signal, sys; from styletransfer import cli, figures; made = figures.made\n"
+        "import os, signal, sys; from styletransfer import cli; from styletransfer.figures import sheets\n"
+        "made = sheets.paint_cells\n"
         "def slow(*a, **k):\n"
         "    for one in made(*a, **k):\n"
         "        os.kill(os.getpid(), signal.SIGINT); yield one\n"
-        "figures.made = slow; cli.main(sys.argv[1:])"
+        "sheets.paint_cells = slow; cli.main(sys.argv[1:])"
     )
     done = subprocess.run([sys.executable, "-c", program, *shlex.split(sweep)], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (128 + signal.SIGINT, "grid.png\n"), done.stderr
     assert "interrupted" in done.stderr and "Traceback" not in done.stderr
-    assert len(images.read_settings(here / "grid.png")["figure"]) == 1
+    assert len(pictures.read_settings(here / "grid.png")["figure"]) == 1
 
 
 @pytest.mark.parametrize("kind", ["content", "style"])
 def test_reconstructions_have_what_their_layer_knows(content_path: Path, here: Path, kind: str) -> None:
     layers = ("conv1_1", "conv2_1", "conv3_1")
-    cells = figures.reconstruction(content_path, layers, kind, Options(model="vgg19-lite", iterations=150))
-    encoder = Encoder(weights.resolve("vgg19-lite")[1], layers)
-    of_picture, noise = encoder(images.read(content_path).tensor()), None
+    cells = sheets.reconstruction(content_path, layers, kind, Options(model="vgg19-lite", iterations=150))
+    encoder = Encoder(weights.load_model("vgg19-lite")[1], layers)
+    of_picture, noise = encoder(pictures.read_picture(content_path).tensor()), None
     assert len(cells) == 3
-    for layer, (_, result, curve) in zip(layers, figures.made(cells, lambda: False, quiet=True), strict=True):
+    for layer, (_, result, curve) in zip(layers, sheets.paint_cells(cells, lambda: False, quiet=True), strict=True):
         start = stylize(content_path, content_path, model="vgg19-lite", init="noise", iterations=0).tensor
         made, noise = encoder(result.tensor), encoder(start)
 
@@ -140,11 +142,11 @@ def test_reconstructions_have_what_their_layer_knows(content_path: Path, here: P
 def test_the_command_reconstructs(content_path: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quick = ("--iterations", "2", "-q", *LITE)
     assert run("reconstruct", content_path, *quick, capsys=capsys) == (0, "cat_content.png\n", "")
-    told = images.read_settings(here / "cat_content.png")["figure"]
+    told = pictures.read_settings(here / "cat_content.png")["figure"]
     assert [cell["content_layers"] for cell in told] == [[f"conv{n}_1"] for n in range(1, 6)]
     layers = ("--style", "--layers", "relu1_1", "conv2_2")
     assert run("reconstruct", content_path, *layers, *quick, capsys=capsys) == (0, "cat_style.png\n", "")
-    told = images.read_settings(here / "cat_style.png")["figure"]
+    told = pictures.read_settings(here / "cat_style.png")["figure"]
     assert [cell["style_layers"] for cell in told] == [["relu1_1"], ["relu1_1", "conv2_2"]]
     code, out, err = run("reconstruct", content_path, "--layers", "conv7_1", *quick, capsys=capsys)
     assert (code, out, err.count("\n")) == (2, "", 1) and "conv7_1" in err
@@ -158,8 +160,8 @@ def test_a_texture_has_any_size_and_the_styles_statistics(
     options = shlex.split("--size 112x80 --iterations 120 --seamless -q -o texture.png")
     assert run("texture", style_path, *LITE, *options, capsys=capsys) == (0, "texture.png\n", "")
     assert Image.open("texture.png").size == (112, 80)
-    encoder = Encoder(weights.resolve("vgg19-lite")[1], ["conv1_1", "conv2_1", "conv3_1"])
-    made, wanted = (encoder(images.read(path).tensor()) for path in ("texture.png", style_path))
+    encoder = Encoder(weights.load_model("vgg19-lite")[1], ["conv1_1", "conv2_1", "conv3_1"])
+    made, wanted = (encoder(pictures.read_picture(path).tensor()) for path in ("texture.png", style_path))
     for layer in made:
         difference = (gram_matrix(made[layer]) - gram_matrix(wanted[layer])).norm()
         assert difference < 0.1 * gram_matrix(wanted[layer]).norm()
@@ -228,4 +230,4 @@ def test_a_sweep_in_a_real_process(content_path: Path, style_path: Path, here: P
     arguments = ("sweep", content_path, style_path, *LITE, "--iterations", "2", "--seed", "1", "2", "--init", "noise")
     done = subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "cat_paint_sweep.png\n", "")
-    assert json.dumps(images.read_settings(here / "cat_paint_sweep.png")).count(str(content_path.parent)) == 0
+    assert json.dumps(pictures.read_settings(here / "cat_paint_sweep.png")).count(str(content_path.parent)) == 0

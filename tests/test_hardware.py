@@ -8,18 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from styletransfer import UsageError, hardware
+from styletransfer import UsageError
+from styletransfer.machine import hardware
+from styletransfer.painting import evaluation
 
 CPU = torch.device("cpu")
 
 
 def test_precisions_on_a_cpu() -> None:
     fp32, bf16 = torch.float32, torch.bfloat16
-    assert hardware.precision("fp32", CPU) == hardware.Precision(fp32, fp32)
-    assert hardware.precision("bf16", CPU) == hardware.Precision(bf16, bf16)
-    assert hardware.precision("auto", CPU) == hardware.Precision(fp32, bf16 if hardware.has_bf16() else fp32)
+    assert hardware.select_precision("fp32", CPU) == hardware.Precision(fp32, fp32)
+    assert hardware.select_precision("bf16", CPU) == hardware.Precision(bf16, bf16)
+    assert hardware.select_precision("auto", CPU) == hardware.Precision(fp32, bf16 if hardware.has_bf16() else fp32)
     with pytest.raises(UsageError, match="tf32"):
-        hardware.precision("tf32", CPU)
+        hardware.select_precision("tf32", CPU)
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="only Linux tells the processor's features there")
@@ -33,8 +35,8 @@ def test_threads_follow_the_containers_quota(tmp_path: Path, content: str, expec
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     file = tmp_path / "cpu.max"
     file.write_text(content)
-    assert hardware.allowed_cpus(file) == min(expected or available, available)
-    assert hardware.allowed_cpus(tmp_path / "none") == available
+    assert hardware.available_cpus(file) == min(expected or available, available)
+    assert hardware.available_cpus(tmp_path / "none") == available
 
 
 def test_settings_are_as_before_afterwards() -> None:
@@ -43,14 +45,14 @@ def test_settings_are_as_before_afterwards() -> None:
         return torch.get_num_threads(), cuda.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
 
     before = settings()
-    with hardware.tuned(CPU, tf32=True):
+    with hardware.runtime_settings(CPU, tf32=True):
         assert torch.backends.cudnn.allow_tf32
     assert settings() == before
 
 
 COUNT_FAULTS = """
 import resource, sys, torch
-from styletransfer import hardware
+from styletransfer.machine import hardware
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -60,7 +62,7 @@ def faults():
 
 torch.set_num_threads(1)
 plain = faults()
-with hardware.tuned(torch.device("cpu")):
+with hardware.runtime_settings(torch.device("cpu")):
     faults()
     kept = faults()
 print(plain, kept, faults())
@@ -79,7 +81,7 @@ def test_evaluations_on_a_cpu_are_not_captured() -> None:
     def evaluate(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return (x,)
 
-    assert hardware.captured(evaluate, torch.zeros(1, 3, 4, 4)) is evaluate
+    assert evaluation.capture_graph(evaluate, torch.zeros(1, 3, 4, 4)) is evaluate
 
 
 @pytest.mark.gpu
@@ -88,7 +90,7 @@ def test_a_captured_evaluation_gives_what_the_plain_one_gives() -> None:
         return x.square().sum()[None], 2 * x
 
     images = torch.rand(2, 1, 3, 8, 8, device="cuda")
-    replayed = hardware.captured(evaluate, images[0])
+    replayed = evaluation.capture_graph(evaluate, images[0])
     assert replayed is not evaluate
     results = [replayed(image) for image in images]
     for image, result in zip(images, results, strict=True):
@@ -101,5 +103,5 @@ def test_what_cannot_be_captured_runs_as_it_is(caplog: pytest.LogCaptureFixture)
         return (x * x.sum().item(),)  # waits for the host
 
     with caplog.at_level("INFO", logger="styletransfer"):
-        assert hardware.captured(evaluate, torch.ones(1, 3, 4, 4, device="cuda")) is evaluate
+        assert evaluation.capture_graph(evaluate, torch.ones(1, 3, 4, 4, device="cuda")) is evaluate
     assert "without a CUDA graph" in caplog.text

@@ -21,7 +21,7 @@ import torch
 from PIL import Image, ImageCms, ImageFilter
 
 from styletransfer import StyleTransferError, UsageError
-from styletransfer.images import Picture, check_output, read, read_settings, to_pil, to_tensor, write
+from styletransfer.pictures import Picture, check_output, read_picture, read_settings, to_pil, to_tensor, write_picture
 
 LANCZOS = Image.Resampling.LANCZOS
 ORIENTATION = 0x0112  # its EXIF tag
@@ -41,7 +41,7 @@ def smooth(width: int = 48, height: int = 32) -> np.ndarray:
 
 def rgb_of(path: Path) -> np.ndarray:
     """What is read, as H×W×3 integers that can be subtracted."""
-    return np.asarray(read(path).rgb).astype(int)
+    return np.asarray(read_picture(path).rgb).astype(int)
 
 
 # --- orientation and colour profiles -------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ def test_orientation_is_applied_beside_garbage(tmp_path: Path) -> None:
     """EXIF of two tags: orientation 6, and one of an unknown type with its value beyond the end."""
     tags = struct.pack("<HHHIIHHIII", 2, ORIENTATION, 3, 1, 6, 0x8769, 4, 1, 0x7FFFFFFF, 0)
     Image.fromarray(smooth()).save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0" + tags)
-    assert read(tmp_path / "a.jpg").rgb.size == (32, 48)
+    assert read_picture(tmp_path / "a.jpg").rgb.size == (32, 48)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
@@ -165,7 +165,7 @@ def test_a_palette_is_resolved(tmp_path: Path, ending: str) -> None:
     image.putpalette(palette.tobytes())
     image.save(tmp_path / f"a{ending}")
     np.testing.assert_array_equal(rgb_of(tmp_path / f"a{ending}"), palette[indices])
-    assert read(tmp_path / f"a{ending}").alpha is None
+    assert read_picture(tmp_path / f"a{ending}").alpha is None
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_a_transparent_colour_is_transparent_and_white(
         image.putpalette([255, 128, 0, 0, 255, 0])
     image.putpixel((1, 0), transparent)
     image.save(tmp_path / "a.png", transparency=transparent)
-    picture = read(tmp_path / "a.png")
+    picture = read_picture(tmp_path / "a.png")
     np.testing.assert_array_equal(picture.alpha, [[255, 0, 255]])
     np.testing.assert_array_equal(picture.rgb, [[rgb, (255, 255, 255), rgb]])
 
@@ -229,7 +229,7 @@ def test_opacity_is_kept_and_the_transparent_is_white(tmp_path: Path, mode: str,
     image = Image.new("RGB", (16, 16), (200, 100, 50)).convert(mode)
     image.putalpha(Image.fromarray(alpha))
     image.save(tmp_path / f"a{ending}")
-    picture = read(tmp_path / f"a{ending}")
+    picture = read_picture(tmp_path / f"a{ending}")
     np.testing.assert_array_equal(picture.alpha, alpha)
     expected = np.where(alpha[..., None] == 0, 255, np.asarray(image.convert("RGB")))
     np.testing.assert_array_equal(picture.rgb, expected)
@@ -238,14 +238,14 @@ def test_opacity_is_kept_and_the_transparent_is_white(tmp_path: Path, mode: str,
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_full_opacity_is_none(tmp_path: Path, mode: str) -> None:
     Image.fromarray(smooth()).convert(mode).save(tmp_path / "a.png")
-    assert read(tmp_path / "a.png").alpha is None
+    assert read_picture(tmp_path / "a.png").alpha is None
 
 
 def test_hidden_colours_dont_bleed_when_resized() -> None:
     image = Image.new("RGBA", (64, 64), (255, 0, 0, 255))
     image.paste((0, 255, 0, 0), (0, 0, 31, 64))
     for size in ((23, 23), (150, 70)):
-        picture = read(image).resized(size)
+        picture = read_picture(image).resize(size)
         assert picture.alpha is not None
         rgb, alpha = np.asarray(picture.rgb), np.asarray(picture.alpha)
         assert (rgb[alpha > 0] == (255, 0, 0)).all()
@@ -258,23 +258,23 @@ def test_hidden_colours_dont_bleed_when_resized() -> None:
 
 def test_resizing_is_antialiased() -> None:
     board = np.indices((256, 256)).sum(0) % 2 * 255
-    small = read(Image.fromarray(board.astype(np.uint8))).resized((32, 32))
+    small = read_picture(Image.fromarray(board.astype(np.uint8))).resize((32, 32))
     assert np.abs(np.asarray(small.rgb).astype(int) - 127.5).max() <= 4
 
 
 def test_resizing_is_pillows_lanczos() -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8))
     for size in ((31, 22), (123, 88)):
-        np.testing.assert_array_equal(read(noise).resized(size).rgb, noise.resize(size, LANCZOS))
+        np.testing.assert_array_equal(read_picture(noise).resize(size).rgb, noise.resize(size, LANCZOS))
 
 
 def test_reading_keeps_the_name_and_resizing_too(tmp_path: Path) -> None:
     for mode in ("RGB", "RGBA"):
         Image.new(mode, (8, 8)).save(tmp_path / "sky.png")
-        picture = read(str(tmp_path / "sky.png"))
-        assert read(picture) is picture
-        assert (picture.name, picture.resized((4, 4)).name) == ("sky.png", "sky.png")
-    assert read(Image.new("RGB", (8, 8))).name == "image"
+        picture = read_picture(str(tmp_path / "sky.png"))
+        assert read_picture(picture) is picture
+        assert (picture.name, picture.resize((4, 4)).name) == ("sky.png", "sky.png")
+    assert read_picture(Image.new("RGB", (8, 8))).name == "image"
 
 
 def test_all_values_survive_the_way_to_a_tensor_and_back() -> None:
@@ -284,7 +284,7 @@ def test_all_values_survive_the_way_to_a_tensor_and_back() -> None:
     assert tensor.dtype == torch.float32
     np.testing.assert_array_equal(tensor.numpy(), pixels.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255))
     np.testing.assert_array_equal(to_pil(tensor), pixels)
-    np.testing.assert_array_equal(read(tensor).rgb, pixels)
+    np.testing.assert_array_equal(read_picture(tensor).rgb, pixels)
     np.testing.assert_array_equal(Picture(Image.fromarray(pixels)).tensor(), tensor)
 
 
@@ -310,12 +310,12 @@ def test_values_outside_are_clamped_and_others_rounded() -> None:
 )
 def test_a_tensor_that_is_no_image_is_refused(tensor: torch.Tensor) -> None:
     with pytest.raises(UsageError, match="1×3×H×W in \\[0, 1\\]"):
-        read(tensor)
+        read_picture(tensor)
 
 
 def test_an_image_without_pixels_is_refused() -> None:
     with pytest.raises(UsageError, match="0×5 pixels"):
-        read(Image.new("RGB", (0, 5)))
+        read_picture(Image.new("RGB", (0, 5)))
 
 
 # --- writing -------------------------------------------------------------------------------------------------------
@@ -334,7 +334,7 @@ def image_and_alpha() -> tuple[torch.Tensor, Image.Image]:
 @pytest.mark.parametrize(("ending", "bits"), WRITABLE)
 def test_what_is_written_can_be_read_and_says_how_it_was_made(tmp_path: Path, ending: str, bits: int) -> None:
     (tensor, _), path = image_and_alpha(), tmp_path / f"a{ending}"
-    write(tensor, path, alpha=None, bit_depth=bits, settings=SETTINGS)
+    write_picture(tensor, path, alpha=None, bit_depth=bits, settings=SETTINGS)
     with Image.open(path) as image:
         assert (image.format, image.mode) == (FORMATS[ending], "RGB")
         error = np.abs(np.asarray(image) / 255 - tensor[0].permute(1, 2, 0).numpy())
@@ -349,7 +349,7 @@ def test_what_is_written_can_be_read_and_says_how_it_was_made(tmp_path: Path, en
 @pytest.mark.parametrize("ending", [".png", ".webp", ".tif"])
 def test_opacity_is_written(tmp_path: Path, ending: str) -> None:
     tensor, alpha = image_and_alpha()
-    write(tensor, tmp_path / f"a{ending}", alpha=alpha, bit_depth=8, settings=SETTINGS)
+    write_picture(tensor, tmp_path / f"a{ending}", alpha=alpha, bit_depth=8, settings=SETTINGS)
     with Image.open(tmp_path / f"a{ending}") as image:
         np.testing.assert_array_equal(image.getchannel("A"), alpha)
     assert read_settings(tmp_path / f"a{ending}") == SETTINGS
@@ -357,7 +357,7 @@ def test_opacity_is_written(tmp_path: Path, ending: str) -> None:
 
 def test_a_jpeg_shows_the_transparent_on_white(tmp_path: Path) -> None:
     alpha = Image.fromarray(np.repeat(np.uint8([[0, 128, 255]]), 16, axis=1).repeat(16, axis=0))
-    write(torch.zeros(1, 3, 16, 48), tmp_path / "a.jpg", alpha=alpha, bit_depth=8, settings={})
+    write_picture(torch.zeros(1, 3, 16, 48), tmp_path / "a.jpg", alpha=alpha, bit_depth=8, settings={})
     written = np.asarray(Image.open(tmp_path / "a.jpg")).astype(int)
     for i, level in enumerate((255, 127, 0)):
         assert np.abs(written[:, 16 * i + 2 : 16 * i + 14] - level).max() <= 3
@@ -386,7 +386,7 @@ def decoded_png(data: bytes) -> tuple[dict[bytes, bytes], np.ndarray]:
 )
 def test_any_usual_ending_tells_the_format(tmp_path: Path, name: str, kind: str) -> None:
     check_output(tmp_path / name, 8)
-    write(torch.zeros(1, 3, 4, 4), tmp_path / name, alpha=None, bit_depth=8, settings={})
+    write_picture(torch.zeros(1, 3, 4, 4), tmp_path / name, alpha=None, bit_depth=8, settings={})
     assert Image.open(tmp_path / name).format == kind
 
 
@@ -394,7 +394,7 @@ def test_any_usual_ending_tells_the_format(tmp_path: Path, name: str, kind: str)
 @pytest.mark.parametrize("ending", [".png", ".tif"])
 def test_16_bits_are_exact(tmp_path: Path, ending: str, opaque: bool) -> None:
     (tensor, alpha), path = image_and_alpha(), tmp_path / f"a{ending}"
-    write(tensor, path, alpha=None if opaque else alpha, bit_depth=16, settings=SETTINGS)
+    write_picture(tensor, path, alpha=None if opaque else alpha, bit_depth=16, settings=SETTINGS)
     channels = decoded_png(path.read_bytes())[1] if ending == ".png" else tifffile.imread(path)
     assert channels.dtype.newbyteorder("=") == np.uint16
     exact = tensor[0].permute(1, 2, 0).double().numpy() * 65535
@@ -402,12 +402,12 @@ def test_16_bits_are_exact(tmp_path: Path, ending: str, opaque: bool) -> None:
     assert channels.shape[2] == (3 if opaque else 4)
     if not opaque:
         np.testing.assert_array_equal(channels[..., 3], np.asarray(alpha).astype(int) * 257)
-        np.testing.assert_array_equal(read(path).alpha, alpha)
+        np.testing.assert_array_equal(read_picture(path).alpha, alpha)
     assert read_settings(path) == SETTINGS
 
 
 def test_the_chunks_of_a_16_bit_png_are_those_of_the_specification(tmp_path: Path) -> None:
-    write(torch.rand(1, 3, 5, 7), tmp_path / "a.png", alpha=None, bit_depth=16, settings=SETTINGS)
+    write_picture(torch.rand(1, 3, 5, 7), tmp_path / "a.png", alpha=None, bit_depth=16, settings=SETTINGS)
     chunks, _ = decoded_png((tmp_path / "a.png").read_bytes())
     assert list(chunks) == [b"IHDR", b"iCCP", b"tEXt", b"IDAT", b"IEND"]
     name, method, profile = chunks[b"iCCP"].partition(b"\0")[0], chunks[b"iCCP"][5:6], chunks[b"iCCP"][6:]
@@ -431,7 +431,7 @@ def test_pictures_of_others_have_no_settings(tmp_path: Path, content: bytes) -> 
 def test_permissions_follow_the_umask(tmp_path: Path, mask: int, permissions: int) -> None:
     before = os.umask(mask)
     try:
-        write(torch.zeros(1, 3, 4, 4), tmp_path / "a.png", alpha=None, bit_depth=8, settings={})
+        write_picture(torch.zeros(1, 3, 4, 4), tmp_path / "a.png", alpha=None, bit_depth=8, settings={})
         assert os.umask(mask) == mask
     finally:
         os.umask(before)
@@ -454,7 +454,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, ending
     path = tmp_path / f"old{ending}"
     path.write_bytes(b"the old picture")
     with disk_that_holds(2000), pytest.raises(StyleTransferError, match=f"old{ending}"):
-        write(torch.rand(1, 3, 64, 64), path, alpha=None, bit_depth=bits, settings={})
+        write_picture(torch.rand(1, 3, 64, 64), path, alpha=None, bit_depth=bits, settings={})
     assert path.read_bytes() == b"the old picture"
     assert os.listdir(tmp_path) == [path.name]
 
@@ -463,23 +463,23 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, ending
 def test_a_picture_too_large_for_its_format_leaves_the_old_file(tmp_path: Path, name: str, width: int) -> None:
     (tmp_path / name).write_bytes(b"the old picture")
     with pytest.raises(StyleTransferError, match=f"{name}.*{width}"):
-        write(torch.zeros(1, 3, 1, width), tmp_path / name, alpha=None, bit_depth=8, settings={})
+        write_picture(torch.zeros(1, 3, 1, width), tmp_path / name, alpha=None, bit_depth=8, settings={})
     assert (tmp_path / name).read_bytes() == b"the old picture"
     assert os.listdir(tmp_path) == [name]
 
 
 def test_settings_that_no_jpeg_can_hold_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "a.jpg"
-    write(torch.rand(1, 3, 8, 8), path, alpha=None, bit_depth=8, settings={"version": "1", "told": "x" * 70_000})
-    assert read(path).rgb.size == (8, 8) and read_settings(path) == {}
+    write_picture(torch.rand(1, 3, 8, 8), path, settings={"version": "1", "told": "x" * 70_000})
+    assert read_picture(path).rgb.size == (8, 8) and read_settings(path) == {}
     assert "too long" in caplog.text
 
 
 def test_the_longest_name_that_the_folder_allows_can_be_written(tmp_path: Path) -> None:
     path = tmp_path / ("x" * (os.pathconf(tmp_path, "PC_NAME_MAX") - 4) + ".png")
     check_output(path, 8)
-    write(torch.zeros(1, 3, 4, 4), path, alpha=None, bit_depth=8, settings={})
-    assert read(path).rgb.size == (4, 4)
+    write_picture(torch.zeros(1, 3, 4, 4), path, alpha=None, bit_depth=8, settings={})
+    assert read_picture(path).rgb.size == (4, 4)
     with pytest.raises(UsageError, match="name"):
         check_output(path.with_name("x" + path.name), 8)
 
@@ -529,11 +529,11 @@ def test_an_input_is_never_the_output(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_path_without_a_file_is_a_mistake_of_usage(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"gone\.png: no such file"):
-        read(tmp_path / "gone.png")
+        read_picture(tmp_path / "gone.png")
     with pytest.raises(UsageError, match="is a folder"):
-        read(tmp_path)
+        read_picture(tmp_path)
     with pytest.raises(UsageError, match="xxx: no such file"):
-        read("x" * 5000)
+        read_picture("x" * 5000)
 
 
 def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
@@ -542,7 +542,7 @@ def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
 
     def reading() -> None:
         try:
-            read(tmp_path / "pipe.png")
+            read_picture(tmp_path / "pipe.png")
         except BaseException as error:
             errors.append(error)
 
@@ -560,7 +560,7 @@ def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
 def test_a_file_that_is_no_picture_is_refused_by_name(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(StyleTransferError, match=name) as caught:
-        read(tmp_path / name)
+        read_picture(tmp_path / name)
     assert not isinstance(caught.value, UsageError)
     assert "\n" not in str(caught.value)
 
@@ -571,7 +571,7 @@ def test_a_truncated_picture_is_refused_by_name(tmp_path: Path, ending: str) -> 
     Image.effect_noise((64, 64), 80).convert("RGB").save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(StyleTransferError, match=f"half{ending}"):
-        read(path)
+        read_picture(path)
 
 
 def test_a_header_that_claims_a_giant_is_refused(tmp_path: Path) -> None:
@@ -581,7 +581,7 @@ def test_a_header_that_claims_a_giant_is_refused(tmp_path: Path) -> None:
         data += struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
     (tmp_path / "giant.png").write_bytes(data)
     with pytest.raises(StyleTransferError, match=r"giant\.png: too large"):
-        read(tmp_path / "giant.png")
+        read_picture(tmp_path / "giant.png")
 
 
 def test_warnings_reach_stderr_and_what_libtiff_writes_there_does_not(
@@ -590,7 +590,7 @@ def test_warnings_reach_stderr_and_what_libtiff_writes_there_does_not(
     logging.getLogger("styletransfer").addHandler(logging.StreamHandler())
     picture = Image.fromarray(smooth())
     picture.save(tmp_path / "a.tif", compression="tiff_lzw", icc_profile=b"not a profile")
-    read(tmp_path / "a.tif")
+    read_picture(tmp_path / "a.tif")
     assert "a.tif: its colour profile can't be used" in capfd.readouterr().err
 
     data = bytearray((tmp_path / "a.tif").read_bytes())
@@ -600,13 +600,13 @@ def test_warnings_reach_stderr_and_what_libtiff_writes_there_does_not(
         image.load()
     assert "code" in capfd.readouterr().err
     with pytest.raises(StyleTransferError, match=r"a\.tif: can't be read"):
-        read(tmp_path / "a.tif")
+        read_picture(tmp_path / "a.tif")
     assert capfd.readouterr().err == ""
 
 
 def test_a_picture_is_read_where_stderr_is_closed(tmp_path: Path) -> None:
     Image.fromarray(smooth()).save(tmp_path / "a.tif", compression="tiff_lzw")
-    code = "import sys; from styletransfer import images; print(images.read(sys.argv[1]).rgb.size)"
+    code = "import sys; from styletransfer import pictures; print(pictures.read_picture(sys.argv[1]).rgb.size)"
     command = ["sh", "-c", '"$0" "$@" 2>&-', sys.executable, "-c", code, str(tmp_path / "a.tif")]
     assert subprocess.run(command, capture_output=True, text=True).stdout == "(48, 32)\n"
 
@@ -628,7 +628,7 @@ def test_damage_of_any_kind_gives_a_picture_or_our_error(tmp_path: Path, kind: s
                 data[rng.integers(min(len(data), 200 if turn % 2 else len(whole)))] = rng.integers(256)
         (tmp_path / "damaged").write_bytes(data)
         try:
-            pictures.append(read(tmp_path / "damaged"))
+            pictures.append(read_picture(tmp_path / "damaged"))
         except StyleTransferError as error:
             errors.append(str(error))
     assert all(picture.rgb.mode == "RGB" for picture in pictures)
@@ -639,7 +639,7 @@ def test_damage_of_any_kind_gives_a_picture_or_our_error(tmp_path: Path, kind: s
 def test_the_limit_of_pixels_is_the_callers_and_pillows_is_as_before(tmp_path: Path) -> None:
     Image.new("RGB", (30, 20)).save(tmp_path / "small.png")
     before = Image.MAX_IMAGE_PIXELS
-    assert read(tmp_path / "small.png", max_pixels=600).rgb.size == (30, 20)
+    assert read_picture(tmp_path / "small.png", max_pixels=600).rgb.size == (30, 20)
     with pytest.raises(StyleTransferError, match=r"600 pixels; if that is right: --max-pixels 600$"):
-        read(tmp_path / "small.png", max_pixels=599)
+        read_picture(tmp_path / "small.png", max_pixels=599)
     assert before == Image.MAX_IMAGE_PIXELS

@@ -9,16 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
-from styletransfer import Options, UsageError, cli, images, stylize, weights
-from styletransfer.inputs import again
-from styletransfer.losses import gram_matrix
-from styletransfer.vgg import Encoder
+from styletransfer import Options, UsageError, again, cli, pictures, stylize
+from styletransfer.network import Encoder, weights
+from styletransfer.objective.losses import gram_matrix
 
 SMALL = Options(iterations=30, model="vgg19-lite", precision="fp32", size=96)
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A photograph, a style of red stripes and one of blue dots, and masks of the left and the right half."""
     folder, rng = tmp_path_factory.mktemp("inputs"), np.random.default_rng(1)
     y, x = np.mgrid[:96, :96]
@@ -34,69 +33,69 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return paths
 
 
-def test_the_ends_of_a_blend_are_the_single_styles(pictures: dict[str, Path]) -> None:
-    red, blue = (stylize(pictures["photo"], pictures[name], SMALL) for name in ("red", "blue"))
-    both = [pictures["red"], pictures["blue"]]
-    blends = [stylize(pictures["photo"], both, SMALL, style_weight=w) for w in ((1, 0), (0.5, 0.5), (0, 3))]
+def test_the_ends_of_a_blend_are_the_single_styles(files: dict[str, Path]) -> None:
+    red, blue = (stylize(files["photo"], files[name], SMALL) for name in ("red", "blue"))
+    both = [files["red"], files["blue"]]
+    blends = [stylize(files["photo"], both, SMALL, style_weight=w) for w in ((1, 0), (0.5, 0.5), (0, 3))]
     assert torch.equal(blends[0].tensor, red.tensor) and torch.equal(blends[2].tensor, blue.tensor)
-    equal = stylize(pictures["photo"], both, SMALL)
+    equal = stylize(files["photo"], both, SMALL)
     assert torch.equal(equal.tensor, blends[1].tensor)
     means = [run.tensor[0, 0].mean().item() for run in (red, blends[1], blue)]  # redness
     assert means[0] > means[1] > means[2]
     assert equal.settings()["style"] == ["red.png", "blue.png"] and red.settings()["style"] == "red.png"
 
 
-def test_what_doesnt_show_in_a_mask_isnt_selected(pictures: dict[str, Path], tmp_path: Path) -> None:
-    left = Image.open(pictures["left"]).convert("L")
+def test_what_doesnt_show_in_a_mask_isnt_selected(files: dict[str, Path], tmp_path: Path) -> None:
+    left = Image.open(files["left"]).convert("L")
     white = Image.new("RGB", left.size, "white")
     white.putalpha(left)
     white.save(tmp_path / "cut.png")
     made = (
-        stylize(pictures["photo"], pictures["red"], SMALL, iterations=3, keep=str(path))
-        for path in (pictures["left"], tmp_path / "cut.png")
+        stylize(files["photo"], files["red"], SMALL, iterations=3, keep=str(path))
+        for path in (files["left"], tmp_path / "cut.png")
     )
     assert torch.equal(*(result.tensor for result in made))
 
 
-def test_again_takes_pictures_that_are_no_files(pictures: dict[str, Path], tmp_path: Path) -> None:
-    made = stylize(pictures["photo"], pictures["red"], SMALL, iterations=3).save(tmp_path / "made.png")
+def test_again_takes_pictures_that_are_no_files(files: dict[str, Path], tmp_path: Path) -> None:
+    made = stylize(files["photo"], files["red"], SMALL, iterations=3).save(tmp_path / "made.png")
     content, style = torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64)
     assert again(made, content=content, style=style, beta=5.0)[:2] == (content, style)
 
 
-def test_a_folder_is_all_its_pictures(pictures: dict[str, Path], tmp_path: Path) -> None:
+def test_a_folder_is_all_its_pictures(files: dict[str, Path], tmp_path: Path) -> None:
     for name in ("red", "blue"):
-        (tmp_path / f"{name}.png").write_bytes(pictures[name].read_bytes())
+        (tmp_path / f"{name}.png").write_bytes(files[name].read_bytes())
     (tmp_path / "notes.txt").write_text("not a picture")
     (tmp_path / "._red.png").write_text("what another system leaves")
-    folder = stylize(pictures["photo"], tmp_path, SMALL, iterations=5)
-    listed = stylize(pictures["photo"], [tmp_path / "blue.png", tmp_path / "red.png"], SMALL, iterations=5)
+    folder = stylize(files["photo"], tmp_path, SMALL, iterations=5)
+    listed = stylize(files["photo"], [tmp_path / "blue.png", tmp_path / "red.png"], SMALL, iterations=5)
     assert torch.equal(folder.tensor, listed.tensor)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="no picture in this folder"):
-        stylize(pictures["photo"], tmp_path / "empty", SMALL)
+        stylize(files["photo"], tmp_path / "empty", SMALL)
 
 
 @pytest.mark.parametrize("options", [{}, {"tile": "32"}, {"scales": "2"}, {"init": "noise"}, {"optimizer": "adam"}])
 def test_what_is_kept_is_the_photograph_to_the_last_bit(
-    pictures: dict[str, Path], tmp_path: Path, options: dict[str, str]
+    files: dict[str, Path], tmp_path: Path, options: dict[str, str]
 ) -> None:
-    result = stylize(pictures["photo"], pictures["red"], SMALL, keep=str(pictures["left"]), **options)
-    photo = np.asarray(Image.open(pictures["photo"]))
+    result = stylize(files["photo"], files["red"], SMALL, keep=str(files["left"]), **options)
+    photo = np.asarray(Image.open(files["photo"]))
     made = np.asarray(Image.open(result.save(tmp_path / "out.png")))
     np.testing.assert_array_equal(made[:, :48], photo[:, :48])
     assert np.abs(made[:, 52:].astype(int) - photo[:, 52:]).mean() > 20
 
 
 @pytest.mark.parametrize("tile", ["auto", "32"])
-def test_regions_have_the_style_of_their_own(pictures: dict[str, Path], tile: str) -> None:
-    masks = tuple((str(pictures[side]), "-") for side in ("left", "right"))
-    styles = [pictures["red"], pictures["blue"]]
-    result = stylize(pictures["photo"], styles, SMALL, mask=masks, iterations=80, tile=tile)
-    encoder = Encoder(weights.resolve("vgg19-lite")[1], ["conv1_1", "conv2_1"])
+def test_regions_have_the_style_of_their_own(files: dict[str, Path], tile: str) -> None:
+    masks = tuple((str(files[side]), "-") for side in ("left", "right"))
+    styles = [files["red"], files["blue"]]
+    result = stylize(files["photo"], styles, SMALL, mask=masks, iterations=80, tile=tile)
+    encoder = Encoder(weights.load_model("vgg19-lite")[1], ["conv1_1", "conv2_1"])
 
     def distance(part: torch.Tensor, style: str) -> float:
-        made, wanted = encoder(part), encoder(images.read(pictures[style]).tensor())
+        made, wanted = encoder(part), encoder(pictures.read_picture(files[style]).tensor())
         return sum(float((gram_matrix(made[k]) - gram_matrix(wanted[k])).norm()) for k in made)
 
     left, right = result.tensor[..., :44], result.tensor[..., 52:]
@@ -104,14 +103,14 @@ def test_regions_have_the_style_of_their_own(pictures: dict[str, Path], tile: st
     assert distance(right, "blue") < 0.2 * distance(right, "red")
 
 
-def test_the_mask_of_a_style_says_what_of_it_counts(pictures: dict[str, Path], tmp_path: Path) -> None:
+def test_the_mask_of_a_style_says_what_of_it_counts(files: dict[str, Path], tmp_path: Path) -> None:
     """Half red, half blue, and only the blue half counts."""
-    mixed = Image.open(pictures["red"])
-    mixed.paste(Image.open(pictures["blue"]).crop((48, 0, 96, 96)), (48, 0))
+    mixed = Image.open(files["red"])
+    mixed.paste(Image.open(files["blue"]).crop((48, 0, 96, 96)), (48, 0))
     mixed.save(tmp_path / "mixed.png")
     Image.new("L", (96, 96), 255).save(tmp_path / "all.png")
-    masks = ((str(tmp_path / "all.png"), str(pictures["right"])),)
-    result = stylize(pictures["photo"], tmp_path / "mixed.png", SMALL, mask=masks, iterations=80)
+    masks = ((str(tmp_path / "all.png"), str(files["right"])),)
+    result = stylize(files["photo"], tmp_path / "mixed.png", SMALL, mask=masks, iterations=80)
     red, _, blue = result.tensor[0].mean((1, 2)).tolist()
     assert blue > 2 * red
 
@@ -130,35 +129,35 @@ def test_the_mask_of_a_style_says_what_of_it_counts(pictures: dict[str, Path], t
     ],
 )
 def test_what_does_not_match_is_told(
-    pictures: dict[str, Path], styles: list[str], options: dict[str, object], said: str
+    files: dict[str, Path], styles: list[str], options: dict[str, object], said: str
 ) -> None:
     def path(name: str) -> str:
-        return str(pictures.get(name, name))
+        return str(files.get(name, name))
 
     if "mask" in options:
         options = {"mask": tuple(tuple(map(path, pair)) for pair in options["mask"])}  # type: ignore[attr-defined]
     with pytest.raises(UsageError, match=said):
-        stylize(pictures["photo"], [pictures[name] for name in styles], SMALL, **options)
+        stylize(files["photo"], [files[name] for name in styles], SMALL, **options)
 
 
 def test_the_command_takes_styles_weights_and_masks(
-    pictures: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fixed = shlex.split(f"--size 96 --iterations 3 --model vgg19-lite --precision fp32 -q -o {tmp_path / 'out.png'}")
 
     def made(*arguments: object) -> dict[str, object]:
         with pytest.raises(SystemExit) as ended:
-            cli.main([str(pictures["photo"]), *map(str, arguments), *fixed])
+            cli.main([str(files["photo"]), *map(str, arguments), *fixed])
         out, err = capsys.readouterr()
         assert (ended.value.code or 0, out) == (0, f"{tmp_path / 'out.png'}\n"), err
-        return images.read_settings(tmp_path / "out.png")
+        return pictures.read_settings(tmp_path / "out.png")
 
-    blend = made(pictures["red"], pictures["blue"], "--style-weight", 3, "--style-weight", 7)
+    blend = made(files["red"], files["blue"], "--style-weight", 3, "--style-weight", 7)
     assert blend["style"] == ["red.png", "blue.png"] and blend["style_weight"] == [3.0, 7.0]
-    left, right = ("--mask", pictures["left"], "-"), ("--mask", pictures["right"], pictures["left"])
-    regions = made(pictures["red"], pictures["blue"], *left, *right, "--keep", pictures["right"])
+    left, right = ("--mask", files["left"], "-"), ("--mask", files["right"], files["left"])
+    regions = made(files["red"], files["blue"], *left, *right, "--keep", files["right"])
     assert regions["mask"] == [["left.png", "-"], ["right.png", "left.png"]] and regions["keep"] == "right.png"
     assert str(tmp_path.parent) not in json.dumps(regions)
     with pytest.raises(SystemExit) as ended:
-        cli.main([str(pictures["photo"]), str(pictures["red"]), "--mask", str(pictures["left"])])
+        cli.main([str(files["photo"]), str(files["red"]), "--mask", str(files["left"])])
     assert ended.value.code == 2 and "two pictures" in capsys.readouterr().err

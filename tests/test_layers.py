@@ -9,8 +9,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import vgg19
 
-from styletransfer import weights
-from styletransfer.layers import table
+from styletransfer.network import weights
+from styletransfer.network.layers import table
 
 
 @pytest.mark.parametrize("size", [16, 237, 512])
@@ -55,7 +55,7 @@ def test_the_receptive_field_is_where_the_gradient_is_not_zero() -> None:
 
 
 def test_the_table_of_the_bundled_network_is_that_of_its_file() -> None:
-    _, convolutions = weights.resolve("vgg19-lite")
+    _, convolutions = weights.load_model("vgg19-lite")
     rows = [row for row in table(64, {name: len(bias) for name, (_, bias) in convolutions.items()}) if row.parameters]
     assert [(row.name, row.parameters) for row in rows] == [
         (name, weight.numel() + bias.numel()) for name, (weight, bias) in convolutions.items()

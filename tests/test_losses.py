@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from styletransfer.losses import (
+from styletransfer.objective.losses import (
     HALF_A_LEVEL,
     absolute_change,
     content_loss,

@@ -5,9 +5,9 @@ import pytest
 import torch
 from conftest import SMALL, random_convolutions
 
-from styletransfer.losses import HALF_A_LEVEL, gram_matrix
+from styletransfer.network import Encoder
 from styletransfer.objective import GAMUT_WEIGHT, Losses, Objective, Region, Style
-from styletransfer.vgg import Encoder
+from styletransfer.objective.losses import HALF_A_LEVEL, gram_matrix
 
 CONTENT = {"conv4_2": 0.75, "conv2_2": 0.25}
 STYLE = {"conv1_1": 0.1, "conv2_1": 0.2, "conv3_1": 0.3, "conv4_1": 0.2, "conv5_1": 0.2}

@@ -9,8 +9,8 @@ import torch
 from scipy.optimize import minimize as scipy_minimize
 from scipy.optimize import rosen, rosen_der
 
-from styletransfer.curvature import InverseHessian
-from styletransfer.optimize import MOMENTUM, SUFFICIENT_DECREASE, minimize
+from styletransfer.optimizer import InverseHessian
+from styletransfer.optimizer.optimize import MOMENTUM, SUFFICIENT_DECREASE, minimize
 from styletransfer.options import LEARNING_RATES
 
 

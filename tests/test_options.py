@@ -94,8 +94,8 @@ def test_presets_are_options_that_differ_from_the_defaults(preset: str) -> None:
 def test_options_come_back_from_json() -> None:
     options = Options(mask=(("a.png", "-"),), keep="k.png", style_layers=("conv1_1", "conv2_1=2"), style_weight=(1, 2))
     told = json.loads(json.dumps(dataclasses.asdict(options)))
-    assert Options.told({**told, "of a later version": 1}) == options
+    assert Options.from_settings({**told, "of a later version": 1}) == options
     damages = [{"style_layers": 5}, {"size": "large"}, {"size": [1]}, {"size": 96.5}, {"mask": 3}, {"mask": [["a"]]}]
     for damage in (*damages, {"beta": {}}, {"time": []}, {"init": 5.5}, {"style_weight": ["a"]}, {"pooling": [1]}):
         with pytest.raises(UsageError):
-            Options.told({**told, **damage})
+            Options.from_settings({**told, **damage})

@@ -12,13 +12,17 @@ from conftest import SMALL as WIDTHS
 from conftest import random_convolutions
 from PIL import Image
 
-from styletransfer import Options, StyleTransferError, UsageError, images, painting, pipeline, plan, stylize
-from styletransfer.images import Picture
-from styletransfer.inputs import Inputs, Part, Styled
-from styletransfer.objective import Objective, Region, Style, Tiling
-from styletransfer.optimize import Step
-from styletransfer.painting import SETTLED, WINDOW
-from styletransfer.vgg import Encoder
+from styletransfer import Options, StyleTransferError, UsageError, pictures, stylize
+from styletransfer.machine import hardware, plan
+from styletransfer.network import Encoder, Tiling
+from styletransfer.objective import Objective, Region, Style
+from styletransfer.optimizer import Step
+from styletransfer.painting import estimate, progress
+from styletransfer.painting.canvas import SEAMLESS_BLEED, step_up
+from styletransfer.painting.evaluation import wrap_borders
+from styletransfer.painting.job import choose_scales
+from styletransfer.painting.progress import SETTLED, WINDOW
+from styletransfer.pictures import Inputs, Picture, RegionInput, StyleInput
 
 SMALL = Options(iterations=8, model="vgg19-lite")
 
@@ -38,7 +42,7 @@ def test_the_picture_gets_the_style_and_keeps_the_contents_size(content_path: Pa
 def test_paths_pillow_images_and_tensors_are_the_same(content_path: Path, style_path: Path) -> None:
     paths = stylize(str(content_path), style_path, SMALL)
     opened = stylize(Image.open(content_path), Image.open(style_path), SMALL)
-    tensors = stylize(*(images.read(path).tensor() for path in (content_path, style_path)), SMALL)
+    tensors = stylize(*(pictures.read_picture(path).tensor() for path in (content_path, style_path)), SMALL)
     assert torch.equal(paths.tensor, opened.tensor)
     assert torch.equal(paths.tensor, tensors.tensor)
 
@@ -83,7 +87,7 @@ def test_where_to_start(content_path: Path, style_path: Path, tmp_path: Path, in
     start = stylize(content_path, style_path, SMALL, iterations=0, init=init).tensor
     assert start.shape == (1, 3, 64, 80)
     if init == "content":
-        assert torch.equal(start, images.read(content_path).tensor())
+        assert torch.equal(start, pictures.read_picture(content_path).tensor())
     elif init == "style":  # 64×64 -> its middle of the content's proportions, 64×51.2
         middle = Image.open(style_path).resize((80, 64), Image.Resampling.LANCZOS, box=(0, 6.4, 64, 57.6))
         np.testing.assert_allclose(start[0].permute(1, 2, 0).numpy() * 255, np.asarray(middle), atol=0.01)
@@ -142,7 +146,7 @@ def test_what_is_saved_tells_how_it_was_made(content_path: Path, style_path: Pat
     result = stylize(content_path, style_path, SMALL, beta=500.0, init=str(style_path))
     for name in ("a.png", "a.jpg", "a.webp", "a.tiff"):
         path = result.save(tmp_path / name)
-        settings = images.read_settings(path)
+        settings = pictures.read_settings(path)
         assert settings["beta"] == 500.0 and settings["version"] == __version__
         assert (settings["content"], settings["style"]) == (content_path.name, style_path.name)
         assert str(content_path.parent) not in path.read_bytes().decode("latin-1")
@@ -267,7 +271,7 @@ def test_a_start_without_a_finite_loss_is_an_error(
 def test_far_too_long_steps_of_adam_dont_end_in_a_broken_picture(content_path: Path, style_path: Path) -> None:
     result = stylize(content_path, style_path, SMALL, optimizer="adam", learning_rate=50.0)
     assert result.best_iteration == 0 and result.best.total == result.losses[0].total < result.losses[-1].total
-    assert torch.equal(result.tensor, images.read(content_path).tensor())
+    assert torch.equal(result.tensor, pictures.read_picture(content_path).tensor())
 
 
 def test_an_unknown_setting_or_device_is_named(content_path: Path, style_path: Path) -> None:
@@ -315,20 +319,20 @@ def test_a_gpu_gives_the_same_bytes_when_told_to(content_path: Path, style_path:
 )
 def test_large_pictures_start_small(size: int, scales: str, expected: list[int]) -> None:
     content, style = Picture(Image.new("RGB", (1200, 800))), Picture(Image.new("RGB", (4000, 4000)))
-    pictures = Inputs(content, [Part([Styled(style, 1.0)])], style, None, [])
+    pictures = Inputs(content, [RegionInput([StyleInput(style, 1.0)])], style, None, [])
     options = Options(size=size, scales=scales, enlarge=True, style_scale=0.5)
-    made = pipeline._scales(pictures, options)
+    made = choose_scales(pictures, options)
     assert [scale.content[0] for scale in made] == expected
     assert made[-1].content == (size, round(size * 2 / 3))
-    assert made[-1].of(style) == (min(4000, round(size / 2)),) * 2
+    assert made[-1].fit_style(style) == (min(4000, round(size / 2)),) * 2
 
 
 def test_a_finer_scale_starts_with_the_finer_content_and_what_was_changed() -> None:
     rng = np.random.default_rng(0)
     content = Picture(Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)))
-    coarse, fine = content.resized((40, 30)).tensor(), content.tensor()
-    np.testing.assert_array_equal(painting.stepped_up(coarse, content, (80, 60)), fine)
-    brighter = painting.stepped_up(coarse + 0.1, content, (80, 60))
+    coarse, fine = content.resize((40, 30)).tensor(), content.tensor()
+    np.testing.assert_array_equal(step_up(coarse, content, (80, 60)), fine)
+    brighter = step_up(coarse + 0.1, content, (80, 60))
     np.testing.assert_allclose(brighter, (fine + 0.1).clamp(0, 1), atol=1e-6)
 
 
@@ -336,7 +340,7 @@ def test_scales_halve_their_iterations_and_tell_the_listener_their_size(content_
     steps: list[tuple[int, int, int]] = []
 
     def listen(step: Step) -> None:
-        steps.append((step.image.shape[3], step.iteration, step.most))
+        steps.append((step.image.shape[3], step.iteration, step.max_iterations))
 
     result = stylize(content_path, style_path, SMALL, iterations=80, scales="2", callback=listen)
     assert result.scales == [(40, 32, 80), (80, 64, 40)] and result.iterations == 120
@@ -347,7 +351,7 @@ def test_scales_halve_their_iterations_and_tell_the_listener_their_size(content_
 def test_stopped_on_a_coarse_scale_the_picture_has_the_full_size(content_path: Path, style_path: Path) -> None:
     result = stylize(content_path, style_path, SMALL, scales="2", callback=lambda step: step.iteration == 3)
     assert result.size == (80, 64) and result.scales == [(40, 32, 3)] and result.stopped == "callback"
-    content = images.read(content_path)
+    content = pictures.read_picture(content_path)
     assert not torch.equal(result.tensor, content.tensor())
 
 
@@ -383,7 +387,7 @@ def test_out_of_memory_it_goes_on_in_smaller_parts(
 
 
 def test_an_estimate_names_every_scale_and_tells_about_the_true_time(content_path: Path, style_path: Path) -> None:
-    coarse, fine = pipeline.estimate(content_path, style_path, SMALL, size=160, enlarge=True, scales=2, iterations=100)
+    coarse, fine = estimate(content_path, style_path, SMALL, size=160, enlarge=True, scales=2, iterations=100)
     assert (coarse.size, coarse.iterations) == ((80, 64), 100)
     assert (fine.size, fine.iterations) == ((160, 128), 50)
     assert isinstance(fine.plan, plan.Plan) and fine.plan.memory > coarse.plan.memory > 0
@@ -395,7 +399,7 @@ def test_when_memory_becomes_scarce_the_coarser_picture_is_not_lost(
 ) -> None:
     """The machine says that it has less from the third iteration on."""
     free = [10**12]
-    monkeypatch.setattr(painting.hardware, "free_memory", lambda device: free[0])
+    monkeypatch.setattr(hardware, "free_memory", lambda device: free[0])
 
     def listen(step: Step) -> None:
         free[0] = 10**6 if step.iteration > 2 else free[0]
@@ -424,14 +428,14 @@ def test_a_time_limit_is_kept_and_the_picture_is_whole(content_path: Path, style
 def test_a_time_too_short_for_a_finer_scale_gives_a_coarser_picture_enlarged(
     content_path: Path, style_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(painting, "WORTHWHILE", 1e9)
+    monkeypatch.setattr(progress, "WORTHWHILE", 1e9)
     result = stylize(content_path, style_path, SMALL, size=160, enlarge=True, scales=2, iterations=20, time="1h")
     assert result.size == (160, 128) and result.scales == [(80, 64, 20)]
     assert result.stopped == "time"
 
 
 def test_regularisers_keep_the_picture_nearer_the_photograph(content_path: Path, style_path: Path) -> None:
-    photo = images.read(content_path).tensor()
+    photo = pictures.read_picture(content_path).tensor()
 
     def change(**options: float) -> torch.Tensor:
         return (stylize(content_path, style_path, SMALL, iterations=60, **options).tensor - photo).abs()
@@ -475,17 +479,17 @@ def test_a_seamless_picture_counts_the_same_wherever_its_borders_are() -> None:
     rng = torch.Generator().manual_seed(1)
     style, image = (torch.rand(1, 3, *size, generator=rng, dtype=torch.float64) for size in ((50, 60), (64, 80)))
     layers = {"conv1_1": 0.3, "conv2_1": 0.3, "conv3_1": 0.4}
-    inner = torch.nn.functional.pad(torch.ones(1, 1, 64, 80, dtype=torch.float64), (painting.WRAPPED,) * 4)
-    canvas = torch.nn.functional.pad(image, (painting.WRAPPED,) * 4)
+    inner = torch.nn.functional.pad(torch.ones(1, 1, 64, 80, dtype=torch.float64), (SEAMLESS_BLEED,) * 4)
+    canvas = torch.nn.functional.pad(image, (SEAMLESS_BLEED,) * 4)
     region = Region([Style(style)], inner, share=1.0)
     encoder = Encoder(random_convolutions(WIDTHS), layers).double()
     objective = Objective(encoder, canvas, [region], {}, layers, 0.0, 1.0)
-    evaluate = painting._wrapping(objective.evaluate, painting.WRAPPED)
+    evaluate = wrap_borders(objective.evaluate, SEAMLESS_BLEED)
     terms, gradient = evaluate(canvas)
-    moved = torch.nn.functional.pad(image.roll((16, -32), (2, 3)), (painting.WRAPPED,) * 4)
+    moved = torch.nn.functional.pad(image.roll((16, -32), (2, 3)), (SEAMLESS_BLEED,) * 4)
     other, slope = evaluate(moved)
     np.testing.assert_allclose(other[0].item(), terms[0].item(), rtol=1e-9)
-    inside = slice(painting.WRAPPED, -painting.WRAPPED)
+    inside = slice(SEAMLESS_BLEED, -SEAMLESS_BLEED)
     expected = gradient[..., inside, inside].roll((16, -32), (2, 3)).numpy()
     np.testing.assert_allclose(slope[..., inside, inside].numpy(), expected, atol=1e-9 * abs(expected).max())
 
@@ -496,7 +500,7 @@ def test_the_gradient_of_a_seamless_picture_against_finite_differences() -> None
     def plain(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.stack([(weights * image**3).sum(), *image.new_zeros(3)]), 3 * weights * image**2
 
-    evaluate, canvas = painting._wrapping(plain, 3), torch.rand(1, 3, 12, 13, dtype=torch.float64)
+    evaluate, canvas = wrap_borders(plain, 3), torch.rand(1, 3, 12, 13, dtype=torch.float64)
     _, gradient = evaluate(canvas)
     direction = torch.randn(canvas.shape, dtype=torch.float64)
     ahead, behind = (evaluate(canvas + s * 1e-6 * direction)[0][0].item() for s in (1, -1))

@@ -12,22 +12,22 @@ from conftest import SMALL, random_convolutions
 from hypothesis import given
 from hypothesis import strategies as st
 
-from styletransfer import StyleTransferError, hardware, plan
-from styletransfer.objective import Tiling
-from styletransfer.vgg import Encoder
+from styletransfer import StyleTransferError
+from styletransfer.machine import hardware, plan
+from styletransfer.network import Encoder, Tiling
 
 MIB = 2**20
 ENCODER = Encoder(random_convolutions(SMALL), ["conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv4_2", "conv5_1"])
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
 
 
-def job(width: int = 4000, height: int = 3000, history: int = 50, world: int = 1) -> plan.Needs:
+def job(width: int = 4000, height: int = 3000, history: int = 50, world_size: int = 1) -> plan.Needs:
     precision = hardware.Precision(torch.float32, torch.float32)
-    return plan.Needs(ENCODER, height, width, precision, ("conv4_2",), history, world)
+    return plan.Needs(ENCODER, height, width, precision, ("conv4_2",), history, world_size)
 
 
 def test_with_plenty_of_memory_it_is_the_whole_with_all_pairs() -> None:
-    made = plan.make(job(), 1 << 50)
+    made = plan.make_plan(job(), 1 << 50)
     assert made.tiling == Tiling() and made.history == 50 and made.work == 1
 
 
@@ -38,7 +38,7 @@ def test_a_plan_fits_and_less_memory_never_makes_it_faster(size: int, shares: li
     for share in sorted(shares):
         free = int(share * task.memory(Tiling(), 50))
         try:
-            made = plan.make(task, free)
+            made = plan.make_plan(task, free)
         except StyleTransferError:
             times.append(float("inf"))
             continue
@@ -48,27 +48,27 @@ def test_a_plan_fits_and_less_memory_never_makes_it_faster(size: int, shares: li
 
 
 def test_what_the_user_says_holds() -> None:
-    assert plan.make(job(), 1, "off").tiling == Tiling()
-    made = plan.make(job(), 1 << 40, "512").tiling
+    assert plan.make_plan(job(), 1, "off").tiling == Tiling()
+    made = plan.make_plan(job(), 1 << 40, "512").tiling
     assert made.columns == 512 and made.rows is not None and made.rows <= 512 and made.kept == 6
-    assert plan.make(job(), None).tiling == Tiling()
-    assert plan.make(job(history=0), 1 << 40).history == 0
+    assert plan.make_plan(job(), None).tiling == Tiling()
+    assert plan.make_plan(job(history=0), 1 << 40).history == 0
     with pytest.raises(StyleTransferError, match=r"4000×3000 pixels need .* GiB .* --tile auto"):
-        plan.make(job(), 100 * MIB, "512")
+        plan.make_plan(job(), 100 * MIB, "512")
 
 
 def test_every_process_gets_bands() -> None:
-    made = plan.make(job(world=4), 1 << 50).tiling
+    made = plan.make_plan(job(world_size=4), 1 << 50).tiling
     assert made.columns is not None and made.columns <= 1000
 
 
 _MEASURE = """
 import sys, torch
-from styletransfer import Options, hardware, plan, weights
-from styletransfer.curvature import InverseHessian
-from styletransfer.objective import Objective, Tiling
-from styletransfer.optimize import minimize
-from styletransfer.vgg import Encoder
+from styletransfer import Options
+from styletransfer.machine import hardware, plan
+from styletransfer.network import Encoder, Tiling, weights
+from styletransfer.objective import Objective
+from styletransfer.optimizer import InverseHessian, minimize
 
 def kilobytes(name):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name))
@@ -76,9 +76,9 @@ def kilobytes(name):
 torch.set_num_threads(2)
 columns, rows, kept, history = (int(a) or None for a in sys.argv[1:])
 cpu, o = torch.device("cpu"), Options()
-with hardware.tuned(cpu):
-    p = hardware.precision("fp32", cpu)
-    encoder = Encoder(weights.resolve("vgg19-lite")[1], {**o.content_weights, **o.style_weights})
+with hardware.runtime_settings(cpu):
+    p = hardware.select_precision("fp32", cpu)
+    encoder = Encoder(weights.load_model("vgg19-lite")[1], {**o.content_weights, **o.style_weights})
     encoder(torch.rand(1, 3, 64, 64))
     content, style = torch.rand(1, 3, 900, 1200), torch.rand(1, 3, 64, 64)
     before = kilobytes("VmRSS")
@@ -136,7 +136,7 @@ def test_a_picture_is_made_in_little_memory(content_path: Path, style_path: Path
     """In a process that may take 600 MB more, where the whole picture at once needs over 1000."""
     code = (
         "import resource, sys, torch; torch.set_num_threads(1)\n"
-        "from styletransfer import cli, hardware, weights; import styletransfer.pipeline\n"
+        "from styletransfer import cli, painting; from styletransfer.machine import hardware\n"
         "torch.nn.functional.conv2d(torch.rand(1, 8, 64, 64), torch.rand(8, 8, 3, 3))\n"
         "limit = 1024 * hardware._kilobytes('/proc/self/status', 'VmSize') + 600 * 2**20\n"
         "resource.setrlimit(resource.RLIMIT_AS, (limit, -1))\n"

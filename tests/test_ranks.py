@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from styletransfer.checkpoint import beside
+from styletransfer.painting import checkpoint_path
 
 torchrun = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 OPTIONS = shlex.split(
@@ -63,7 +63,7 @@ def test_when_one_is_killed_all_end_with_a_line_that_says_so_and_one_can_go_on(
         process.kill()
         pytest.skip("only Linux tells the children of a process in /proc")
     deadline = time.monotonic() + 60
-    while not beside(tmp_path / "out.png").exists() and time.monotonic() < deadline:
+    while not checkpoint_path(tmp_path / "out.png").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(int(children.read_text().split()[-1]), signal.SIGKILL)
     _, errors = process.communicate(timeout=60)

@@ -7,9 +7,9 @@ from conftest import SMALL, random_convolutions
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from styletransfer.objective import Objective, Region, Style, Tiling, bands
+from styletransfer.network import Encoder, Tiling, bands
+from styletransfer.objective import Objective, Region, Style
 from styletransfer.options import LAYERS
-from styletransfer.vgg import Encoder
 
 PAPERS = ["conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1"]
 CONVOLUTIONS = random_convolutions(SMALL)

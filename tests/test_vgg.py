@@ -7,9 +7,10 @@ from conftest import SMALL, random_convolutions
 from torch import nn
 from torchvision.models import vgg19
 
-from styletransfer import UsageError, vgg
+from styletransfer import UsageError
+from styletransfer.network import vgg
+from styletransfer.network.vgg import ACTIVATION_FLOOR, Encoder, Trace
 from styletransfer.options import LAYERS
-from styletransfer.vgg import ACTIVATION_FLOOR, Encoder, Trace
 
 STYLE = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
 
@@ -126,7 +127,7 @@ def test_normalisation_divides_each_filter_by_its_mean_activation(pooling: str) 
 
 def test_filters_that_never_fire_dont_dilute_the_losses() -> None:
     """The same network padded with dead filters, as narrow encoders are when they are put into VGG-19's shape."""
-    from styletransfer.losses import content_loss, gram_matrix, style_loss
+    from styletransfer.objective.losses import content_loss, gram_matrix, style_loss
 
     narrow, wide, channels = random_convolutions(SMALL), {}, 3
     for layer, (weight, bias) in narrow.items():

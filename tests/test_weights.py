@@ -23,11 +23,11 @@ from conftest import SMALL, random_convolutions
 from safetensors.torch import save_file
 from torchvision.models import VGG19_Weights
 
-from styletransfer import StyleTransferError, UsageError, weights
+from styletransfer import StyleTransferError, UsageError
 from styletransfer.files import sha256_of
+from styletransfer.network import Encoder, weights
+from styletransfer.network.weights import NETWORKS, fetch, find, load, load_model, save, verify
 from styletransfer.options import LAYERS
-from styletransfer.vgg import Encoder
-from styletransfer.weights import NETWORKS, fetch, find, load, resolve, save, verify
 
 Trunk = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
@@ -416,7 +416,8 @@ BOMBS: dict[str, Callable[[Path], None]] = {
 #: Loads a file within a gigabyte; prints what came of it, and by how many MB the memory grew at most.
 PROGRAM = """
 import pathlib, re, resource, sys
-from styletransfer.weights import StyleTransferError, load
+from styletransfer import StyleTransferError
+from styletransfer.network.weights import load
 
 def memory(what):
     return int(re.search(what + r":\\s*(\\d+) kB", pathlib.Path("/proc/self/status").read_text())[1]) << 10
@@ -604,10 +605,10 @@ def test_the_environment_names_vgg19s_file_or_a_folder(
 
 def test_auto_is_the_bundled_network_and_says_how_to_get_vgg19(package: Path, caplog: pytest.LogCaptureFixture) -> None:
     (package / "vgg19-lite.safetensors").symlink_to(
-        Path(weights.__file__).parents[1] / "weights" / "vgg19-lite.safetensors"
+        Path(weights.__file__).parents[2] / "weights" / "vgg19-lite.safetensors"
     )
     with caplog.at_level(logging.INFO, logger="styletransfer"):
-        name, trunk = resolve("auto")
+        name, trunk = load_model("auto")
     assert name == "vgg19-lite"
     assert "styletransfer weights fetch" in caplog.text
     assert "548 MB" in caplog.text
@@ -619,7 +620,7 @@ def test_auto_is_vgg19_where_it_is(package: Path, caplog: pytest.LogCaptureFixtu
     path = put(weights.hub_directory() / "vgg_conv.pth")
     torch.save(state_dict(CAFFE), path)
     with caplog.at_level(logging.INFO, logger="styletransfer"):
-        name, trunk = resolve("auto")
+        name, trunk = load_model("auto")
     assert name == "vgg19"
     assert str(path) in caplog.text
     assert_same_features(trunk, "caffe")
@@ -627,7 +628,7 @@ def test_auto_is_vgg19_where_it_is(package: Path, caplog: pytest.LogCaptureFixtu
 
 def test_a_file_of_ones_own_goes_by_its_name(tmp_path: Path) -> None:
     torch.save(state_dict(TORCHVISION), tmp_path / "mine.pth")
-    name, trunk = resolve("auto", str(tmp_path / "mine.pth"), "rgb")
+    name, trunk = load_model("auto", str(tmp_path / "mine.pth"), "rgb")
     assert name == "mine.pth"
     assert_same_features(trunk, "rgb")
 

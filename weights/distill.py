@@ -23,11 +23,10 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
-from styletransfer import weights
 from styletransfer.files import sha256_of
-from styletransfer.losses import gram_matrix
+from styletransfer.network import Encoder, weights
+from styletransfer.objective.losses import gram_matrix
 from styletransfer.options import LAYERS, Options
-from styletransfer.vgg import Encoder
 
 WIDTHS = {"1": 16, "2": 32, "3": 64, "4": 128, "5": 128}
 TRUNK = LAYERS[: LAYERS.index("conv5_1") + 1]

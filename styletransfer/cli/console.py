@@ -1,0 +1,105 @@
+"""How commands speak to people: one line at a time on stderr, a progress bar, and an ear for Ctrl-C."""
+
+import contextlib
+import itertools
+import logging
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import StyleTransferError, escape_unprintable
+from ..options import Options
+
+if TYPE_CHECKING:  # torch takes seconds to import: `--help` must not
+    from ..optimizer.optimize import Step
+
+
+def complain(message: str, code: int) -> int:
+    print(f"styletransfer: {escape_unprintable(message)}", file=sys.stderr)
+    return code
+
+
+def save_somewhere(write: Callable[[Path], object], target: Path) -> Path:
+    """Writes what took long, elsewhere if it can't be written where it was to be; returns where it is.
+
+    Raises `StyleTransferError` when it can't be written anywhere.
+    """
+    try:
+        write(target)
+        return target
+    except StyleTransferError as error:
+        folders = (Path.cwd(), Path.home(), Path(tempfile.gettempdir()))
+        # Not every format can hold any size.
+        places = ((target.parent, ".png"), *itertools.product(folders, (target.suffix, ".png")))
+        for folder, ending in dict.fromkeys(places):  # a picture takes long to encode: no place twice
+            names = (f"{target.stem}{number}{ending}" for number in ("", *(f"-{i}" for i in range(1, 100))))
+            free = next((folder / name for name in names if not (folder / name).exists()), None)
+            with contextlib.suppress(StyleTransferError):
+                if free:
+                    write(free)
+                    complain(f"{error}; the picture is {free}", error.exit_code)
+                    return free
+        raise
+
+
+class _OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return escape_unprintable(super().format(record))
+
+
+def show_notices(quiet: bool) -> None:
+    """The package's log as lines on stderr: notices, or with quiet only warnings."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine("styletransfer: %(message)s"))
+    log = logging.getLogger("styletransfer")
+    log.addHandler(handler)
+    log.setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+@contextlib.contextmanager
+def progress_bar(options: Options, quiet: bool) -> "Iterator[Callable[[Step], None]]":
+    """A progress bar with iteration, loss and time left; none when quiet or when stderr is no terminal."""
+    from tqdm import tqdm
+
+    with tqdm(total=options.iterations, unit="it", disable=quiet or None, dynamic_ncols=True) as bar:
+
+        def show(step: "Step") -> None:
+            if step.iteration == 0:
+                bar.reset(total=step.max_iterations)
+                height, width = step.image.shape[2:]
+                bar.set_description_str(f"{step.network} {width}×{height}", refresh=False)
+            bar.set_postfix_str(f"loss {step.losses.total:.4g}", refresh=False)
+            bar.update(step.iteration - bar.n)
+
+        yield show
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[Callable[[], int]]:
+    """The first Ctrl-C or SIGTERM lets the iteration finish and keeps its picture; a second one ends at once.
+
+    Gives what tells the number of the signal that has come, or 0. Before the first iteration there is no picture to
+    keep, and the first one ends at once too.
+    """
+    asked, running = 0, False
+
+    def interrupted() -> int:
+        nonlocal running
+        running = True
+        return asked
+
+    def ask(number: int, _frame: object) -> None:
+        nonlocal asked
+        if asked or not running:
+            raise SystemExit(128 + number)
+        asked = number
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interrupted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

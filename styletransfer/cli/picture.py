@@ -1,0 +1,312 @@
+"""The commands that make one picture: stylize, resume, again and texture; and plan, which tells what it would take."""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import StyleTransferError, UsageError
+from ..options import Options
+from ..version import __version__
+from .arguments import (
+    DEFAULT_COMMAND,
+    RUN,
+    Animate,
+    AsJson,
+    ContentPath,
+    Output,
+    Quiet,
+    Resume,
+    SaveEvery,
+    StylePaths,
+    app,
+    files_among,
+    from_options,
+)
+from .console import complain, interruptible, progress_bar, save_somewhere, show_notices
+
+if TYPE_CHECKING:  # torch takes seconds to import: `--help` must not
+    from ..optimizer import Step
+    from ..painting import Result
+    from ..pictures import Source, Styles
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        print(f"styletransfer {__version__}")
+        raise typer.Exit
+
+
+@app.command(
+    DEFAULT_COMMAND,
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted, 143 terminated. Other commands: again, resume, "
+    "plan, batch, sweep, texture, reconstruct, layers, features, dream, weights",
+)
+@from_options
+def stylize_command(
+    given: dict[str, Any],
+    content: ContentPath,
+    style: StylePaths,
+    output: Output = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    resume: Resume = False,
+    save_every: SaveEvery = 0,
+    animate: Animate = None,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Print the version.", rich_help_panel=RUN
+        ),
+    ] = False,
+) -> None:
+    """Paint CONTENT in the style of STYLE, or of several at once.
+
+    Prints the path of the picture; progress and notices go to stderr.
+    """
+    target = output or Path(f"{content.stem}_{style[0].stem}.png")
+    run: dict[str, Any] = {"quiet": quiet, "as_json": as_json, "resume": resume, "save_every": save_every}
+    _make(content, style, Options(**given), target, animate=animate, **run)
+
+
+@app.command("resume")
+def resume_command(
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="The picture that was to be made.")],
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    save_every: SaveEvery = 0,
+    animate: Animate = None,
+) -> None:
+    """Go on with the picture OUT, whose run was interrupted or killed, as if nothing had happened.
+
+    Frames are numbered on from those that are there; an animation shows what comes from now on.
+    """
+    from ..painting.checkpoint import checkpoint_path, load_checkpoint
+
+    saved = load_checkpoint(checkpoint_path(output), header_only=True).sources
+    if not all([saved["content"], *saved["styles"]]):
+        raise UsageError(f"{output}: its content and style were no files; go on by the same command and --resume")
+    options = Options.from_settings(saved["options"])
+    run: dict[str, Any] = {"quiet": quiet, "as_json": as_json, "resume": True, "save_every": save_every}
+    _make(saved["content"], saved["styles"], options, output, animate=animate, **run)
+
+
+@app.command("again")
+@from_options
+def again_command(
+    given: dict[str, Any],
+    picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="A picture that styletransfer made.")],
+    content: Annotated[Path | None, typer.Option("--content", help="The photograph, if it is elsewhere.")] = None,
+    style: Annotated[
+        list[Path] | None, typer.Option("--style", help="The painting, if it is elsewhere; repeatable.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The new picture.", show_default="PICTURE_again, with the same ending"),
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    resume: Resume = False,
+    save_every: SaveEvery = 0,
+    animate: Animate = None,
+) -> None:
+    """Make PICTURE anew from the settings embedded in it, with changes.
+
+    The photograph and the painting are looked for beside it and in the current folder. Without changes the result is
+    the same file on the same machine.
+    """
+    from ..pictures import again
+
+    target = output or Path(f"{picture.stem}_again{picture.suffix}")
+    run: dict[str, Any] = {"quiet": quiet, "as_json": as_json, "resume": resume, "save_every": save_every}
+    _make(*again(picture, content=content, style=style, **given), target, animate=animate, **run)
+
+
+def _make(
+    content: "Source",
+    style: "Styles",
+    options: Options,
+    target: Path,
+    *,
+    quiet: bool,
+    as_json: bool,
+    resume: bool,
+    save_every: int = 0,
+    animate: Path | None = None,
+) -> None:
+    with contextlib.ExitStack() as stack:
+        interrupted = stack.enter_context(interruptible())  # the imports take seconds
+        from ..machine import ranks
+        from ..painting import checkpoint_path, stylize
+        from ..painting.animation import Animation
+        from ..pictures import check_fits, check_output
+
+        stack.enter_context(ranks.process_group())
+        first = ranks.rank() == 0
+        show_notices(quiet or not first)
+        inputs = files_among(content, style, options.files)
+        check_output(target, options.bit_depth, inputs)
+        check_fits(target, content, options)
+        animation = Animation(animate, (target, *inputs)) if animate and first else None
+        every = save_every if first else 0
+        save_frame = _frame_saver(target, content, options, every, inputs, resume) if every else None
+        with progress_bar(options, quiet or not first) as show:
+            listeners = [listener for listener in (show, save_frame, animation) if listener]
+
+            def listen(step: "Step") -> int:
+                for listener in listeners:
+                    listener(step)
+                return interrupted()
+
+            state = checkpoint_path(target)
+            result = stylize(content, style, options, callback=listen, checkpoint=state, resume=resume)
+        if not first:
+            return
+        saved = save_somewhere(result.save, target)
+        if animation:
+            animation.save(result.image)
+        print(json.dumps(_summarize(result, saved)) if as_json else saved)
+        from_file = isinstance(content, str | Path)  # a texture's content isn't
+        go_on = f"styletransfer resume {target}" if from_file else "the same command with --resume"
+        code = _explain_end(result, saved, interrupted(), go_on) or int(saved != target)
+    if code:
+        raise typer.Exit(code)
+
+
+def _frame_saver(
+    target: Path, content: "Source", options: Options, every: int, inputs: Sequence[Path], resume: bool
+) -> "Callable[[Step], None]":
+    """What saves every so many iterates beside the picture, numbered from 1 in the order of all scales.
+
+    With `resume` numbers go on from those that are there. Raises `UsageError` when an input has such a name.
+    """
+    from ..pictures import read_picture, write_picture
+
+    numbered = re.compile(rf"{re.escape(target.stem)}_(\d{{5,}}){re.escape(target.suffix)}")
+    for path in inputs:
+        if numbered.fullmatch(path.name) and path.absolute().parent == target.absolute().parent:
+            raise UsageError(f"{path} is an input of this run, and --save-every could replace it; name another output")
+    there = [numbered.fullmatch(name) for name in os.listdir(target.parent)] if resume else []
+    count, due = max((int(found[1]) for found in there if found), default=0), 0
+    photograph = read_picture(content, options.max_pixels)
+
+    def save_frame(step: "Step") -> None:
+        nonlocal count, due, every
+        due = 0 if step.iteration == 0 else due
+        if every and step.iteration >= due:
+            count, due = count + 1, step.iteration + every
+            path = target.with_name(f"{target.stem}_{count:05}{target.suffix}")
+            alpha = photograph.resize((step.image.shape[3], step.image.shape[2])).alpha if photograph.alpha else None
+            try:
+                write_picture(step.image, path, alpha=alpha, bit_depth=options.bit_depth, settings={})
+            except StyleTransferError as error:
+                logging.getLogger(__name__).warning("%s; no more iterates are saved", error)
+                every = 0
+
+    return save_frame
+
+
+@app.command("plan")
+@from_options
+def plan_command(given: dict[str, Any], content: ContentPath, style: StylePaths) -> None:
+    """Tell how long a picture would take, in what memory and in which parts, without making it.
+
+    Takes the options of the picture itself, and tries some iterations on a part of it.
+    """
+    from ..painting import estimate
+
+    show_notices(quiet=False)
+    scales = estimate(content, style, Options(**given))
+    print(f"{'pixels':>13}{'memory':>10}{'iteration':>12}{'iterations':>13}{'time':>10}  plan")
+    for scale in scales:
+        size, time = "{}×{}".format(*scale.size), scale.seconds * scale.iterations
+        print(
+            f"{size:>13}{scale.plan.memory / 2**30:>6.1f} GiB{scale.seconds:>10.2f} s{'≤ ' + str(scale.iterations):>13}"
+            f"{time / 60:>6.1f} min  {scale.plan}"
+        )
+    print(f"at most {sum(scale.seconds * scale.iterations for scale in scales) / 60:.1f} min in all")
+
+
+def _explain_end(result: "Result", target: Path, interrupted: int, resume: str) -> int:
+    """The exit code, and a line for what didn't go as meant."""
+    log = logging.getLogger(__name__)
+    done = f"after {result.iterations} iterations"
+    if interrupted and result.stopped != "callback":
+        return complain(f"interrupted when it was done; the picture is {target}", 128 + interrupted)
+    if interrupted:
+        go_on = f"; to go on: {resume}" if result.checkpoint and result.checkpoint.exists() else ""
+        return complain(f"interrupted {done}; the picture so far is {target}{go_on}", 128 + interrupted)
+    if result.stopped == "diverged":
+        return complain(f"the loss was no longer finite {done}; {target} is the best picture before that", 1)
+    if result.stopped == "memory":
+        width, height, _ = result.scales[-1]
+        return complain(f"not enough memory any more for the finer scales; {target} is {width}×{height} enlarged", 1)
+    if result.stopped == "time" and result.scales[-1][:2] != result.size:
+        width, height, _ = result.scales[-1]
+        log.info("the time was too short for %d×%d pixels; %s is %d×%d enlarged", *result.size, target, width, height)
+    if result.best_iteration < len(result.losses) - 1:
+        log.info("the loss rose again at the end; the picture is that of iteration %d", result.best_iteration)
+    return 0
+
+
+def _summarize(result: "Result", target: Path) -> dict[str, Any]:
+    return {
+        "output": str(target),
+        "size": list(result.size),
+        "model": result.model,
+        "device": result.device,
+        "iterations": result.iterations,
+        "warm_start_iterations": result.warm_start_iterations,
+        "scales": [{"size": [width, height], "iterations": n} for width, height, n in result.scales],
+        "seconds": round(result.seconds, 3),
+        "loss": dataclasses.asdict(result.best),
+        "stopped": result.stopped,
+        "peak_memory_bytes": result.peak_memory_bytes,
+    }
+
+
+@app.command("texture")
+@partial(
+    from_options,
+    names=(
+        *("style_layers", "pooling", "style_scale", "style_weight", "seamless", "optimizer", "iterations", "time"),
+        *("scales", "seed", "model", "weights", "preprocessing", "device", "bit_depth", "tile", "checkpoint_every"),
+        "max_pixels",
+    ),
+)
+def texture_command(
+    given: dict[str, Any],
+    style: StylePaths,
+    shape: Annotated[
+        str, typer.Option("--size", metavar="WxH", help="Width and height in pixels, or one for both.")
+    ] = str(Options.size),
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The picture.", show_default="STYLE_texture.png")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    resume: Resume = False,
+    save_every: SaveEvery = 0,
+    animate: Animate = None,
+) -> None:
+    """Make a picture of any size of the style alone, from noise; with --seamless one that can be laid in rows.
+
+    Gatys, Ecker, Bethge, Texture Synthesis Using Convolutional Neural Networks, 2015.
+    """
+    from ..figures.sheets import texture
+
+    width, _, height = shape.partition("x")
+    if not (width.isdecimal() and (height or width).isdecimal()):
+        raise UsageError(f"--size is {shape!r}; it can be as 1024x768, or one number for both sides")
+    content, options = texture(style, (int(width), int(height or width)), Options(**given))
+    target = output or Path(f"{style[0].stem}_texture.png")
+    run: dict[str, Any] = {"quiet": quiet, "as_json": as_json, "resume": resume, "save_every": save_every}
+    _make(content, list(style), options, target, animate=animate, **run)

@@ -1,0 +1,69 @@
+"""The commands about the networks' weights: list, fetch, path, verify."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import StyleTransferError, UsageError
+from .arguments import app
+from .console import show_notices
+
+weights_app = typer.Typer(help="The networks' weights: list, fetch, verify, path.", no_args_is_help=True)
+app.add_typer(weights_app, name="weights")
+
+_Name = Annotated[str, typer.Argument(help="vgg19 or vgg19-lite.")]
+
+
+def _check_name(name: str) -> str:
+    from ..network.weights import NETWORKS
+
+    if name not in NETWORKS:
+        raise UsageError(f"there is no network {name!r}; there are {', '.join(NETWORKS)}")
+    return name
+
+
+@weights_app.command("list")
+def list_command() -> None:
+    """Which networks there are, and where their files lie."""
+    from ..network import weights
+
+    for network in weights.NETWORKS.values():
+        path = weights.find(network.name)
+        print(f"{network.name:12}{network.size:8}{network.about:42}{path or 'not here: styletransfer weights fetch'}")
+
+
+@weights_app.command("fetch")
+def fetch_command(
+    name: _Name = "vgg19",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+) -> None:
+    """Download a network unless it is here; print its path."""
+    from ..network import weights
+
+    show_notices(quiet)
+    print(weights.fetch(_check_name(name)))
+
+
+@weights_app.command("path")
+def path_command(name: _Name = "vgg19") -> None:
+    """Print the path of a network that is here."""
+    from ..network import weights
+
+    path = weights.find(_check_name(name))
+    if path is None:
+        raise StyleTransferError(f"{name} is not here; to download it: styletransfer weights fetch {name}")
+    print(path)
+
+
+@weights_app.command("verify")
+def verify_command(
+    file: Annotated[str, typer.Argument(help="vgg19, vgg19-lite, or a file.")] = "vgg19-lite",
+) -> None:
+    """Check a file's hash and contents; print its SHA-256."""
+    from ..network import weights
+
+    known = weights.find(file) if file in weights.NETWORKS else Path(file)
+    if known is None or not known.is_file():
+        raise UsageError(f"{file}: no such weights file here")
+    print(f"{weights.verify(known)}  {known}")

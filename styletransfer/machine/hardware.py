@@ -1,0 +1,210 @@
+"""What the machine offers: device, precision, threads, memory."""
+
+import contextlib
+import ctypes
+import math
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..errors import StyleTransferError, UsageError
+from . import ranks
+
+# Parameters of glibc's mallopt (malloc.h).
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_DEFAULT_TRIM_THRESHOLD, _DEFAULT_MMAP_MAX = 128 * 1024, 65536
+
+
+@dataclass(frozen=True)
+class Precision:
+    """In what the encoder computes features and gradients; `tf32` lets CUDA round float32 to TF32 on the way."""
+
+    forward: torch.dtype
+    backward: torch.dtype
+    tf32: bool = False
+
+
+def select_device(name: str) -> torch.device:
+    """The device of a name: auto, cpu, cuda, cuda:N or mps. Raises `UsageError` if there is none such here."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(name)
+    except RuntimeError:
+        chosen = torch.device("meta")
+    if chosen.type == "cpu":
+        return chosen
+    if chosen.type == "cuda" and torch.cuda.is_available() and (chosen.index or 0) < torch.cuda.device_count():
+        return torch.device("cuda", chosen.index or 0)
+    if chosen.type == "mps" and torch.backends.mps.is_available():
+        return chosen
+    if chosen.type in ("cuda", "mps"):
+        raise UsageError(f"there is no device {name} here; use --device cpu or auto")
+    raise UsageError(f"device is {name!r}; it can be auto, cpu, cuda, cuda:N or mps")
+
+
+def select_precision(name: str, on: torch.device) -> Precision:
+    """The precision of a name: auto, fp32, bf16 or tf32.
+
+    auto is invisible in the picture: features are in float32 (on CUDA in TF32), and only the gradient is carried back
+    in bfloat16, where the hardware has it; it is then off by about 1 %. With features in bfloat16 the Gram matrices
+    are too inexact to finish with (docs/performance.md).
+
+    Raises `UsageError` for tf32 where there is none.
+    """
+    ampere = on.type == "cuda" and torch.cuda.get_device_capability(on) >= (8, 0)
+    if name == "tf32" and not ampere:
+        raise UsageError(f"precision tf32 needs an NVIDIA GPU from Ampere on; on {on} use auto, fp32 or bf16")
+    if name == "auto":
+        fast = ampere or (on.type == "cpu" and has_bf16())
+        return Precision(torch.float32, torch.bfloat16 if fast else torch.float32, tf32=ampere)
+    if name == "bf16":
+        return Precision(torch.bfloat16, torch.bfloat16)
+    return Precision(torch.float32, torch.float32, tf32=name == "tf32")
+
+
+def has_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 in hardware (AVX512-BF16, AMX); elsewhere it is slower than float32."""
+    return any(bool(getattr(torch.cpu, f"_is_{unit}_supported", bool)()) for unit in ("avx512_bf16", "amx_tile"))
+
+
+@contextlib.contextmanager
+def runtime_settings(on: torch.device, tf32: bool = False, deterministic: bool = False) -> Iterator[None]:
+    """Sets torch and the C library up for the optimisation, and as they were afterwards.
+
+    Args:
+        deterministic: on a GPU, only algorithms that give the same bits every time, instead of the fastest.
+    """
+    threads, repeatable = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    flags = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
+    try:
+        if on.type == "cpu":
+            # torchrun tells every process to use one thread.
+            processes, cpus = ranks.processes_here(), available_cpus()
+            torch.set_num_threads(min(threads, cpus) if processes == 1 else cpus // processes or 1)
+            _keep_memory(True)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+        torch.backends.cudnn.benchmark = not deterministic  # it chooses by the time that each takes just now
+        if deterministic and on.type == "cuda":
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may add up in any order
+            # A warning and no error for max pooling: windows of 2×2 don't overlap, so nothing adds up in any order.
+            torch.use_deterministic_algorithms(True, warn_only=True)
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = flags
+        if torch.are_deterministic_algorithms_enabled() != repeatable:  # the call imports the compiler, for seconds
+            torch.use_deterministic_algorithms(repeatable)
+        if on.type == "cpu":
+            _keep_memory(False)
+            release_memory(on)
+
+
+def _keep_memory(keep: bool) -> None:
+    """Tells glibc to keep freed memory for the next allocation, or to give it back to the system again.
+
+    By default every large feature map is mapped anew and unmapped in each evaluation, and the system clears its pages:
+    up to two thirds of the time of an evaluation (docs/performance.md).
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_MAX, 0 if keep else _DEFAULT_MMAP_MAX)
+        libc.mallopt(_M_TRIM_THRESHOLD, -1 if keep else _DEFAULT_TRIM_THRESHOLD)  # −1: never
+
+
+def available_cpus(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """How many processors the container may use (cgroup v2). More threads than that wait for each other."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        limit, period = quota.read_text().split()
+        return max(1, min(available, math.ceil(int(limit) / int(period))))
+    except (OSError, ValueError):  # no such file, or "max"
+        return available
+
+
+def free_memory(on: torch.device) -> int | None:
+    """Bytes that can still be taken: of the system, the container and the process's own limit; None if unknown."""
+    if on.type == "cuda":
+        unused = torch.cuda.memory_reserved(on) - torch.cuda.memory_allocated(on)
+        return int(torch.cuda.mem_get_info(on)[0]) + unused
+    if not sys.platform.startswith("linux"):
+        try:  # macOS tells how much there is, not how much is free
+            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+        except (AttributeError, ValueError, OSError):
+            return None
+    import resource
+
+    free = [1024 * _kilobytes("/proc/meminfo", "MemAvailable")]
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY:
+        # It is a limit on addresses, many of which lie between pieces of memory and serve nothing.
+        free.append(2 * (limit - 1024 * _kilobytes("/proc/self/status", "VmSize")) // 3)
+    return min([*free, *_cgroup_memory()])
+
+
+def _kilobytes(file: str, name: str) -> int:
+    return next(int(line.split()[1]) for line in Path(file).read_text().splitlines() if line.startswith(name + ":"))
+
+
+def _cgroup_memory(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[int]:
+    """What the control groups that the process is in leave of their limits."""
+    for line in own.read_text().splitlines() if own.exists() else []:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:  # version 2
+            base, limit, used = root, "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            base, limit, used = root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        group = base / path.lstrip("/")
+        for folder in (group, *group.parents):
+            with contextlib.suppress(OSError, ValueError):  # no group, or no limit ("max")
+                cached = next(
+                    line for line in (folder / "memory.stat").read_text().splitlines() if "inactive_file" in line
+                )
+                left = int((folder / limit).read_text()) - int((folder / used).read_text())
+                yield left + int(cached.split()[1])  # files that were read only; they make room
+
+
+def release_memory(on: torch.device) -> None:
+    """Gives memory that was kept for later back to the system."""
+    if on.type == "cuda":
+        torch.cuda.empty_cache()
+    elif sys.platform.startswith("linux"):
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL(None).malloc_trim(0)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory didn't suffice."""
+    told = ("allocate memory", "could not create a primitive")  # by torch, and by oneDNN
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in told)
+
+
+@contextlib.contextmanager
+def readable_memory_errors(on: torch.device) -> Iterator[None]:
+    """Within, memory that runs out is a `StyleTransferError` that says what to do."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise StyleTransferError(f"there is not enough memory on {on}: use a smaller --size") from error
+
+
+def peak_memory(on: torch.device) -> int:
+    """The most memory so far, in bytes: of the process on a CPU (resident), of torch's allocations on a GPU."""
+    if on.type == "cuda":
+        return torch.cuda.max_memory_allocated(on)
+    if sys.platform == "win32":  # has no such count in the standard library
+        return 0
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,90 @@
+"""Several processes for one picture: `torchrun --nproc-per-node 4 -m styletransfer …` splits its bands among them.
+
+Each process evaluates some of the bands; sums over all of them go round by torch.distributed. The optimiser runs in
+each alike, so that nothing else need be exchanged. In a single process everything here does nothing.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..errors import StyleTransferError
+
+T = TypeVar("T")
+#: The environment variable that tells the workers of a batch how many they are.
+WORKERS = "STYLETRANSFER_WORKERS"
+
+
+def world_size() -> int:
+    """The number of processes."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number; 0 is the one that writes and speaks."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def processes_here() -> int:
+    """How many of the processes share this machine, or how many that make other pictures of a batch."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE" if world_size() > 1 else WORKERS, 1))
+
+
+@contextlib.contextmanager
+def process_group() -> Iterator[None]:
+    """Takes part in the run that torchrun has started, if it has: over NCCL between GPUs, else over Gloo."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or not dist.is_available():
+        yield
+        return
+    on_gpus = torch.cuda.is_available()
+    if on_gpus:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def take_share(items: Sequence[T]) -> Sequence[T]:
+    """This process's part."""
+    return items[rank() :: world_size()]
+
+
+def sum_over_processes(tensors: Sequence[Tensor]) -> None:
+    """Replaces each tensor by the sum over all processes. They go as one, since every exchange costs a delay.
+
+    Raises `StyleTransferError` if another process has ended.
+    """
+    if world_size() == 1:
+        return
+    flat = tensors[0].view(-1) if len(tensors) == 1 else torch.cat([tensor.flatten() for tensor in tensors])
+    with _readable_errors():
+        dist.all_reduce(flat)
+    if len(tensors) > 1:
+        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+def any_process(answer: bool) -> bool:
+    """Whether any process says so: all end in the same iteration."""
+    if world_size() == 1:
+        return answer
+    with _readable_errors():
+        answers = torch.tensor([int(answer)])
+        dist.all_reduce(answers)
+    return bool(answers)
+
+
+@contextlib.contextmanager
+def _readable_errors() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise StyleTransferError("another process of this run has ended or can't be reached") from error

@@ -1,0 +1,372 @@
+"""The encoder: VGG-19's trunk of 3×3 convolutions at any width, cut after the last layer used.
+
+Simonyan and Zisserman, *Very Deep Convolutional Networks for Large-Scale Image Recognition*, ICLR 2015.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import zip_longest
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import UsageError
+from ..options import LAYERS
+from .strips import Halving, Queue, Sliding
+
+#: A filter that hardly fires on the job's pictures is scaled as if its mean activation were this share of its layer's
+#: average. Without the floor such filters get thousandfold weights and ruin the conditioning of the optimisation.
+ACTIVATION_FLOOR = 0.05
+#: Feature maps with so many values are not copied for the sake of their padding, if their border is cheap to do again.
+LARGE_MAP = 1 << 23
+
+
+def _l2_pool(x: Tensor) -> Tensor:
+    # The gradient of a square root is infinite at 0, and ReLU features are often exactly 0 in a whole window.
+    return (F.avg_pool2d(x.square(), 2) * 4).clamp(min=1e-30).sqrt()
+
+
+POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "avg": lambda x: F.avg_pool2d(x, 2),
+    "max": lambda x: F.max_pool2d(x, 2),
+    "l2": _l2_pool,
+}
+
+#: oneDNN's convolution that applies the ReLU while the values are still in the cache: what inductor's code calls.
+_FUSED = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
+
+#: Called with a layer's name, the number of a row of its feature map and a strip of the map from there on, 1×N×rows×W.
+#: Gives the part of the loss's gradient with respect to the strip that can be told from it alone, if there is any.
+Tap = Callable[[str, int, Tensor], Tensor | None]
+#: Called likewise on the way back: the part of the gradient with respect to a strip that is known only after all strips
+#: were seen.
+Pull = Callable[[str, int, Tensor], Tensor | None]
+
+
+class Encoder(nn.Module):
+    """Maps an image to the feature maps of chosen layers; `Trace` takes gradients with respect to those back.
+
+    Args:
+        weights: ``{"conv1_1": (weight Cout×Cin×3×3, bias Cout), …}`` that take RGB in [0, 1], in the order of `LAYERS`
+            (`weights.load` gives them so).
+        layers: names of the layers to return; the network ends after the deepest.
+        pooling: "avg" (as in the paper, where VGG-19 was trained with max), "max" or "l2".
+
+    Borders are padded by replication. Deviation: VGG-19 pads with zeros, which the optimisation paints as a frame.
+
+    Raises:
+        UsageError: the weights don't reach one of the layers.
+    """
+
+    def __init__(self, weights: Mapping[str, tuple[Tensor, Tensor]], layers: Iterable[str], pooling: str = "avg"):
+        super().__init__()
+        self.layers = sorted(set(layers), key=LAYERS.index)
+        missing = [layer for layer in self.layers if layer not in weights]
+        if missing:
+            raise UsageError(f"the network ends at {list(weights)[-1]}: it has no {', '.join(missing)}")
+        self.pool, self.average = POOLINGS[pooling], pooling == "avg"
+        self.names = LAYERS[: LAYERS.index(self.layers[-1]) + 1]
+        for name in self.names:
+            self._store(name, *weights[name])
+
+    def _store(self, name: str, weight: Tensor, bias: Tensor) -> None:
+        """Channels-last, which oneDNN and cuDNN need no copies for; `adjoint` is the kernel of the way back."""
+        adjoint = weight.flip(2, 3).transpose(0, 1)
+        for what, value in (("weight", weight), ("adjoint", adjoint)):
+            value = value.detach().clone(memory_format=torch.channels_last)
+            self.register_buffer(f"{name}_{what}", value)
+        self.register_buffer(f"{name}_bias", bias.detach().clone())
+
+    def convolution(self, name: str) -> tuple[Tensor, Tensor]:
+        """Weight and bias of one layer."""
+        return self.get_buffer(f"{name}_weight"), self.get_buffer(f"{name}_bias")
+
+    def cast(self, forward: torch.dtype, backward: torch.dtype) -> "Encoder":
+        """Computes features in one precision and gradients in another from now on; returns itself."""
+        for name in self.names:
+            weight, bias = self.convolution(name)
+            if self.get_buffer(f"{name}_adjoint").dtype != weight.dtype:  # exact again, as far as the weights are
+                self._store(name, weight, bias)
+        for name, buffer in self.named_buffers():
+            buffer.data = buffer.to(backward if name.endswith("adjoint") else forward)
+        return self
+
+    @property
+    def minimum_size(self) -> int:
+        """The least side of an image, in pixels, that leaves one position at the deepest layer."""
+        return 1 << level(self.names[-1])
+
+    @property
+    def halo(self) -> int:
+        """How many pixels beyond its own, on every side, a part of a picture needs to be seen as within the whole.
+
+        A convolution looks one position further, which is 1, 2, 4, … pixels: 70 up to conv5_1. Rounded up to whole
+        positions of the deepest layer, so that what is padded beyond reaches no position that counts.
+        """
+        return -(-sum(1 << level(name) for name in self.names) // self.minimum_size) * self.minimum_size
+
+    def macs(self, layer: str) -> float:
+        """Multiply-adds per pixel of the image for one layer's features."""
+        return 9 * self.convolution(layer)[0].shape[:2].numel() / 4.0 ** level(layer)
+
+    @property
+    def macs_per_pixel(self) -> float:
+        """Multiply-adds per pixel of the image for the features."""
+        return sum(map(self.macs, self.names))
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Image B×3×H×W, RGB in [0, 1] -> ``{layer: B×N×H'×W'}`` after ReLU; H' = H // 2^(block − 1)."""
+        return dict(self.features(image))
+
+    @torch.no_grad()
+    def features(self, image: Tensor, rows: int | None = None) -> Iterator[tuple[str, Tensor]]:
+        """The same layer by layer, so that nobody need hold more than one large map.
+
+        With `rows`, in strips of about so many rows of the image: each layer's from top to bottom, the layers in turn.
+        """
+        for name, _, x in self.maps(image, rows or image.shape[2], self.names):
+            if name in self.layers:
+                yield name, x
+            del x
+
+    def maps(self, image: Tensor, rows: int, names: Sequence[str]) -> Iterator[tuple[str, int, Tensor]]:
+        """Strips of the feature maps of the first layers, which are named, and where each begins.
+
+        Raises:
+            ValueError: the image is smaller than `minimum_size`.
+        """
+        if min(image.shape[2:]) < self.minimum_size:
+            raise ValueError(f"{self.names[-1]} needs {self.minimum_size} pixels at the shorter side of an image")
+        pools = [Halving(self.pool) for _ in range(5)]
+        convolutions = {}
+        for name in names:
+            weight, bias = self.convolution(name)
+            operation = partial(_convolve, kernel=weight, bias=bias)
+            convolutions[name] = Sliding(operation, image.shape[2] >> level(name))
+        for top in range(0, image.shape[2], rows):
+            x: Tensor | None = image[:, :, top : top + rows]
+            for name in names:
+                if x is not None and _follows_pooling(name):
+                    x = pools[level(name)].push(x)
+                if x is None:
+                    break
+                x = x.to(self.get_buffer(f"{name}_weight").dtype, memory_format=torch.channels_last)
+                begin, x = convolutions[name].done, convolutions[name].push(x)
+                if x is None:
+                    break
+                yield name, begin, x
+
+    def pool_backward(self, gradient: Tensor, strips: list[Tensor]) -> Tensor:
+        """Gradient with respect to the pooling's input, which is in strips, from that with respect to its output."""
+        if not self.average:
+            with torch.enable_grad():
+                x = torch.cat(strips, 2).requires_grad_()
+                return torch.autograd.grad(self.pool(x), x, gradient)[0]
+        # Up to ten times as fast as autograd's on channels-last maps.
+        gradient = F.interpolate(gradient / 4, scale_factor=2, mode="nearest")
+        width, height = strips[0].shape[3], sum(strip.shape[2] for strip in strips)
+        missing = width - gradient.shape[3], height - gradient.shape[2]
+        return F.pad(gradient, (0, missing[0], 0, missing[1])) if any(missing) else gradient
+
+    @torch.no_grad()
+    def normalize(self, images: Sequence[Tensor]) -> None:
+        """Rescales the filters so that each one's mean activation over images and positions is 1 (paper, section 2).
+
+        ReLU and the poolings are positively homogeneous, so dividing a filter by its mean m_c and multiplying the next
+        layer's weights on it by m_c changes nothing but the scale of each map. It makes α and β mean the same for
+        every set of weights. Two deviations: m_c is never below `ACTIVATION_FLOOR` of its layer's average, and filters
+        that never fire on these images don't dilute the means over filters in the losses.
+
+        Args:
+            images: tensors 1×3×H×W, RGB in [0, 1]; the job's own pictures at a fixed small size.
+        """
+        means = self._mean_activations(images)
+        previous = torch.ones_like(self.convolution("conv1_1")[0][0, :, 0, 0])
+        for name in self.names:
+            weight, bias = self.convolution(name)
+            firing = means[name] > 0
+            average = means[name][firing].mean() if firing.any() else torch.ones_like(previous[0])
+            # Losses are means over all N filters; this factor turns them into means over the N₊ that fire: features
+            # times √(N/N₊) multiply the content loss by N/N₊ and the Gram loss by (N/N₊)².
+            share = firing.sum().clamp(min=1) / firing.numel()
+            scale = means[name].clamp(min=ACTIVATION_FLOOR * average) * share.sqrt()
+            self._store(name, weight * previous[None, :, None, None] / scale[:, None, None, None], bias / scale)
+            previous = scale
+
+    def _mean_activations(self, images: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Mean over images and positions of each filter of each layer: ``{layer: N}``, each image counting equally."""
+        every_layer = Encoder({name: self.convolution(name) for name in self.names}, self.names)
+        every_layer.pool = self.pool
+        maps = [every_layer(image) for image in images]
+        return {name: torch.stack([m[name].mean((0, 2, 3)) for m in maps]).mean(0) for name in self.names}
+
+
+def level(layer: str) -> int:
+    """How often the picture's sides were halved before a layer."""
+    return int(layer[4]) - 1
+
+
+def _follows_pooling(layer: str) -> bool:
+    return level(layer) > 0 and layer.endswith("_1")
+
+
+class Trace:
+    """The way of one image through the encoder and of a gradient back, without autograd.
+
+    Frozen convolutions need no more than the signs of their outputs and what the taps use of them; these are kept in
+    the precision of the way back. The image can go in strips, and the maps of the first blocks, which are the largest,
+    can be computed once more instead of being kept. Of those, only the rows between the way there and the way back
+    are then in memory: twice the halo and some strips. The result is the same in every case.
+
+    Args:
+        image: 1×3×H×W, RGB in [0, 1].
+        rows: height of a strip; None for one strip.
+        kept: the first block whose maps are kept: 1 for all, 6 for none.
+    """
+
+    def __init__(self, encoder: Encoder, image: Tensor, rows: int | None = None, kept: int = 1) -> None:
+        self.encoder, self.image, self.rows, self.kept = encoder, image, rows or image.shape[2], kept
+        self.precision = encoder.get_buffer(f"{encoder.names[0]}_adjoint").dtype
+        self.layers: dict[str, _Layer] = {}
+        for name, following in zip_longest(encoder.names, encoder.names[1:]):
+            height, pooled = image.shape[2] >> level(name), following is not None and _follows_pooling(following)
+            back = partial(_convolve_back, kernel=encoder.get_buffer(f"{name}_adjoint"))
+            self.layers[name] = _Layer(name, pooled, height, Sliding(back, height))
+
+    @torch.no_grad()
+    def forward(self, tap: Tap) -> None:
+        """Shows the features of the encoder's layers to the tap."""
+        for name, top, x in self.encoder.maps(self.image, self.rows, self.encoder.names):
+            pull = tap(name, top, x) if name in self.encoder.layers else None
+            if level(name) + 1 >= self.kept:
+                self._keep(name, x, pull)
+            del x, pull
+
+    @torch.no_grad()
+    def backward(self, pull: Pull, tap: Tap, gradient: Tensor, columns: slice = slice(None)) -> None:
+        """Adds the gradient with respect to the image of a loss that is a sum over layers; once, after `forward`.
+
+        With respect to a layer's features it is what the tap has given for them plus what `pull` gives.
+
+        Args:
+            tap: sees the features again that weren't kept.
+            gradient: of the image's shape; what it is added to.
+            columns: those of the image that count: the maps of the tap and of `pull` are for these only.
+        """
+        lost = [name for name in self.encoder.names if level(name) + 1 < self.kept]
+        again = self.encoder.maps(self.image, self.rows, lost)
+        deepest, done = self.layers[self.encoder.names[-1]], 0
+        while deepest.missing:
+            strip: Tensor | None = None
+            for layer in reversed(self.layers.values()):
+                rows = layer.take(strip.shape[2] if strip is not None else self.rows >> level(layer.name))
+                while layer.waiting.rows < rows:
+                    name, top, x = next(again)
+                    self._keep(name, x, tap(name, top, x) if name in self.encoder.layers else None)
+                strip = self._back(layer, layer.waiting.take(rows), strip, pull, columns)
+                if strip is None:
+                    break
+            else:
+                assert strip is not None
+                gradient[:, :, done : done + strip.shape[2]] += strip
+                done += strip.shape[2]
+
+    def _keep(self, name: str, x: Tensor, pull: Tensor | None) -> None:
+        # Mixing precisions within one operation is slow, and the way back needs no more than its own.
+        self.layers[name].waiting.push(x.to(self.precision), pull if pull is None else pull.to(self.precision))
+
+    def _back(
+        self,
+        layer: "_Layer",
+        pieces: list[tuple[Tensor, Tensor | None]],
+        gradient: Tensor | None,
+        pull: Pull,
+        columns: slice,
+    ) -> Tensor | None:
+        """Takes a strip of the gradient from what follows a layer to its input; gives the rows that are ready."""
+        if gradient is None:
+            gradient = torch.cat([torch.zeros_like(x) for x, _ in pieces], 2)
+        elif layer.pooled:
+            gradient = self.encoder.pool_backward(gradient, [x for x, _ in pieces])
+        within = slice(*((c and c >> level(layer.name)) for c in (columns.start, columns.stop)))
+        top = 0
+        while pieces:  # none is needed twice, and they are large
+            x, known = pieces.pop(0)
+            part = gradient[:, :, top : top + x.shape[2]]
+            for more in (known, pull(layer.name, layer.used, x[..., within])):
+                if more is not None:
+                    part[..., within] += more
+            layer.used += x.shape[2]
+            torch.ops.aten.threshold_backward.grad_input(part, x, 0, grad_input=part)
+            top += x.shape[2]
+            del x, known, more, part
+        return layer.convolution.push(gradient)
+
+
+@dataclass
+class _Layer:
+    """What a `Trace` has of one layer: whether a pooling follows, how many rows of the gradient are missing, what
+    takes the gradient back, the features and the tap's maps that are kept for it, and how many of those are used."""
+
+    name: str
+    pooled: bool
+    missing: int
+    convolution: Sliding
+    waiting: Queue = field(default_factory=Queue)
+    used: int = 0
+
+    def take(self, following: int) -> int:
+        """How many rows belong to so many rows of what follows; they are not missing any more."""
+        rows = 2 * following if self.pooled else max(1, following)
+        if rows >= self.missing - self.pooled:  # the pooling leaves out the last of an odd number
+            rows = self.missing
+        self.missing -= rows
+        return rows
+
+
+def _convolve(x: Tensor, top: bool, bottom: bool, kernel: Tensor, bias: Tensor) -> Tensor:
+    """A 3×3 convolution and its ReLU, with replicated borders: left and right, and at the top and bottom if told."""
+    channels, height, width = x.shape[1:]
+    if x.numel() < LARGE_MAP or channels * (height + width) > height * width / 2:
+        return _convolve_and_rectify(F.pad(x, (1, 1, int(top), int(bottom)), mode="replicate"), kernel, bias)
+    # A padded copy would cost more memory and time than doing the border once more.
+    if top != bottom:
+        x, top, bottom = F.pad(x, (0, 0, int(top), int(bottom)), mode="replicate"), False, False
+    y = _convolve_and_rectify(x, kernel, bias, (int(top), 1))
+    if top:
+        for row, strip, padding in ((0, x[:, :, :2], (1, 1, 1, 0)), (-1, x[:, :, -2:], (1, 1, 0, 1))):
+            y[:, :, row] = _convolve_and_rectify(F.pad(strip, padding, mode="replicate"), kernel, bias)[:, :, 0]
+    for column, strip, sides in ((0, x[..., :2], (1, 0)), (-1, x[..., -2:], (0, 1))):
+        strip = F.pad(strip, (*sides, int(top), int(top)), mode="replicate")
+        y[..., column] = _convolve_and_rectify(strip, kernel, bias)[..., 0]
+    return y
+
+
+def _convolve_and_rectify(x: Tensor, kernel: Tensor, bias: Tensor, padding: tuple[int, int] = (0, 0)) -> Tensor:
+    if _FUSED and x.device.type == "cpu" and x.dtype == torch.float32:
+        return cast(Tensor, _FUSED(x, kernel, bias, padding, [1, 1], [1, 1], 1, "relu", [], ""))
+    return F.conv2d(x, kernel, bias, padding=padding).relu_()
+
+
+def _convolve_back(gradient: Tensor, top: bool, bottom: bool, kernel: Tensor) -> Tensor:
+    """Adjoint of a 3×3 convolution with borders replicated likewise; kernel is the flipped and transposed one.
+
+    What reaches the padding, a ring one pixel wide, is added to the border pixels that it replicates. The ring is
+    computed from the border strips: taking it from one convolution of (H + 2)×(W + 2) costs a tenth more.
+    """
+    rows = [(0, kernel[:, :, 2:])] * top + [(-1, kernel[:, :, :1])] * bottom
+    rings = [F.conv2d(gradient[:, :, row, None], taps, padding=(0, 2))[:, :, 0] for row, taps in rows]
+    if top != bottom:
+        gradient = F.pad(gradient, (0, 0, int(top), int(bottom)))
+    within = int(top and bottom)
+    x = F.conv2d(gradient, kernel, padding=(within, 1))
+    for (row, _), ring in zip(rows, rings, strict=True):
+        ring[..., 1] += ring[..., 0]
+        ring[..., -2] += ring[..., -1]
+        x[:, :, row] += ring[..., 1:-1]
+    for column, taps in ((0, kernel[..., 2:]), (-1, kernel[..., :1])):
+        x[..., column] += F.conv2d(gradient[..., column, None], taps, padding=(within, 0))[..., 0]
+    return x

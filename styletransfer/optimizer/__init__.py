@@ -1,0 +1,9 @@
+"""The optimiser: L-BFGS and others, as a stream of steps from an image and evaluate().
+
+May import objective.
+"""
+
+from .curvature import HISTORY, InverseHessian
+from .optimize import PATIENCE, Step, minimize
+
+__all__ = ["HISTORY", "PATIENCE", "InverseHessian", "Step", "minimize"]

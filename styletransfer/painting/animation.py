@@ -1,0 +1,86 @@
+"""The optimisation as a moving picture: GIF, WebP, or MP4."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ..errors import UsageError
+from ..files import write_atomically
+from ..optimizer import Step
+from ..pictures import check_distinct, check_folder, fit_size, to_pil
+
+#: Longer side in pixels at most.
+LONGER = 640
+#: Iterates become frames at 1, 2, 3, … and then each after so many times the last one's number: a picture changes most
+#: at first. 500 iterations are 92 frames.
+FEWER = 1.06
+#: Milliseconds for which a frame, and the last one, is seen.
+EACH, LAST = 80, 2000
+
+
+class Animation:
+    """Collects frames as it is called with steps, and writes them.
+
+    Raises:
+        UsageError: unknown ending, no such folder, the name is taken, or PyAV isn't installed, which MP4 needs.
+    """
+
+    def __init__(self, path: Path, taken: Sequence[Path] = ()) -> None:
+        self.path, self._frames, self._steps, self._next = path, list[Image.Image](), 0, 1.0
+        kind = path.suffix.lower()
+        if kind not in _WRITERS:
+            raise UsageError(f"{path}: an animation's name must end in {', '.join(_WRITERS)}")
+        check_folder(path)
+        check_distinct(path, taken, "--animate")
+        if kind == ".mp4":
+            try:
+                import av  # noqa: F401
+            except ImportError as error:
+                raise UsageError(f"{path}: MP4 needs PyAV: pip install 'styletransfer[video]'; or use .webp") from error
+
+    def __call__(self, step: Step) -> None:
+        """Takes the picture of a step, if it is to be a frame."""
+        self._steps += 1
+        if self._steps >= self._next:
+            self._next = max(self._steps + 1, self._steps * FEWER)
+            self._frames.append(_shrink(to_pil(step.image)))
+
+    def save(self, last: Image.Image) -> None:
+        """Writes the animation with this picture at its end. Raises `StyleTransferError` if it can't be written."""
+        end = _shrink(last.convert("RGB"))
+        frames = [frame if frame.size == end.size else frame.resize(end.size) for frame in self._frames]
+        write_atomically(self.path, _WRITERS[self.path.suffix.lower()]([*frames, end]))
+
+
+def _shrink(image: Image.Image) -> Image.Image:
+    return image.resize(fit_size(image.size, LONGER), Image.Resampling.LANCZOS)
+
+
+def _pillow_writer(kind: str, **settings: Any) -> Any:
+    def write(frames: list[Image.Image]) -> bytes:
+        file, times = io.BytesIO(), [EACH] * (len(frames) - 1) + [LAST]
+        frames[0].save(file, kind, save_all=True, append_images=frames[1:], duration=times, loop=0, **settings)
+        return file.getvalue()
+
+    return write
+
+
+def _mp4(frames: list[Image.Image]) -> bytes:
+    import av
+
+    file, (width, height) = io.BytesIO(), frames[0].size
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=1000 // EACH, options={"crf": "18"})
+        # In the usual sampling of colours both sides are even.
+        stream.width, stream.height, stream.pix_fmt = width // 2 * 2, height // 2 * 2, "yuv420p"
+        for frame in [*frames, *[frames[-1]] * (LAST // EACH)]:
+            even = frame.crop((0, 0, stream.width, stream.height))
+            container.mux(stream.encode(av.VideoFrame.from_image(even)))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+_WRITERS = {".gif": _pillow_writer("GIF"), ".webp": _pillow_writer("WEBP", quality=85), ".mp4": _mp4}

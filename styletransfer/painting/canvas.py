@@ -1,0 +1,99 @@
+"""The canvas: the image that is optimised, a little larger than the picture on every side."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ..options import Options
+from ..pictures import Picture, color
+
+if TYPE_CHECKING:
+    from .job import Job, Scale
+
+#: Pixels by which the canvas is larger than the picture on every side: mirrored from the content, trimmed at the end.
+#: A pixel at the border is seen by fewer filters than others and comes out with nearly twice their contrast.
+BLEED = 4
+#: The same for seamless pictures, where it is what follows beyond the border, is seen and doesn't count. A multiple of
+#: 16, so that every position of every layer lies on one side of the border; those of conv5_1 see 70 pixels.
+SEAMLESS_BLEED = 48
+
+
+def bleed_width(options: Options) -> int:
+    """Pixels by which the canvas is larger than the picture on every side."""
+    return SEAMLESS_BLEED if options.seamless else BLEED
+
+
+def add_bleed(image: Tensor, options: Options) -> Tensor:
+    """The canvas: an image 1×3×H×W with pixels more on every side, mirrored, or those of the opposite side."""
+    mode = "circular" if options.seamless else "reflect"
+    return torch.nn.functional.pad(image, (bleed_width(options),) * 4, mode=mode)
+
+
+def trim_bleed(canvas: Tensor, options: Options) -> Tensor:
+    """The image on a canvas."""
+    inner = slice(bleed_width(options), -bleed_width(options))
+    return canvas[..., inner, inner]
+
+
+def content_canvas(job: "Job", scale: "Scale") -> Tensor:
+    """The content for the canvas of a scale, 1×3×H×W."""
+    return add_bleed(job.inputs.content.resize(scale.content).tensor(), job.options).to(job.device)
+
+
+def mask_canvas(job: "Job", mask: Picture | None, scale: "Scale") -> Tensor | None:
+    """A mask of the content for the canvas of a scale, 1×1×H×W; None without a mask."""
+    if mask is None:
+        return None
+    return add_bleed(mask.resize(scale.content).tensor()[:, :1], job.options).to(job.device)
+
+
+def make_start(job: "Job") -> Tensor:
+    """The starting image 1×3×H×W of the coarsest scale: the content or the middle of another picture, and noise."""
+    (width, height), options = job.scales[0].content, job.options
+    share = 1.0 if options.init == "noise" else options.init_noise
+    if options.init == "content":
+        image = job.inputs.content.resize((width, height)).tensor()
+    else:
+        image = Picture(ImageOps.fit(job.inputs.start.rgb, (width, height), Image.Resampling.LANCZOS)).tensor()
+    if not share:
+        return image
+    channels = 1 if options.color == "luminance" else 3
+    noise = torch.rand(1, channels, height, width, generator=torch.Generator().manual_seed(options.seed))
+    return torch.lerp(image, noise.expand(1, 3, -1, -1), share)
+
+
+def step_up(image: Tensor, content: Picture, size: tuple[int, int], *, seamless: bool = False) -> Tensor:
+    """An image 1×3×H×W in a finer size (width, height): the finer content plus, enlarged, what was changed so far.
+
+    Enlarging the image itself would lose the photograph's detail; the loss would start ten times higher.
+    """
+    height, width = image.shape[2:]
+    change = image.cpu() - content.resize((width, height)).tensor()
+    enlarge = partial(torch.nn.functional.interpolate, mode="bicubic", antialias=True)
+    if seamless:  # three in a row, of which the middle one counts
+        rows = enlarge(torch.cat([change] * 3, 2), size=(3 * size[1], width)).narrow(2, size[1], size[1])
+        change = enlarge(torch.cat([rows] * 3, 3), size=(size[1], 3 * size[0])).narrow(3, size[0], size[0])
+    else:
+        change = enlarge(change, size=(size[1], size[0]))
+    return change.add_(content.resize(size).tensor()).clamp_(0, 1)
+
+
+def make_finisher(job: "Job", size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
+    """What makes the picture of an image 1×3×H×W of the canvas, for one (width, height): with the content's chroma, the
+    photograph where it stays."""
+    given = job.originals
+    if job.options.color != "luminance" and given.keep is None:
+        return lambda image: image
+    content = given.content.resize(size).tensor().to(job.device)
+    keep = None if given.keep is None else given.keep.resize(size).tensor()[:, :1].to(job.device)
+
+    def finish(image: Tensor) -> Tensor:
+        if job.options.color == "luminance":
+            image = color.add_chroma(image.clamp(0, 1), content)
+        return image if keep is None else torch.lerp(image, content, keep)
+
+    return finish

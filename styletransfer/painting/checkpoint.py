@@ -1,0 +1,155 @@
+"""The state of a run on disk, so that it can go on after whatever ended it.
+
+One safetensors file: tensors, and as JSON in its header what the run was asked to do and how far it is. It is written
+next to the picture under a hidden name, whole or not at all, and removed when the picture is there.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..errors import StyleTransferError, UsageError
+from ..files import atomic_write
+
+log = logging.getLogger(__name__)
+
+#: Changes whenever what is written does.
+FORMAT = "3"
+#: The next checkpoint is due no sooner than after this share's inverse of the time that the last one took, so that a
+#: slow disk doesn't slow the run, however often they are wanted.
+SHARE = 0.02
+_DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.bfloat16: "BF16", torch.int64: "I64", torch.bool: "BOOL"}
+
+
+class DamagedError(StyleTransferError):
+    """A checkpoint can't be read, or is of another version of the program."""
+
+
+class DifferentError(UsageError):
+    """A checkpoint is of a run that was asked to do something else."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is needed to go on.
+
+    Attributes:
+        run: what the run was asked to do; to be the same when it goes on.
+        sources: content and styles as absolute paths, or None for what was no file, and the options: to run it again.
+        progress: how far it is.
+        tensors: pictures and the optimiser's state.
+    """
+
+    run: dict[str, Any]
+    sources: dict[str, Any]
+    progress: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+def checkpoint_path(picture: Path) -> Path:
+    """Where the checkpoint of a picture is."""
+    name = f".{picture.name}.checkpoint"
+    if len(os.fsencode(name)) > 255:  # more than a file system allows, though the picture's own name may be
+        name = f".{hashlib.sha256(os.fsencode(picture.name)).hexdigest()}.checkpoint"
+    return picture.with_name(name)
+
+
+def load_checkpoint(path: Path, *, header_only: bool = False) -> Checkpoint:
+    """Reads a checkpoint, or only what it tells, without its tensors.
+
+    Raises:
+        UsageError: there is none.
+        DamagedError: it is damaged, or of another version of the program.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path}: there is no checkpoint; the run was finished, or never got that far")
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            if header.get("format") != FORMAT:
+                raise DamagedError(f"{path}: not a checkpoint of this version of styletransfer")
+            tensors = {} if header_only else {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        parts = [json.loads(header[name]) for name in ("run", "sources", "progress")]
+        return Checkpoint(parts[0], parts[1], parts[2], tensors)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise DamagedError(f"{path}: the checkpoint is damaged: remove it and start again") from error
+
+
+def check_same_run(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raises `DifferentError` naming what a run was asked to do otherwise than when it began."""
+    changed = [
+        f"{name} was {_shorten(before.get(name))} and is now {_shorten(now.get(name))}"
+        for name in {**before, **now}
+        if json.dumps(before.get(name)) != json.dumps(now.get(name))
+    ]
+    if changed:
+        raise DifferentError(
+            "can't go on from the checkpoint: " + "; ".join(changed) + ". Without --resume it starts anew"
+        )
+
+
+def _shorten(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 40 else text[:12] + "…"
+
+
+class CheckpointWriter:
+    """Writes the checkpoints of a run.
+
+    Args:
+        path: where.
+        every: seconds between them.
+        run, sources: as in `Checkpoint`.
+        resumed: whether the run goes on from the one that is there. One of an earlier run that doesn't is spared until
+            this one has lasted as long as the time between two, should it have been started by mistake.
+    """
+
+    def __init__(self, path: Path, every: float, run: dict[str, Any], sources: dict[str, Any], resumed: bool) -> None:
+        self.path, self.every, self.run, self.sources = path, every, run, sources
+        self.spares, self.failed = path.exists() and not resumed, False
+        self.next = time.monotonic() + every
+
+    def is_due(self, last: bool = False) -> bool:
+        """Whether it is time to write one; the last one, of a run that is being interrupted, always is."""
+        return time.monotonic() >= self.next or (last and not self.spares)
+
+    def write(self, progress: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Writes one. When that isn't possible a warning says so, and the run goes on."""
+        start = time.monotonic()
+        header = {"format": FORMAT}
+        header |= {k: json.dumps(v) for k, v in (("run", self.run), ("sources", self.sources), ("progress", progress))}
+        try:
+            with atomic_write(self.path) as file:
+                _save(file, tensors, header)
+            self.spares = self.failed = False
+        except StyleTransferError as error:
+            if not self.failed:
+                log.warning("%s; the run goes on without a checkpoint", error)
+            self.failed = True
+        now = time.monotonic()
+        self.next = now + max(self.every, (now - start) / SHARE)
+
+
+def _save(file: BinaryIO, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    """Writes tensors as safetensors; the library's own function leaves a temporary file when its process is killed."""
+    described: dict[str, Any] = {"__metadata__": header}
+    end = 0
+    for name, tensor in tensors.items():
+        begin, end = end, end + tensor.nbytes
+        described[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(described).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for tensor in tensors.values():
+        raw: Any = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        file.write(raw)

@@ -1,0 +1,62 @@
+"""What a run will take: the plan of each scale, its memory, and its time."""
+
+import itertools
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..machine.plan import Plan
+from ..options import Options
+from ..pictures import Picture, Source, Styles
+from .job import Job, Scale, prepared_job
+from .loop import Painting
+from .planning import find_needs, plan_scale
+
+#: Pixels of the longer side of the part of a picture by which the time of an iteration is told.
+SAMPLE = 1024
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a scale of a run will take.
+
+    Attributes:
+        size: width and height in pixels.
+        plan: bands, strips, pairs and bytes.
+        seconds: of an iteration of the network that counts, from some iterations on a part of the picture.
+        iterations: at most.
+    """
+
+    size: tuple[int, int]
+    plan: Plan
+    seconds: float
+    iterations: int
+
+
+def estimate(content: Source, style: Styles, options: Options | None = None, **changes: Any) -> list[Estimate]:
+    """What `stylize` would do with the same arguments and how long it would take, scale by scale, without doing it.
+
+    Raises:
+        UsageError, StyleTransferError: as `stylize`.
+    """
+    with prepared_job(content, style, (options or Options()).with_changes(changes)) as (job, _):
+        plans = [plan_scale(job, scale) for scale in job.scales]
+        return [
+            Estimate(scale.content, plan, measure_iteration(job, scale, plan), job.max_iterations(scale))
+            for scale, plan in zip(job.scales, plans, strict=True)
+        ]
+
+
+def measure_iteration(job: Job, scale: Scale, plan: Plan) -> float:
+    """Seconds of an iteration of the network that counts, told from some iterations on the middle of the picture."""
+    width, height = scale.content
+    part = Scale((min(width, SAMPLE), min(height, SAMPLE)), scale.style)
+    left, top = (width - part.content[0]) // 2, (height - part.content[1]) // 2
+    box = left, top, left + part.content[0], top + part.content[1]
+    middle = Picture(job.inputs.content.resize(scale.content).rgb.crop(box))
+    sample = replace(job, inputs=replace(job.inputs, content=middle), scales=[part])
+    tiling = replace(plan.tiling, columns=None)
+    steps = Painting(sample).try_out(replace(plan, tiling=tiling))
+    times = [step.seconds for step in itertools.islice(steps, 4)]
+    wider = find_needs(job, scale).work(plan.tiling) / find_needs(sample, part).work(tiling)
+    return (times[3] - times[1]) / 2 * wider * width * height / math.prod(part.content)

@@ -1,0 +1,181 @@
+"""What a run is asked to do: its pictures, its scales and its networks, read and checked before the work begins."""
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from ..errors import UsageError
+from ..machine import hardware
+from ..network import Encoder, weights
+from ..optimizer import Step
+from ..options import Options
+from ..pictures import Inputs, Picture, Source, StyleInput, Styles, color, fit_size, read_inputs
+from .canvas import bleed_width
+from .checkpoint import CheckpointWriter
+
+log = logging.getLogger(__name__)
+
+Callback = Callable[[Step], object]
+
+#: The longer side at which the filters' mean activations are taken, so that they don't depend on --size.
+NORMALIZATION_SIZE = 256
+#: A network with so many multiply-adds per pixel is worth starting with the bundled one, which has 23 000 and needs a
+#: tenth of the time; VGG-19 has 360 000.
+LARGE_NETWORK = 100_000
+#: Larger pictures start smaller, with the longer side between half of this and this: there, strokes are as large beside
+#: the picture as the filters see.
+COARSEST = 768
+#: No scale but the last has a shorter side.
+SMALLEST = 32
+#: Each finer scale has half the iterations of the one before and costs four times as much for each; at least so many.
+FINER_ITERATIONS = 30
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One of the sizes that are worked through: (width, height) of the content, the longer side of the styles."""
+
+    content: tuple[int, int]
+    style: int
+
+    def fit_style(self, style: Picture) -> tuple[int, int]:
+        """(width, height) of a style picture; it isn't enlarged."""
+        return fit_size(style.rgb.size, self.style)
+
+
+@dataclass(frozen=True)
+class Network:
+    """An encoder, cut to the run's layers and normalised on its pictures."""
+
+    name: str
+    encoder: Encoder
+
+
+@dataclass(frozen=True)
+class Job:
+    """What stays the same on all scales. The last network is the one that counts; one before it makes a warm start.
+
+    `originals` are the inputs as they were given, `inputs` as the network is to see them (`Options.color`).
+    """
+
+    originals: Inputs
+    inputs: Inputs
+    scales: list[Scale]
+    networks: list[Network]
+    options: Options
+    precision: hardware.Precision
+    device: torch.device
+    callback: Callback | None = None
+    writer: CheckpointWriter | None = None
+    start: float = field(default_factory=time.monotonic)
+
+    def max_iterations(self, scale: Scale) -> int:
+        """Iterations at most on one of the scales."""
+        most, index = self.options.iterations, self.scales.index(scale)
+        return most if index == 0 else min(most, max(FINER_ITERATIONS, most >> index))
+
+
+@contextlib.contextmanager
+def prepared_job(content: Source, style: Styles, options: Options) -> Iterator[tuple[Job, weights.Convolutions]]:
+    """Gives the job and the weights of its last network; within, the machine is set up for it.
+
+    Raises:
+        UsageError, StyleTransferError: as `stylize`.
+    """
+    device = hardware.select_device(options.device)
+    precision = hardware.select_precision(options.precision, device)
+    with (
+        hardware.runtime_settings(device, precision.tf32, options.deterministic),
+        hardware.readable_memory_errors(device),
+    ):
+        originals = read_inputs(content, style, options)
+        scales = choose_scales(originals, options)
+        size = scales[-1].content
+        pictures = _recolor(originals, scales[-1], options)
+        if max(size) < options.size != Options.size:
+            log.info("%s has %d×%d pixels and keeps them (--enlarge makes it larger)", pictures.content.name, *size)
+        model, convolutions = weights.load_model(options.model, options.weights, options.preprocessing)
+        networks = [Network(model, build_encoder(convolutions, pictures, options, device))]
+        _check_sizes(pictures, scales[-1], networks[0].encoder, bleed_width(options))
+        if small := _warm_start_weights(networks[0].encoder, options):
+            networks.insert(0, Network("vgg19-lite", build_encoder(small, pictures, options, device)))
+        for network in networks:
+            network.encoder.cast(precision.forward, precision.backward)
+        yield Job(originals, pictures, scales, networks, options, precision, device), convolutions
+
+
+def choose_scales(inputs: Inputs, options: Options) -> list[Scale]:
+    """The sizes to work through, the coarsest first."""
+    whole = inputs.content.rgb.size
+    longer = max(fit_size(whole, options.size, enlarge=options.enlarge))
+    smallest = max(SMALLEST, bleed_width(options) + 1)
+    count = 1 + max(0, math.ceil(math.log2(longer / COARSEST))) if options.scales == "auto" else int(options.scales)
+    scales: list[Scale] = []
+    for size in (max(1, round(longer / 2**i)) for i in range(count)):
+        scale = Scale(fit_size(whole, size, enlarge=options.enlarge), max(1, round(size * options.style_scale)))
+        sides = [*scale.content, *(side for style in inputs.styles for side in scale.fit_style(style))]
+        if not scales or min(sides) >= smallest:
+            scales.insert(0, scale)
+    return scales
+
+
+def _recolor(given: Inputs, scale: Scale, options: Options) -> Inputs:
+    """The inputs as the network is to see them; colours are matched in the size of the last scale."""
+    if options.color == "style":
+        return given
+
+    def recolor(style: Picture) -> Picture:
+        sizes = scale.content, scale.fit_style(style)
+        return color.match_colors(given.content, style, options.color, sizes)[1]
+
+    def in_grey(picture: Picture) -> Picture:
+        return color.to_luminance(picture) if options.color == "luminance" else picture
+
+    recolored = {id(style): recolor(style) for style in given.styles}
+
+    def exchange(style: StyleInput) -> StyleInput:
+        return replace(style, picture=recolored[id(style.picture)])
+
+    regions = [replace(region, styles=list(map(exchange, region.styles))) for region in given.regions]
+    start = recolored.get(id(given.start)) or in_grey(given.start)
+    return replace(given, content=in_grey(given.content), regions=regions, start=start)
+
+
+def build_encoder(
+    convolutions: weights.Convolutions, inputs: Inputs, options: Options, device: torch.device
+) -> Encoder:
+    """A network cut to the run's layers and normalised on its pictures."""
+    encoder = Encoder(convolutions, {**options.content_weights, **options.style_weights}, options.pooling).to(device)
+    encoder.normalize([_shrink(p, encoder).tensor().to(device) for p in (inputs.content, *inputs.styles)])
+    return encoder
+
+
+def _shrink(picture: Picture, encoder: Encoder) -> Picture:
+    return picture.resize(fit_size(picture.rgb.size, NORMALIZATION_SIZE, encoder.minimum_size))
+
+
+def _warm_start_weights(encoder: Encoder, options: Options) -> weights.Convolutions | None:
+    """The bundled network's if it is worth starting with it."""
+    if options.warm_start == "off" or options.iterations == 0 or encoder.macs_per_pixel < LARGE_NETWORK:
+        return None
+    _, small = weights.load_model("vgg19-lite")
+    return small if set(encoder.layers) <= small.keys() else None
+
+
+def _check_sizes(inputs: Inputs, scale: Scale, encoder: Encoder, bleed: int) -> None:
+    needed = max(encoder.minimum_size, bleed + 1)  # the bleed mirrors that much
+    sizes: Sequence[tuple[Picture, tuple[int, int]]] = [
+        (inputs.content, scale.content),
+        *((style, scale.fit_style(style)) for style in inputs.styles),
+    ]
+    for picture, size in sizes:
+        if min(size) < needed:
+            raise UsageError(
+                f"{picture.name} would be {size[0]}×{size[1]} pixels; {encoder.layers[-1]} needs "
+                f"{needed} at the shorter side: use a larger picture or --size"
+            )

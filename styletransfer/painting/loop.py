@@ -1,0 +1,260 @@
+"""The loop: scale by scale, network by network, step by step, from the canvas to the finished picture."""
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..errors import StyleTransferError
+from ..machine import hardware, ranks
+from ..machine.plan import Plan, make_smaller_plan
+from ..objective import Losses
+from ..optimizer import InverseHessian, Step, minimize
+from ..options import LEARNING_RATES
+from .canvas import add_bleed, content_canvas, make_finisher, make_start, step_up, trim_bleed
+from .checkpoint import Checkpoint
+from .evaluation import make_evaluate
+from .job import Job, Network, Scale
+from .planning import find_needs, plan_scale
+from .progress import Clock, Progress, Run
+
+log = logging.getLogger(__name__)
+
+WARM_START_ITERATIONS = 150
+#: On a GPU the loss is read once in so many iterations, since reading makes the GPU wait for the host.
+READ_EVERY = {"cuda": 10}
+#: When there is a time limit: the small network's share of the first scale's time.
+WARM_START_SHARE = 0.35
+#: When the loss is no longer finite the run goes on more carefully, at most so often, and with so much shorter steps.
+RECOVERIES, SHORTER = 3, 0.25
+
+
+class Painting:
+    """The work on a picture: `paint` does it, from the start or from where a run was interrupted.
+
+    Args:
+        saved: the checkpoint to go on from; its tensors are taken out of it, since they may be large.
+
+    Attributes:
+        image: the canvas, 1×3×H×W and `bleed_width` more on every side, as it was best on the scale of the last run.
+        runs: in order; the last may be under way.
+        recoveries: how often the loss was no longer finite.
+    """
+
+    def __init__(self, job: Job, saved: Checkpoint | None = None) -> None:
+        self.job, self.runs, self.recoveries = job, list[Run](), 0
+        self.image: Tensor
+        self._last: Tensor
+        self._plan: Plan
+        self._curvature: InverseHessian | None = None
+        self._finish: Callable[[Tensor], Tensor]
+        self._state: Mapping[str, Tensor] = {}
+        self._clock = Clock(job)
+        if saved:
+            before = Progress.from_checkpoint(saved, job.device)
+            self.runs, self.recoveries, self._plan = before.runs, before.recoveries, before.plan
+            self._last, self.image, self._state = before.image, before.best, before.optimizer
+            self._clock.charge(before.seconds)
+            for _ in range(self.recoveries):
+                self.job = _make_careful(self.job)
+
+    def paint(self) -> None:
+        """Works through the scales from coarse to fine, each with a plan of its own.
+
+        Raises:
+            StyleTransferError: memory doesn't suffice, or the loss of the start is not finite.
+        """
+        for scale in self.job.scales:
+            plan_scale(self.job, scale)  # what won't fit is refused before the work begins
+        for scale in self.job.scales:
+            networks = self.job.networks[-1:] if scale != self.job.scales[0] else self.job.networks
+            if self._has_ended(networks[-1], scale):
+                continue
+            if scale != self.job.scales[0] and not self._clock.allows(scale, self.runs[-1].scale):
+                self.runs[-1].stopped = "time"
+                break
+            try:
+                self._enter(scale)
+            except StyleTransferError as error:  # others have taken memory meanwhile
+                if not self.runs or self.runs[-1].scale == scale:
+                    raise
+                log.warning("%s", error)
+                self.runs[-1].stopped = "memory"
+                break
+            self._clock.enter(scale)
+            for network in networks:
+                if not self._has_ended(network, scale):
+                    self._work(network, scale)
+            if self.runs[-1].stopped in ("callback", "diverged"):
+                break
+        if not math.isfinite(self.runs[-1].losses[0].total):
+            raise StyleTransferError("the loss of the starting picture is not finite: the weights are not usable")
+
+    def try_out(self, plan: Plan) -> Iterator[Step]:
+        """Steps from the content on the last scale, evaluated by this plan: to see how long they take."""
+        scale = self.job.scales[-1]
+        self._plan, self._last = plan, content_canvas(self.job, scale)
+        self._curvature = make_curvature(self.job, self._last, plan)
+        return self._steps(self.job.networks[-1], Run("", scale))
+
+    @property
+    def picture(self) -> Tensor:
+        """The best image on the scale of the last run, 1×3×H×W."""
+        return trim_bleed(self.image, self.job.options)
+
+    def _has_ended(self, network: Network, scale: Scale) -> bool:
+        return any(run.network == network.name and run.scale == scale and run.stopped for run in self.runs)
+
+    def _enter(self, scale: Scale) -> None:
+        """Makes the plan of a scale, its canvas, and L-BFGS's memory, which goes from one network to the next."""
+        self._curvature = None
+        hardware.release_memory(self.job.device)
+        plan = plan_scale(self.job, scale)
+        begun = bool(self.runs) and self.runs[-1].scale == scale
+        if begun and self._plan.memory <= plan.memory:
+            plan = self._plan
+        else:
+            self._state = {}
+        if not begun:
+            content = self.job.inputs.content
+            if self.runs:
+                start = step_up(self.picture, content, scale.content, seamless=self.job.options.seamless)
+            else:
+                start = make_start(self.job)
+            self.image = self._last = add_bleed(start, self.job.options).to(self.job.device)
+            del start  # large
+        if plan.tiling.rows or len(self.job.scales) > 1:
+            log.info("%d×%d: %s", *scale.content, plan)
+        self._plan, self._curvature = plan, make_curvature(self.job, self.image, plan)
+        self._finish = make_finisher(self.job, scale.content)
+        if begun and self.runs[-1].stopped:  # it was interrupted between two networks
+            if self._curvature and self._state:
+                self._curvature.load(self._state)
+            self._last, self._state = self.image, {}
+
+    def _work(self, network: Network, scale: Scale) -> None:
+        """Optimises with one network on one scale, from the start or from where it was, until a reason to stop."""
+        iterations, warm = self.job.max_iterations(scale), network is not self.job.networks[-1]
+        self._clock.allot(WARM_START_SHARE if warm else 1.0)
+        if warm:
+            iterations = min(WARM_START_ITERATIONS, iterations)
+        asked = bool(self.runs) and self.runs[-1].stopped == "callback"
+        if asked:  # while another network was at work: only the losses are wanted, of what there is
+            self.job, iterations = replace(self.job, callback=None, writer=None), 0
+        if not self.runs or self.runs[-1].stopped:
+            self.runs.append(Run(network.name, scale))
+        run = self.runs[-1]
+        self._follow(self._steps(network, run), run, iterations)
+        while run.stopped == "diverged" and self._recover(run):
+            self._follow(self._steps(network, run), run, iterations)
+        if asked:
+            run.stopped = "callback"
+        self._last = self.image
+
+    def _follow(self, steps: Iterator[Step], run: Run, iterations: int) -> None:
+        """Keeps the best of the steps, shows them to the listener and writes checkpoints, until a reason to stop."""
+        every, asked = READ_EVERY.get(self.job.device.type, 1), False
+        unread: list[Tensor] = []
+        for step in steps:
+            if self.job.callback:
+                image = self._finish(trim_bleed(step.image, self.job.options))
+                shown = replace(step, image=image, network=run.network, max_iterations=iterations)
+                asked = bool(self.job.callback(shown)) or asked
+            unread.append(step.terms)
+            if step.iteration % every and step.iteration < iterations:
+                continue
+            run.losses += [Losses(*row) for row in torch.stack(unread).tolist()]
+            unread.clear()
+            if step.iteration == 0 or run.losses[-1].total <= run.losses[run.best].total:
+                run.best, self.image = step.iteration, step.image
+            asked = ranks.any_process(asked)
+            run.stopped = run.reason_to_stop(step.tried, iterations)
+            last_network = run.network == self.job.networks[-1].name
+            if not run.stopped and self._clock.is_up(run.scale, last_network=last_network):
+                run.stopped = "time"
+            writer = self.job.writer
+            if writer and run.stopped != "diverged" and writer.is_due(last=asked):
+                self._write_checkpoint(step)
+            run.stopped = "callback" if asked else run.stopped
+            if run.stopped:
+                return
+
+    def _write_checkpoint(self, step: Step) -> None:
+        seconds, state = self._clock.spent, step.state()
+        now = Progress(self.runs, self._plan, self.recoveries, seconds, step.image, self.image, state)
+        assert self.job.writer
+        self.job.writer.write(now.described(), now.tensors())
+
+    def _steps(self, network: Network, run: Run) -> Iterator[Step]:
+        """The optimiser's steps that follow those done. When memory runs out they go on from the last one, in smaller
+        parts."""
+        start, done = time.monotonic(), run.iterations
+        before = done
+        while True:
+            try:
+                for number, step in enumerate(self._minimize(network, run.scale, max(done, 0)), max(done, 0)):
+                    if number > done:
+                        done, self._last, seconds = number, step.image, time.monotonic() - start
+                        self._clock.pace = seconds / (done - before)
+                        yield replace(step, iteration=number, seconds=seconds)
+            except (RuntimeError, MemoryError) as error:
+                # What is free now doesn't tell: memory that the process keeps for itself is free too.
+                smaller = make_smaller_plan(find_needs(self.job, run.scale), self._plan)
+                if self.job.options.tile == "off" or not smaller or not hardware.is_out_of_memory(error):
+                    raise
+                self._plan = smaller
+            hardware.release_memory(self.job.device)
+            log.info("out of memory after %d iterations; going on: %s", max(done, 0), self._plan)
+
+    def _minimize(self, network: Network, scale: Scale, done: int) -> Iterator[Step]:
+        evaluate = make_evaluate(self.job, network.encoder, scale, self._plan.tiling, self._last, done)
+        state, self._state = self._state, {}
+        options = self.job.options
+        rate = options.learning_rate
+        return minimize(evaluate, self._last, options.optimizer, rate, curvature=self._curvature, state=state)
+
+    def _recover(self, run: Run) -> bool:
+        """After the loss was not finite: back to the best picture, and on from there more carefully, if that can be."""
+        if self.recoveries == RECOVERIES or not _can_be_more_careful(self.job):
+            return False
+        log.warning(
+            "the loss was not finite any more after %d iterations: going on from the best picture, in full "
+            "precision and with shorter steps",
+            run.iterations,
+        )
+        self.recoveries += 1
+        self.job = _make_careful(self.job)
+        if not math.isfinite(run.losses[0].total):
+            run.losses.clear()
+        with contextlib.suppress(StyleTransferError):  # if it doesn't fit, smaller parts are tried on the way
+            self._plan = plan_scale(self.job, run.scale)
+        self._last, self._state, self._curvature = self.image, {}, None
+        self._curvature = make_curvature(self.job, self.image, self._plan)
+        return True
+
+
+def make_curvature(job: Job, image: Tensor, plan: Plan) -> InverseHessian | None:
+    """L-BFGS's memory for images like this one, with as many pairs as planned; None for other optimisers."""
+    if job.options.optimizer != "lbfgs":
+        return None
+    return InverseHessian(image, plan.history or 1, job.precision.backward)
+
+
+def _can_be_more_careful(job: Job) -> bool:
+    return job.options.optimizer in LEARNING_RATES or job.precision.backward != torch.float32
+
+
+def _make_careful(job: Job) -> Job:
+    """The job in full precision, and with shorter steps; L-BFGS has tried those already."""
+    precision, options = hardware.select_precision("fp32", job.device), job.options
+    for network in job.networks:
+        network.encoder.cast(precision.forward, precision.backward)
+    if options.optimizer in LEARNING_RATES:
+        rate = LEARNING_RATES[options.optimizer] if options.learning_rate is None else options.learning_rate
+        options = replace(options, learning_rate=SHORTER * rate)
+    return replace(job, precision=precision, options=options)

@@ -1,0 +1,32 @@
+"""The plan of a scale: what it needs, and what fits into the memory that is free."""
+
+from ..machine import hardware, ranks
+from ..machine.plan import Needs, Plan, make_plan
+from ..optimizer import HISTORY
+from .canvas import bleed_width
+from .job import Job, Scale
+
+
+def find_needs(job: Job, scale: Scale) -> Needs:
+    """What a scale needs a plan for."""
+    options, (width, height) = job.options, scale.content
+    regions = job.inputs.regions if options.mask else []
+    masks = sum((region.mask is not None) + len(region.styles) for region in regions)
+    return Needs(
+        encoder=job.networks[-1].encoder,
+        height=height + 2 * bleed_width(options),
+        width=width + 2 * bleed_width(options),
+        precision=job.precision,
+        content_layers=tuple(options.content_weights),
+        history=HISTORY if options.optimizer == "lbfgs" else 0,
+        world_size=ranks.world_size(),
+        images=bool(options.l1 or options.l2) + 4 / 3 * (job.inputs.keep is not None) + 4 / 9 * masks,
+    )
+
+
+def plan_scale(job: Job, scale: Scale) -> Plan:
+    """The plan for a scale. Raises `StyleTransferError` if nothing fits."""
+    free = hardware.free_memory(job.device)
+    if free is not None and job.device.type != "cuda":
+        free //= ranks.processes_here()
+    return make_plan(find_needs(job, scale), free, job.options.tile)

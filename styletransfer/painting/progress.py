@@ -1,0 +1,157 @@
+"""How far the work on a picture is: the runs on its scales, the rule by which one ends, and what a checkpoint holds."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..machine import ranks
+from ..machine.plan import Plan
+from ..network import Tiling
+from ..objective import Losses
+from ..optimizer import PATIENCE
+from .checkpoint import Checkpoint
+from .job import Job, Scale
+
+#: A run ends when the loss fell by less than this share within so many iterations: nobody sees such a change.
+SETTLED, WINDOW = 0.02, 50
+#: L-BFGS's pairs are in a checkpoint as far as they don't take more; without them it begins to learn anew.
+HISTORY_BYTES = 1 << 30
+#: When there is a time limit: how many iterations must fit in what is left for a finer scale to be begun.
+WORTHWHILE = 8
+
+
+@dataclass
+class Run:
+    """What a network does on one scale: the losses of all iterations, which is best, and why it ended, once it has."""
+
+    network: str
+    scale: Scale
+    losses: list[Losses] = field(default_factory=list)
+    best: int = 0
+    stopped: str = ""
+
+    @property
+    def iterations(self) -> int:
+        """Iterations done."""
+        return len(self.losses) - 1
+
+    def reason_to_stop(self, tried: Tensor, iterations: int) -> str:
+        """As in `Result.stopped`; empty if there is none.
+
+        Args:
+            tried: the loss where the last step would have led.
+            iterations: at most.
+        """
+        totals = [loss.total for loss in self.losses]
+        stuck = len(totals) > 2 * PATIENCE and totals[-1] == totals[-1 - 2 * PATIENCE]
+        if not math.isfinite(totals[-1]) or (stuck and not math.isfinite(float(tried))):
+            return "diverged"
+        if len(totals) > iterations:
+            return "iterations"
+        before, now = min(totals[:-WINDOW], default=math.inf), min(totals)
+        return "converged" if stuck or before - now < SETTLED * now else ""
+
+
+class Clock:
+    """How long a picture may still take (`Options.time`).
+
+    Attributes:
+        pace: seconds of an iteration, as measured last.
+        until: when the present network is to end on the present scale, if there is a finer one for which there is time.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._scales, self._limit, self._end = job.scales, job.options.seconds, job.start + job.options.seconds
+        self.until, self.pace = math.inf, 0.0
+        self._entered, self._part = job.start, math.inf
+
+    def enter(self, scale: Scale) -> None:
+        """Gives a scale, which begins now, its part of the time: each costs about as much as all before it."""
+        self._entered, finer = time.monotonic(), len(self._scales) - 1 - self._scales.index(scale)
+        self._part = (self._end - self._entered) / 2**finer
+
+    def allot(self, share: float) -> None:
+        """Gives the next network this share of the scale's time."""
+        self.until = self._entered + share * self._part
+
+    @property
+    def spent(self) -> float:
+        """Seconds of the limit that are used up; 0 without a limit."""
+        return time.monotonic() - self._end + self._limit if math.isfinite(self._end) else 0.0
+
+    def charge(self, seconds: float) -> None:
+        """Takes off what was spent before an interruption."""
+        self._end -= seconds
+
+    def allows(self, scale: Scale, last: Scale) -> bool:
+        """Whether there is time for enough iterations on a scale, told by those on the last one."""
+        pace = self.pace * math.prod(scale.content) / math.prod(last.content)
+        short = math.isfinite(self._end) and self._end - time.monotonic() < WORTHWHILE * pace
+        return not ranks.any_process(short)
+
+    def is_up(self, scale: Scale, *, last_network: bool) -> bool:
+        """Whether another iteration would take too long; there is more time where no finer scale is worthwhile."""
+        if not math.isfinite(self._end):
+            return False
+        after, finer = time.monotonic() + self.pace, self._scales[self._scales.index(scale) + 1 :]
+        if last_network and finer and not self.allows(finer[0], scale):
+            return ranks.any_process(after > self._end)
+        return ranks.any_process(after > self.until)
+
+
+@dataclass
+class Progress:
+    """What a checkpoint holds of the work.
+
+    Attributes:
+        runs: in order; the last may be under way.
+        plan: of the last run's scale.
+        recoveries: how often the loss was no longer finite.
+        seconds: spent of the time limit.
+        image: the last canvas.
+        best: the best one.
+        optimizer: what `minimize` needs besides to go on from `image`.
+    """
+
+    runs: list[Run]
+    plan: Plan
+    recoveries: int
+    seconds: float
+    image: Tensor
+    best: Tensor
+    optimizer: Mapping[str, Tensor]
+
+    def described(self) -> dict[str, Any]:
+        """All but the tensors, for JSON."""
+        runs = [dataclasses.asdict(run) for run in self.runs]
+        plan = dataclasses.asdict(self.plan)
+        return {"runs": runs, "plan": plan, "recoveries": self.recoveries, "seconds": self.seconds}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The last canvas, the best if that is another one, and the optimiser's state if it isn't too large."""
+        state = {f"optimizer.{name}": tensor for name, tensor in self.optimizer.items()}
+        if sum(tensor.nbytes for tensor in state.values()) > HISTORY_BYTES:
+            state = {}
+        best = {} if self.best is self.image else {"best": self.best}
+        return {**state, "image": self.image, **best}
+
+    @classmethod
+    def from_checkpoint(cls, saved: Checkpoint, device: torch.device) -> "Progress":
+        """Takes over what `described` and `tensors` have told; the tensors are taken out, since they may be large."""
+        tensors = {name: saved.tensors.pop(name).to(device) for name in list(saved.tensors)}
+        image = tensors.pop("image")
+        best = tensors.pop("best", image)
+        told, runs = saved.progress, list[Run]()
+        for run in told["runs"]:
+            scale = Scale(tuple(run["scale"]["content"]), run["scale"]["style"])
+            losses = [Losses(**terms) for terms in run["losses"]]
+            runs.append(Run(run["network"], scale, losses, run["best"], run["stopped"]))
+        plan = Plan(**{**told["plan"], "tiling": Tiling(**told["plan"]["tiling"])})
+        optimizer = {name.removeprefix("optimizer."): tensor for name, tensor in tensors.items()}
+        return cls(runs, plan, told["recoveries"], told["seconds"], image, best, optimizer)

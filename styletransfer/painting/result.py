@@ -1,0 +1,106 @@
+"""What a run has made, and how it is saved."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from ..objective import Losses
+from ..options import Options
+from ..pictures import check_output, to_pil, write_picture
+from ..version import __version__
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run has made.
+
+    Attributes:
+        tensor: the picture, float32 1×3×H×W on the CPU, RGB in [0, 1].
+        losses: of the start of the last scale worked on, and of each of its iterations, in order.
+        best: the losses of the picture (in grey with color="luminance"), the lowest total of all.
+        best_iteration: where they were reached; earlier than the last if the loss rose again.
+        warm_start_iterations: done with the bundled network before.
+        scales: width, height and iterations of every scale, the coarsest first.
+        options: the settings of the run.
+        model: name of the network, or of the file it came from.
+        device: "cpu", "cuda:0", …
+        stopped: why it ended: "iterations" (all done), "converged" (no visible change any more), "callback" (asked to),
+            "diverged" (the loss was no longer finite; the picture is the best before that), "time" (it is up), or
+            "memory" (there was no longer enough for a finer scale). With the last two the picture may be an enlarged
+            one: `scales` tells.
+        seconds: wall time from the call to the picture.
+        peak_memory_bytes: of the process on a CPU (resident), of torch's allocations on a GPU.
+        alpha: the content's opacity, Pillow mode L, or None.
+        inputs: file names of content and styles, without folders; a list of them for a folder of styles.
+        digest: SHA-256 of the files of its pictures together, if all are files.
+        checkpoint: where the run's checkpoint is, or would be, if there was to be one.
+    """
+
+    tensor: Tensor
+    losses: list[Losses]
+    best: Losses
+    best_iteration: int
+    warm_start_iterations: int
+    scales: list[tuple[int, int, int]]
+    options: Options
+    model: str
+    device: str
+    stopped: str
+    seconds: float
+    peak_memory_bytes: int
+    alpha: Image.Image | None = None
+    inputs: Sequence[str | list[str]] = ("image", "image")
+    digest: str | None = None
+    checkpoint: Path | None = None
+
+    @property
+    def iterations(self) -> int:
+        """Iterations done, on all scales."""
+        return sum(iterations for *_, iterations in self.scales)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.tensor.shape[3], self.tensor.shape[2]
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture for Pillow: mode RGB, or RGBA if the content has transparent parts."""
+        image = to_pil(self.tensor)
+        if self.alpha is not None:
+            image.putalpha(self.alpha)
+        return image
+
+    def settings(self) -> dict[str, Any]:
+        """How the picture was made, as embedded in it; no folders, so that it can be passed on. `again` reads it."""
+        settings = self.options.map_files(lambda name: Path(name).name).to_settings()
+        content, *styles = self.inputs
+        style = styles[0] if len(styles) == 1 and isinstance(styles[0], str) else styles
+        if not self.options.weights:
+            settings["model"] = self.model  # that "auto" was
+        made = {"iterations": self.iterations, "stopped": self.stopped, "loss": dataclasses.asdict(self.best)}
+        origin = {"version": __version__, "content": content, "style": style, "inputs": self.digest}
+        return {**settings, **origin, "result": made}
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Writes the picture as PNG, JPEG, WebP or TIFF, by the ending; returns the path.
+
+        The checkpoint of a run that came to its end has then served, and is removed.
+
+        Raises:
+            UsageError: unknown ending, or no such folder.
+            StyleTransferError: it can't be written.
+        """
+        target = Path(path)
+        check_output(target, self.options.bit_depth)
+        depth, settings = self.options.bit_depth, self.settings()
+        write_picture(self.tensor, target, alpha=self.alpha, bit_depth=depth, settings=settings)
+        if self.checkpoint and self.stopped != "callback":
+            self.checkpoint.unlink(missing_ok=True)
+        return target

@@ -1,0 +1,37 @@
+"""Pictures: reading and writing files, sizes, colours, and the inputs of a run.
+
+May import nothing of the package but options, errors and files.
+"""
+
+from .images import UNNAMED, Picture, fit_size, flatten_on_white, to_pil, to_tensor
+from .inputs import Inputs, RegionInput, Source, StyleInput, Styles, again, as_list, check_fits, digest, read_inputs
+from .reading import list_pictures, read_picture, read_settings, read_size
+from .writing import FORMATS, check_distinct, check_folder, check_output, write_picture
+
+__all__ = [
+    "FORMATS",
+    "UNNAMED",
+    "Inputs",
+    "Picture",
+    "RegionInput",
+    "Source",
+    "StyleInput",
+    "Styles",
+    "again",
+    "as_list",
+    "check_distinct",
+    "check_fits",
+    "check_folder",
+    "check_output",
+    "digest",
+    "fit_size",
+    "flatten_on_white",
+    "list_pictures",
+    "read_inputs",
+    "read_picture",
+    "read_settings",
+    "read_size",
+    "to_pil",
+    "to_tensor",
+    "write_picture",
+]

@@ -1,0 +1,127 @@
+"""Contact sheets against numpy, dreams against autograd, and the commands that write them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import SMALL, random_convolutions
+from PIL import Image
+from test_cli import run
+
+from styletransfer import pictures
+from styletransfer.figures import activations
+from styletransfer.network import Encoder, weights
+from styletransfer.pictures import Picture
+
+LITE = ("--model", "vgg19-lite", "--device", "cpu")
+
+
+def test_the_sheet_shows_every_map_and_the_gram_matrix() -> None:
+    features = np.random.default_rng(0).random((5, 32, 64))
+    features[3] = 0
+    drawn = activations.arrange_maps(torch.tensor(features)[None])[0].numpy()
+    gap, width, height = activations.GAP, activations.MAP, activations.MAP // 2
+    assert drawn.shape == (3, 2 * (height + gap) + gap, 3 * (width + gap) + gap + 5 * (drawn.shape[1] // 5) + 2 * gap)
+    assert (drawn == drawn[0]).all()
+    for n, shown in enumerate(features):
+        top, left = gap + n // 3 * (height + gap), gap + n % 3 * (width + gap)
+        expected = np.sqrt(shown / max(shown.max(), 1e-9)).repeat(2, 0).repeat(2, 1)
+        np.testing.assert_allclose(drawn[0, top : top + height, left : left + width], expected)
+    flat = features.reshape(5, -1)
+    gram = flat @ flat.T
+    cells = drawn[0, gap:, 3 * (width + gap) + 2 * gap :]
+    side = drawn.shape[1] // 5
+    np.testing.assert_allclose(cells[side // 2 :: side, side // 2 :: side][:5, :5], np.sqrt(gram / gram.max()))
+
+
+def test_a_large_map_is_reduced_by_averages() -> None:
+    features = np.random.default_rng(0).random((1, 2 * activations.MAP, 2 * activations.MAP))
+    drawn = activations.arrange_maps(torch.tensor(features)[None])[0, 0].numpy()
+    levels = np.sqrt(features[0] / features.max()).reshape(activations.MAP, 2, activations.MAP, 2).mean((1, 3))
+    np.testing.assert_allclose(drawn[: activations.MAP, : activations.MAP], levels)
+
+
+@pytest.mark.parametrize("pooling", ["avg", "max"])
+def test_a_step_of_a_dream_is_one_up_the_gradient_of_autograd(pooling: str, content_path: Path) -> None:
+    encoder = Encoder(weights.load_model("vgg19-lite")[1], ["conv3_2"], pooling)
+    picture = pictures.read_picture(content_path)
+    (after,) = activations.dream(picture, encoder, octaves=1, iterations=1)
+
+    image = x = torch.tensor(np.asarray(picture.rgb) / 255).permute(2, 0, 1)[None].requires_grad_()
+    for name in encoder.names:
+        if name in ("conv2_1", "conv3_1"):
+            x = F.avg_pool2d(x, 2) if pooling == "avg" else F.max_pool2d(x, 2)
+        weight, bias = (value.double() for value in encoder.convolution(name))
+        x = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), weight, bias).relu()
+    (gradient,) = torch.autograd.grad(x.square().sum() / 2, image)
+    expected = (image + activations.STEP * gradient / gradient.abs().mean()).clamp(0, 1)
+    np.testing.assert_allclose(after.numpy(), expected.detach().numpy(), atol=1e-5)
+
+
+def test_a_dream_grows_in_octaves_and_raises_the_activations(content_path: Path) -> None:
+    encoder = Encoder(weights.load_model("vgg19-lite")[1], ["conv4_3"])
+    picture = pictures.read_picture(content_path)
+    energies: dict[tuple[int, int], list[float]] = {}
+    for image in activations.dream(picture, encoder, octaves=3, iterations=5):
+        assert image.min() >= 0 and image.max() <= 1
+        energy = encoder(image)["conv4_3"].square().sum().item()
+        energies.setdefault((image.shape[3], image.shape[2]), []).append(energy)
+    assert list(energies) == [(41, 33), (57, 46), (80, 64)]
+    for octave in energies.values():
+        assert len(octave) == 5 and octave == sorted(octave)
+
+
+def test_a_picture_in_which_nothing_fires_stays_as_it_is() -> None:
+    convolutions = {
+        name: (weight, torch.zeros_like(bias)) for name, (weight, bias) in random_convolutions(SMALL).items()
+    }
+    *_, image = activations.dream(Picture(Image.new("RGB", (20, 1))), Encoder(convolutions, ["conv3_1"]), 2, 2)
+    assert image.shape == (1, 3, 4, 20) and not image.any()
+
+
+def test_figures_are_the_same_every_time_and_tell_how_they_were_made(
+    content_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    dream = ("dream", content_path, "--octaves", "2", "--iterations", "2", "--size", "64", *LITE)
+    for command, name, size, told in (
+        (("features", content_path, "--layer", "relu2_2", *LITE), "cat_relu2_2.png", None, {"layer": "conv2_2"}),
+        (dream, "cat_dream.png", (64, 51), {"octaves": 2, "iterations": 2, "size": 64}),
+    ):
+        assert run(*command, capsys=capsys) == (0, name + "\n", "")
+        assert run(*command, "-o", "again.png", capsys=capsys) == (0, "again.png\n", "")
+        assert Path(name).read_bytes() == Path("again.png").read_bytes()
+        assert size in (None, Image.open(name).size)
+        settings = pictures.read_settings(Path(name))
+        assert settings.items() >= {"image": "cat.png", "model": "vgg19-lite", **told}.items()
+
+
+@pytest.mark.parametrize("command", ["features", "dream"])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--layer", "conv9_9"], "conv9_9"),
+        (["--layer", "conv5_4"], "conv5_1"),
+        (["-o", "out.bmp"], ".png, .jpg"),
+        (["-o", "cat.png"], "would be lost"),
+        (["--size", "3"], "size"),
+        (["--device", "cuda:99"], "cuda:99"),
+    ],
+)
+def test_wrong_use_is_one_line_and_leaves_nothing(
+    content_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    arguments: list[str],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("cat.png").write_bytes(content_path.read_bytes())
+    code, out, err = run(command, "cat.png", "--model", "vgg19-lite", *arguments, capsys=capsys)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("styletransfer: ") and said in err
+    assert [path.name for path in tmp_path.iterdir()] == ["cat.png"]
