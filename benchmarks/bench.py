@@ -40,7 +40,7 @@ from styletransfer.objective import Evaluate, Objective
 from styletransfer.objective.losses import gram_matrix
 from styletransfer.optimizer import InverseHessian, Step, minimize
 from styletransfer.options import LAYERS
-from styletransfer.painting import canvas, evaluation, job, progress
+from styletransfer.painting import bleed, evaluation, job, progress
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE.parent / "examples"
@@ -230,7 +230,7 @@ def exact(args: argparse.Namespace, options: Options) -> tuple[Encoder, Tensor, 
     both = inputs.content, *inputs.styles
     small, large = (p.resize(pictures.fit_size(p.rgb.size, options.size)).tensor().to(device) for p in both)
     convolutions = weights.load_model(options.model, options.weights)[1]
-    return job.build_encoder(convolutions, inputs, options, device), canvas.add_bleed(small, options), large
+    return job.build_encoder(convolutions, inputs, options, device), bleed.add_bleed(small, options), large
 
 
 def run_of_reference(args: argparse.Namespace, options: Options, optimizer: str) -> dict[str, Any]:

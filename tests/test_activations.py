@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from conftest import SMALL, random_convolutions
 from PIL import Image
-from test_cli import run
+from test_checkpoint import in_a_small_file_system
+from test_cli import COMMAND, run
 
 from styletransfer import pictures
 from styletransfer.figures import activations
@@ -96,6 +97,19 @@ def test_figures_are_the_same_every_time_and_tell_how_they_were_made(
         assert size in (None, Image.open(name).size)
         settings = pictures.read_settings(Path(name))
         assert settings.items() >= {"image": "cat.png", "model": "vgg19-lite", **told}.items()
+
+
+@pytest.mark.parametrize("command", ["features", "dream"])
+def test_what_a_full_disk_doesnt_take_is_saved_elsewhere(content_path: Path, tmp_path: Path, command: str) -> None:
+    folder, here = tmp_path / "full", tmp_path / "here"
+    here.mkdir()
+    quick = ("--size", "64", "--model", "vgg19-lite", "--layer", "conv2_1", "-q", "-o", str(folder / "out.png"))
+    if command == "dream":
+        quick += ("--iterations", "1", "--octaves", "1")
+    code, err, left = in_a_small_file_system(folder, "size=4k", [*COMMAND, command, str(content_path), *quick], here)
+    assert (code, left, err.count("\n")) == (1, [], 1)
+    assert "No space left" in err and err.endswith(f"the picture is {here / 'out.png'}\n")
+    assert Image.open(here / "out.png").width >= 64
 
 
 @pytest.mark.parametrize("command", ["features", "dream"])

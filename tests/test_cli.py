@@ -421,6 +421,22 @@ def test_what_a_format_cant_hold_is_told_before_and_a_sheet_is_saved_as_png(
     assert Image.open("sheet.png").width > 3 * 16500  # the photograph and its two pictures
 
 
+def test_flags_of_a_picture_and_of_a_preset_can_be_taken_back(
+    content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (content_path, style_path):
+        (here / path.name).write_bytes(path.read_bytes())
+    flags = ("--seamless", "--enlarge", "--size", "96", "-o", "a.png", "-q")
+    assert run("cat.png", "paint.png", *QUICK, *flags, capsys=capsys)[0] == 0
+    assert run("again", "a.png", "--no-seamless", "-q", capsys=capsys)[0] == 0
+    before, after = (pictures.read_settings(here / name) for name in ("a.png", "a_again.png"))
+    differing = {name for name in before if before[name] != after[name]} - {"result"}
+    assert differing == {"seamless"} and before["seamless"] is True and after["seamless"] is False
+    preset = ("--preset", "print", "--no-enlarge", "-o", "b.png", "-q")
+    assert run("cat.png", "paint.png", *QUICK, *preset, capsys=capsys)[0] == 0
+    assert Image.open("b.png").size == (80, 64)
+
+
 def test_again_takes_nothing_from_folders_that_a_picture_names(
     content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

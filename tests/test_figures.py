@@ -192,6 +192,22 @@ def test_an_animation_goes_from_the_photograph_to_the_picture(
     assert np.abs(frames[0] - last).mean() > 2 * tolerance
 
 
+@pytest.mark.parametrize("ending", [".gif", ".webp", ".mp4"])
+def test_what_is_transparent_is_white_in_every_frame_and_transparent_in_saved_ones(
+    style_path: Path, here: Path, capsys: pytest.CaptureFixture[str], ending: str
+) -> None:
+    cut = Image.new("RGBA", (64, 48), (60, 120, 200, 255))
+    cut.paste((255, 0, 0, 0), (0, 0, 32, 48))
+    cut.save("cut.png")
+    options = ("--iterations", "12", "--beta", "1e5", "-q", "-o", "out.png", "--save-every", "4")
+    code, _, err = run("cut.png", style_path, *LITE, *options, "--animate", f"film{ending}", capsys=capsys)
+    assert (code, err) == (0, "")
+    for frame in film(here / f"film{ending}"):
+        assert np.abs(frame[:, :28].astype(int) - 255).max() < 12 and frame[:, 36:].mean() < 235
+    for name in ("out_00001.png", "out_00004.png", "out.png"):
+        np.testing.assert_array_equal(np.asarray(Image.open(name))[..., 3], np.asarray(cut)[..., 3])
+
+
 def film(path: Path) -> list[np.ndarray]:
     if path.suffix != ".mp4":
         with Image.open(path) as image:

@@ -17,8 +17,9 @@ from styletransfer.machine import hardware, plan
 from styletransfer.network import Encoder, Tiling
 from styletransfer.objective import Objective, Region, Style
 from styletransfer.optimizer import Step
-from styletransfer.painting import estimate, progress
-from styletransfer.painting.canvas import SEAMLESS_BLEED, step_up
+from styletransfer.painting import estimate, loop, progress
+from styletransfer.painting.bleed import SEAMLESS_BLEED
+from styletransfer.painting.canvas import step_up
 from styletransfer.painting.evaluation import wrap_borders
 from styletransfer.painting.job import choose_scales
 from styletransfer.painting.progress import SETTLED, WINDOW
@@ -67,6 +68,20 @@ def test_the_callback_sees_every_step_and_can_stop(content_path: Path, style_pat
     assert [step.losses for step in seen] == result.losses
     assert result.stopped == "callback" and result.iterations == 3
     assert torch.equal(result.tensor, seen[-1].image.clamp(0, 1))
+
+
+def test_where_losses_are_read_now_and_then_a_callback_sees_every_step(
+    content_path: Path, style_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = stylize(content_path, style_path, SMALL, iterations=25)
+    monkeypatch.setattr(loop, "READ_EVERY", {"cpu": 10})
+    seen: list[Step] = []
+    result = stylize(content_path, style_path, SMALL, iterations=25, callback=seen.append)
+    assert [step.iteration for step in seen] == list(range(26))
+    assert result.losses == alone.losses == [step.losses for step in seen]
+    stopped = stylize(content_path, style_path, SMALL, callback=lambda step: step.iteration == 13, iterations=25)
+    assert stopped.stopped == "callback" and stopped.iterations == 20
+    assert torch.equal(stopped.tensor, seen[20].image.clamp(0, 1))
 
 
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])

@@ -147,7 +147,10 @@ def from_options(function: Callable[..., None], names: Sequence[str] = ()) -> Ca
         many = get_origin(hints[field.name]) is tuple
         each = get_args(hints[field.name])[0] if many else None
         shown = {name: field.metadata[name] for name in ("help", "metavar")}
-        option = typer.Option(_flag(field.name), rich_help_panel=field.metadata["panel"], **shown)
+        flag = _flag(field.name)
+        if hints[field.name] is bool:  # a preset's or a picture's own can be taken back
+            flag += "/--no-" + flag.removeprefix("--")
+        option = typer.Option(flag, rich_help_panel=field.metadata["panel"], **shown)
         hint = list[float] if each is float else list[str] if many else hints[field.name]
         default: Any = field.default
         default = list(default) if many else default

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +16,7 @@ from .console import complain, interruptible, show_notices
 
 if TYPE_CHECKING:
     from ..batches.jobs import Job
+    from ..batches.report import Makers
 
 
 @app.command("batch")
@@ -59,50 +60,46 @@ def batch_command(
     tells of every picture; stdout gets the path of each one that was made.
     """
     with interruptible() as interrupted:
-        from ..batches import workers
-        from ..batches.manifest import Mistakes
-
         show_notices(quiet)
-        options = Options(**given)
-        try:
-            planned = _plan_jobs(contents or [], styles, options, given, folder, pairs, manifest, name)
-        except Mistakes as mistakes:
-            for line in mistakes.lines:
-                complain(line, 2)
-            raise
+        planned = _plan_jobs(contents or [], styles, given, folder, pairs, manifest, name)
         interrupted()  # from now on a signal ends it in order
-        if scheduler:
-            from ..batches.cluster import run_on_cluster
-
-            makers = partial(run_on_cluster, address=scheduler, stopped=interrupted, send=send_files)
-        else:
-            makers = partial(workers.run_locally, count=jobs or workers.default_count(), stopped=interrupted)
+        makers = _choose_makers(scheduler, send_files, jobs, interrupted)
         rows = _run(planned, makers, folder, retry_failed, quiet)
         if gallery:
             from ..batches.gallery import write_gallery
 
             write_gallery(planned, rows, folder / "gallery.html")
             logging.getLogger(__name__).info("the gallery is %s", folder / "gallery.html")
-        failed = [row for row in rows.values() if row["status"] == "failed"]
-        left = len(planned) - len(rows)
+        failed, left = [row for row in rows.values() if row["status"] == "failed"], len(planned) - len(rows)
         if number := interrupted():
             raise typer.Exit(complain(f"interrupted; {left} pictures are left; the same command goes on", 128 + number))
     if failed:
         raise typer.Exit(complain(f"{len(failed)} of {len(planned)} pictures failed: {folder / 'report.jsonl'}", 1))
 
 
+def _choose_makers(scheduler: str | None, send_files: bool, jobs: int, interrupted: "Callable[[], int]") -> "Makers":
+    if scheduler:
+        from ..batches.cluster import run_on_cluster
+
+        return partial(run_on_cluster, address=scheduler, stopped=interrupted, send=send_files)
+    from ..batches import workers
+
+    return partial(workers.run_locally, count=jobs or workers.default_count(), stopped=interrupted)
+
+
 def _plan_jobs(
     contents: list[Path],
     styles: str,
-    options: Options,
     given: dict[str, Any],
     folder: Path,
     pairs: bool,
     manifest: Path | None,
     name: str,
 ) -> "list[Job]":
-    from ..batches.manifest import combine, read_manifest
+    """The jobs; of mistakes in them each is a line on stderr, before the error is raised."""
+    from ..batches.manifest import Mistakes, combine, read_manifest
 
+    options = Options(**given)
     if manifest and (contents or styles):
         raise UsageError("a manifest tells contents and styles itself: give either --manifest or pictures")
     if not manifest and not (contents and styles):
@@ -111,13 +108,18 @@ def _plan_jobs(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{folder}: can't be made: {error.strerror or error}") from error
-    if manifest:
-        return read_manifest(manifest, given, folder, name)
-    paintings = [Path(style) for style in styles.split(BETWEEN)]
-    return combine(contents, paintings, options, folder, name, pairs=pairs)
+    try:
+        if manifest:
+            return read_manifest(manifest, given, folder, name)
+        paintings = [Path(style) for style in styles.split(BETWEEN)]
+        return combine(contents, paintings, options, folder, name, pairs=pairs)
+    except Mistakes as mistakes:
+        for line in mistakes.lines:
+            complain(line, 2)
+        raise
 
 
-def _run(planned: "Sequence[Job]", makers: Any, folder: Path, again: bool, quiet: bool) -> dict[str, Any]:
+def _run(planned: "Sequence[Job]", makers: "Makers", folder: Path, again: bool, quiet: bool) -> dict[str, Any]:
     from tqdm import tqdm
 
     from ..batches.report import run_jobs

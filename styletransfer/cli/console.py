@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,13 +66,17 @@ def progress_bar(options: Options, quiet: bool) -> "Iterator[Callable[[Step], No
     from tqdm import tqdm
 
     with tqdm(total=options.iterations, unit="it", disable=quiet or None, dynamic_ncols=True) as bar:
+        due = 0.0
 
         def show(step: "Step") -> None:
+            nonlocal due
             if step.iteration == 0:
                 bar.reset(total=step.max_iterations)
                 height, width = step.image.shape[2:]
                 bar.set_description_str(f"{step.network} {width}×{height}", refresh=False)
-            bar.set_postfix_str(f"loss {step.losses.total:.4g}", refresh=False)
+            if not bar.disable and time.monotonic() >= due:  # a GPU is made to wait only when something is shown
+                due = time.monotonic() + bar.mininterval
+                bar.set_postfix_str(f"loss {step.losses.total:.4g}", refresh=False)
             bar.update(step.iteration - bar.n)
 
         yield show

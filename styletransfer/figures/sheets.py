@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import UsageError
@@ -108,23 +110,21 @@ def paint_cells(
     """
     with tqdm(total=len(cells), unit="picture", disable=quiet or None, dynamic_ncols=True) as bar:
         for cell in cells:
-            curve, start = Curve(cell.label, [], [], []), time.monotonic()
+            seen, start = list[tuple[Tensor, float]](), time.monotonic()
 
-            def listen(step: Step, curve: Curve = curve, start: float = start) -> object:
+            def listen(step: Step, seen: Any = seen, start: float = start, label: str = cell.label) -> object:
                 if step.iteration == 0:  # of another network, or in another size: no loss to compare with
-                    for told in (curve.iterations, curve.losses, curve.seconds):
-                        told.clear()
-                bar.set_postfix_str(f"{curve.label}: iteration {step.iteration}")
-                curve.iterations.append(step.iteration)
-                curve.losses.append(step.losses.total)
-                curve.seconds.append(time.monotonic() - start)
+                    seen.clear()
+                bar.set_postfix_str(f"{label}: iteration {step.iteration}")
+                seen.append((step.terms, time.monotonic() - start))
                 return interrupted()
 
             result = stylize(cell.content, cell.style, cell.options, callback=listen)
             if result.stopped == "callback":
                 return
             bar.update()
-            yield cell, result, curve
+            losses = torch.stack([terms[0] for terms, _ in seen]).tolist()  # at once: reading makes a GPU wait
+            yield cell, result, Curve(cell.label, list(range(len(seen))), losses, [seconds for _, seconds in seen])
 
 
 def arrange(rows: Sequence[Sequence[tuple[str, Image.Image | None]]], height: int | None = None) -> Image.Image:

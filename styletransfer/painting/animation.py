@@ -10,7 +10,7 @@ from PIL import Image
 from ..errors import UsageError
 from ..files import write_atomically
 from ..optimizer import Step
-from ..pictures import check_distinct, check_folder, fit_size, to_pil
+from ..pictures import check_distinct, check_folder, fit_size, flatten_on_white, to_pil
 
 #: Longer side in pixels at most.
 LONGER = 640
@@ -49,9 +49,15 @@ class Animation:
             self._frames.append(_shrink(to_pil(step.image)))
 
     def save(self, last: Image.Image) -> None:
-        """Writes the animation with this picture at its end. Raises `StyleTransferError` if it can't be written."""
-        end = _shrink(last.convert("RGB"))
+        """Writes the animation with this picture, mode RGB or RGBA, at its end; transparent parts are white throughout.
+
+        Raises `StyleTransferError` if it can't be written.
+        """
+        end = _shrink(flatten_on_white(last))
         frames = [frame if frame.size == end.size else frame.resize(end.size) for frame in self._frames]
+        if last.mode == "RGBA":
+            alpha, white = _shrink(last.getchannel("A")), Image.new("RGB", end.size, "white")
+            frames = [Image.composite(frame, white, alpha) for frame in frames]
         write_atomically(self.path, _WRITERS[self.path.suffix.lower()]([*frames, end]))
 
 

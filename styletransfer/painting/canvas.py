@@ -1,57 +1,30 @@
-"""The canvas: the image that is optimised, a little larger than the picture on every side."""
+"""The canvas: the image that is optimised, from its start to the picture that is made of it."""
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..options import Options
 from ..pictures import Picture, color
-
-if TYPE_CHECKING:
-    from .job import Job, Scale
-
-#: Pixels by which the canvas is larger than the picture on every side: mirrored from the content, trimmed at the end.
-#: A pixel at the border is seen by fewer filters than others and comes out with nearly twice their contrast.
-BLEED = 4
-#: The same for seamless pictures, where it is what follows beyond the border, is seen and doesn't count. A multiple of
-#: 16, so that every position of every layer lies on one side of the border; those of conv5_1 see 70 pixels.
-SEAMLESS_BLEED = 48
+from .bleed import add_bleed
+from .job import Job, Scale
 
 
-def bleed_width(options: Options) -> int:
-    """Pixels by which the canvas is larger than the picture on every side."""
-    return SEAMLESS_BLEED if options.seamless else BLEED
-
-
-def add_bleed(image: Tensor, options: Options) -> Tensor:
-    """The canvas: an image 1×3×H×W with pixels more on every side, mirrored, or those of the opposite side."""
-    mode = "circular" if options.seamless else "reflect"
-    return torch.nn.functional.pad(image, (bleed_width(options),) * 4, mode=mode)
-
-
-def trim_bleed(canvas: Tensor, options: Options) -> Tensor:
-    """The image on a canvas."""
-    inner = slice(bleed_width(options), -bleed_width(options))
-    return canvas[..., inner, inner]
-
-
-def content_canvas(job: "Job", scale: "Scale") -> Tensor:
+def content_canvas(job: Job, scale: Scale) -> Tensor:
     """The content for the canvas of a scale, 1×3×H×W."""
     return add_bleed(job.inputs.content.resize(scale.content).tensor(), job.options).to(job.device)
 
 
-def mask_canvas(job: "Job", mask: Picture | None, scale: "Scale") -> Tensor | None:
+def mask_canvas(job: Job, mask: Picture | None, scale: Scale) -> Tensor | None:
     """A mask of the content for the canvas of a scale, 1×1×H×W; None without a mask."""
     if mask is None:
         return None
     return add_bleed(mask.resize(scale.content).tensor()[:, :1], job.options).to(job.device)
 
 
-def make_start(job: "Job") -> Tensor:
+def make_start(job: Job) -> Tensor:
     """The starting image 1×3×H×W of the coarsest scale: the content or the middle of another picture, and noise."""
     (width, height), options = job.scales[0].content, job.options
     share = 1.0 if options.init == "noise" else options.init_noise
@@ -82,7 +55,7 @@ def step_up(image: Tensor, content: Picture, size: tuple[int, int], *, seamless:
     return change.add_(content.resize(size).tensor()).clamp_(0, 1)
 
 
-def make_finisher(job: "Job", size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
+def make_finisher(job: Job, size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
     """What makes the picture of an image 1×3×H×W of the canvas, for one (width, height): with the content's chroma, the
     photograph where it stays."""
     given = job.originals

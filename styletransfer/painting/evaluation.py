@@ -5,7 +5,6 @@ A wrapper takes evaluate() and returns one that the optimiser can't tell from it
 
 import itertools
 import logging
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,15 +13,14 @@ from ..machine import hardware
 from ..network import Encoder, Tiling
 from ..objective import Evaluate, Objective, Region, Style
 from ..pictures import RegionInput, StyleInput
-from .canvas import SEAMLESS_BLEED, bleed_width, content_canvas, mask_canvas
-
-if TYPE_CHECKING:
-    from .job import Job, Scale
+from .bleed import SEAMLESS_BLEED, bleed_width
+from .canvas import content_canvas, mask_canvas
+from .job import Job, Scale
 
 log = logging.getLogger(__name__)
 
 
-def make_evaluate(job: "Job", encoder: Encoder, scale: "Scale", tiling: Tiling, image: Tensor, done: int) -> Evaluate:
+def make_evaluate(job: Job, encoder: Encoder, scale: Scale, tiling: Tiling, image: Tensor, done: int) -> Evaluate:
     """What the optimiser is to minimise on a scale.
 
     Args:
@@ -49,7 +47,7 @@ def make_evaluate(job: "Job", encoder: Encoder, scale: "Scale", tiling: Tiling, 
 # --- the objective -------------------------------------------------------------------------------------------------
 
 
-def make_objective(job: "Job", encoder: Encoder, scale: "Scale", tiling: Tiling) -> Objective:
+def make_objective(job: Job, encoder: Encoder, scale: Scale, tiling: Tiling) -> Objective:
     """The objective of a scale, evaluated in these parts."""
     options, device = job.options, job.device
 
@@ -73,7 +71,7 @@ def make_objective(job: "Job", encoder: Encoder, scale: "Scale", tiling: Tiling)
     )
 
 
-def _mask_and_share(job: "Job", region: RegionInput, scale: "Scale") -> tuple[Tensor | None, float | None]:
+def _mask_and_share(job: Job, region: RegionInput, scale: Scale) -> tuple[Tensor | None, float | None]:
     """The mask of a region, and its share if that isn't the mask's.
 
     Without what is kept: the rest alone is to have the style, and not so much more of it that the mean over both is

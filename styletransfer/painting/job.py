@@ -15,7 +15,7 @@ from ..network import Encoder, weights
 from ..optimizer import Step
 from ..options import Options
 from ..pictures import Inputs, Picture, Source, StyleInput, Styles, color, fit_size, read_inputs
-from .canvas import bleed_width
+from .bleed import bleed_width
 from .checkpoint import CheckpointWriter
 
 log = logging.getLogger(__name__)

@@ -16,8 +16,9 @@ from ..machine.plan import Plan, make_smaller_plan
 from ..objective import Losses
 from ..optimizer import InverseHessian, Step, minimize
 from ..options import LEARNING_RATES
-from .canvas import add_bleed, content_canvas, make_finisher, make_start, step_up, trim_bleed
-from .checkpoint import Checkpoint
+from .bleed import add_bleed, trim_bleed
+from .canvas import content_canvas, make_finisher, make_start, step_up
+from .checkpoint import Checkpoint, CheckpointWriter
 from .evaluation import make_evaluate
 from .job import Job, Network, Scale
 from .planning import find_needs, plan_scale
@@ -179,16 +180,15 @@ class Painting:
                 run.stopped = "time"
             writer = self.job.writer
             if writer and run.stopped != "diverged" and writer.is_due(last=asked):
-                self._write_checkpoint(step)
+                self._save_progress(writer, step)
             run.stopped = "callback" if asked else run.stopped
             if run.stopped:
                 return
 
-    def _write_checkpoint(self, step: Step) -> None:
+    def _save_progress(self, writer: CheckpointWriter, step: Step) -> None:
         seconds, state = self._clock.spent, step.state()
         now = Progress(self.runs, self._plan, self.recoveries, seconds, step.image, self.image, state)
-        assert self.job.writer
-        self.job.writer.write(now.described(), now.tensors())
+        writer.write(now.described(), now.tensors())
 
     def _steps(self, network: Network, run: Run) -> Iterator[Step]:
         """The optimiser's steps that follow those done. When memory runs out they go on from the last one, in smaller
@@ -214,9 +214,8 @@ class Painting:
     def _minimize(self, network: Network, scale: Scale, done: int) -> Iterator[Step]:
         evaluate = make_evaluate(self.job, network.encoder, scale, self._plan.tiling, self._last, done)
         state, self._state = self._state, {}
-        options = self.job.options
-        rate = options.learning_rate
-        return minimize(evaluate, self._last, options.optimizer, rate, curvature=self._curvature, state=state)
+        name, rate = self.job.options.optimizer, self.job.options.learning_rate
+        return minimize(evaluate, self._last, name, rate, curvature=self._curvature, state=state)
 
     def _recover(self, run: Run) -> bool:
         """After the loss was not finite: back to the best picture, and on from there more carefully, if that can be."""

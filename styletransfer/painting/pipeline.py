@@ -64,14 +64,17 @@ def stylize(
             job = dataclasses.replace(job, writer=writer)
         painting = Painting(job, saved)
         painting.paint()
-        runs, size, model = painting.runs, job.scales[-1].content, job.networks[-1].name
-        content_picture, image = job.inputs.content, painting.picture
-        if runs[-1].scale != job.scales[-1]:
-            image = step_up(image, content_picture, size, seamless=options.seamless)
-        image = make_finisher(job, size)(image.clamp(0, 1).to(job.device)).cpu()
-    last = runs[-1]
+        return _make_result(painting, job, path)
+
+
+def _make_result(painting: Painting, job: Job, checkpoint: Path | None) -> Result:
+    runs, size, model = painting.runs, job.scales[-1].content, job.networks[-1].name
+    content, image, last = job.inputs.content, painting.picture, runs[-1]
+    if last.scale != job.scales[-1]:
+        image = step_up(image, content, size, seamless=job.options.seamless)
+    image = make_finisher(job, size)(image.clamp(0, 1).to(job.device)).cpu()
     if last.stopped == "callback" and job.writer and job.writer.spares:
-        path = None  # it is another run's
+        checkpoint = None  # it is another run's
     return Result(
         tensor=image,
         losses=last.losses,
@@ -79,16 +82,16 @@ def stylize(
         best_iteration=last.best,
         warm_start_iterations=sum(run.iterations for run in runs if run.network != model),
         scales=[(*run.scale.content, run.iterations) for run in runs if run.network == model],
-        options=options,
+        options=job.options,
         model=model,
         device=str(job.device),
         stopped=last.stopped,
-        seconds=time.monotonic() - start,
+        seconds=time.monotonic() - job.start,
         peak_memory_bytes=hardware.peak_memory(job.device),
-        alpha=content_picture.resize(size).alpha,
+        alpha=content.resize(size).alpha,
         inputs=job.inputs.names,
         digest=job.originals.digest,
-        checkpoint=path,
+        checkpoint=checkpoint,
     )
 
 

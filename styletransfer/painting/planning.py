@@ -3,7 +3,7 @@
 from ..machine import hardware, ranks
 from ..machine.plan import Needs, Plan, make_plan
 from ..optimizer import HISTORY
-from .canvas import bleed_width
+from .bleed import bleed_width
 from .job import Job, Scale
 
 
