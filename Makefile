@@ -23,14 +23,14 @@ test: $(READY)
 	$(BIN)/python -m pytest
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 0
 
 test-gpu: $(READY)
-	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m pytest -m gpu -n 0
 
 # Random damage to files, a minute of each kind; longer with FUZZ_SECONDS=3600.
 fuzz: $(READY)
-	$(BIN)/python -m pytest -m fuzz -s $(ARGS)
+	$(BIN)/python -m pytest -m fuzz -n 0 -s $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """Pictures and weights that the tests share; everything is made here or ships with the project."""
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from PIL import Image
 from styletransfer.network import weights
 from styletransfer.options import LAYERS
 
-# Tiny convolutions on several threads of a busy machine wait for each other most of the time.
-torch.set_num_threads(1)
+# Tiny convolutions on several threads of a busy machine wait for each other most of the time. Processes that tests
+# start keep to it too. `OMP_NUM_THREADS=4 make test` is another number.
+torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 

@@ -1,5 +1,6 @@
 """Runs that are interrupted, killed and resumed, against the same runs left alone."""
 
+import dataclasses
 import logging
 import shlex
 import shutil
@@ -15,6 +16,7 @@ from PIL import Image
 
 from styletransfer import Options, StyleTransferError, UsageError, stylize
 from styletransfer.files import atomic_write
+from styletransfer.optimizer import Step
 from styletransfer.painting import checkpoint_path, progress
 
 SMALL = Options(iterations=30, model="vgg19-lite", checkpoint_every="0")
@@ -27,30 +29,42 @@ SMALL = Options(iterations=30, model="vgg19-lite", checkpoint_every="0")
         *({"optimizer": "sgd"}, {"optimizer": "rmsprop", "jitter": 0.1}, {"optimizer": "adagrad", "l2": 1.0}),
     ],
 )
-@pytest.mark.parametrize("stop", [1, 7, 21, 31, 33, 50])
-def test_resumed_wherever_it_was_stopped_a_run_gives_the_same_picture(
-    content_path: Path, style_path: Path, tmp_path: Path, large_network: Path, changes: dict[str, str], stop: int
+def test_gone_on_with_from_any_checkpoint_a_run_gives_the_same_picture(
+    content_path: Path, style_path: Path, tmp_path: Path, large_network: Path, changes: dict[str, object]
 ) -> None:
-    options: dict[str, str] = {k: v for k, v in changes.items() if k != "large"}
+    """One run left alone, whose checkpoint is copied after some of its steps, as if it had been killed there."""
+    options = {k: v for k, v in changes.items() if k != "large"}
     if "large" in changes:
-        options |= {"weights": str(large_network), "iterations": 20}  # type: ignore[dict-item]
-    alone = stylize(content_path, style_path, SMALL, **options)
-    path, seen = tmp_path / "state", []
-    stylize(
-        content_path,
-        style_path,
-        SMALL,
-        checkpoint=path,
-        callback=lambda s: seen.append(s) or len(seen) >= stop,
-        **options,
-    )
-    assert path.exists()
-    resumed = stylize(content_path, style_path, SMALL, checkpoint=path, resume=True, **options)
-    assert torch.equal(resumed.tensor, alone.tensor)
-    assert resumed.losses == alone.losses and resumed.scales == alone.scales
-    assert (resumed.stopped, resumed.best_iteration) == (alone.stopped, alone.best_iteration)
-    resumed.save(tmp_path / "a.png")
-    assert not path.exists()
+        options |= {"weights": str(large_network), "iterations": 12}
+    path, seen, copies = tmp_path / "state", [], list[Path]()
+
+    def copy(step: Step) -> None:
+        if len(seen) in (1, 7, 13, 21, 30, 33, 40):
+            copies.append(Path(shutil.copy(path, tmp_path / f"{len(seen)}")))  # of the step before
+        seen.append(step.iteration)
+
+    alone = stylize(content_path, style_path, SMALL, checkpoint=path, callback=copy, **options)
+    assert len(copies) >= 4
+    for copied in copies:
+        resumed = stylize(content_path, style_path, SMALL, checkpoint=copied, resume=True, **options)
+        assert torch.equal(resumed.tensor, alone.tensor)
+        assert resumed.losses == alone.losses and resumed.scales == alone.scales
+        assert (resumed.stopped, resumed.best_iteration) == (alone.stopped, alone.best_iteration)
+        resumed.save(tmp_path / "a.png")
+        assert not copied.exists()
+
+
+@pytest.mark.parametrize("stop", [7, 13, 20])
+def test_gone_on_with_where_it_was_stopped_a_run_gives_the_same_picture(
+    content_path: Path, style_path: Path, tmp_path: Path, large_network: Path, stop: int
+) -> None:
+    """Stopped while the small network was at work, as it had ended, and afterwards."""
+    options = dataclasses.replace(SMALL, weights=str(large_network), iterations=12)
+    path, seen = tmp_path / "state", list[Step]()
+    alone = stylize(content_path, style_path, options)
+    stylize(content_path, style_path, options, checkpoint=path, callback=lambda s: seen.append(s) or len(seen) >= stop)
+    resumed = stylize(content_path, style_path, options, checkpoint=path, resume=True)
+    assert torch.equal(resumed.tensor, alone.tensor) and resumed.losses == alone.losses
 
 
 def test_without_the_optimisers_memory_it_goes_on_all_the_same(
@@ -99,8 +113,16 @@ def test_where_no_checkpoint_can_be_written_the_run_goes_on(
 
 
 def command(content: Path, style: Path, *more: str) -> list[str]:
-    fixed = "--size 256 --enlarge --iterations 80 --model vgg19-lite --checkpoint-every 0 --device cpu"
+    fixed = "--size 160 --enlarge --iterations 40 --model vgg19-lite --checkpoint-every 0 --device cpu"
     return [sys.executable, "-m", "styletransfer", str(content), str(style), *shlex.split(fixed), *more]
+
+
+@pytest.fixture(scope="module")
+def left_alone(content_path: Path, style_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The picture of the command, whose run nobody disturbed."""
+    picture = tmp_path_factory.mktemp("alone") / "picture.png"
+    subprocess.run([*command(content_path, style_path), "-o", str(picture)], check=True, capture_output=True)
+    return picture
 
 
 def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
@@ -112,10 +134,9 @@ def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
 
 @pytest.mark.parametrize(("number", "code"), [("SIGKILL", -9), ("SIGTERM", 143), ("SIGINT", 130)])
 def test_a_process_that_is_stopped_can_be_resumed(
-    content_path: Path, style_path: Path, tmp_path: Path, number: str, code: int
+    content_path: Path, style_path: Path, tmp_path: Path, left_alone: Path, number: str, code: int
 ) -> None:
-    alone, picture = tmp_path / "alone.png", tmp_path / "picture.png"
-    subprocess.run([*command(content_path, style_path), "-o", str(alone)], check=True, capture_output=True)
+    picture = tmp_path / "picture.png"
     with subprocess.Popen(
         [*command(content_path, style_path), "-o", str(picture)], stderr=subprocess.PIPE, text=True
     ) as process:
@@ -123,13 +144,13 @@ def test_a_process_that_is_stopped_can_be_resumed(
         process.send_signal(getattr(signal, number))
         _, told = process.communicate(timeout=60)
     assert process.returncode == code
-    assert sorted(p.name for p in tmp_path.iterdir() if p != picture) == [".picture.png.checkpoint", "alone.png"]
+    assert sorted(p.name for p in tmp_path.iterdir() if p != picture) == [".picture.png.checkpoint"]
     if code > 0:
         assert f"the picture so far is {picture}; to go on: styletransfer resume {picture}" in told
-        assert Image.open(picture).size == Image.open(alone).size
+        assert Image.open(picture).size == Image.open(left_alone).size
     resumed = [sys.executable, "-m", "styletransfer", "resume", str(picture)]
     subprocess.run(resumed, check=True, capture_output=True, cwd="/")
-    assert picture.read_bytes() == alone.read_bytes()
+    assert picture.read_bytes() == left_alone.read_bytes()
     assert not checkpoint_path(picture).exists()
     again = subprocess.run(resumed, capture_output=True, text=True)
     assert again.returncode == 2 and "there is no checkpoint" in again.stderr
@@ -170,13 +191,13 @@ def test_what_a_full_disk_doesnt_take_is_saved_elsewhere(content_path: Path, sty
     (here / "out.png").write_bytes(b"another picture")
     target = folder / "out.png"
     code, told, left = in_a_small_file_system(
-        folder, "size=64k", [*command(content_path, style_path), "-o", str(target)], here
+        folder, "size=16k", [*command(content_path, style_path), "-o", str(target)], here
     )
     assert code == 1 and left == []
     warning, error = [line for line in told.splitlines() if "No space left" in line]
     assert "the run goes on without a checkpoint" in warning
     assert error.endswith(f"the picture is {here / 'out-1.png'}")
-    assert Image.open(here / "out-1.png").size == (256, 205)
+    assert Image.open(here / "out-1.png").size == (160, 128)
     assert (here / "out.png").read_bytes() == b"another picture"
 
 
@@ -200,4 +221,4 @@ def test_a_folder_that_goes_away_takes_no_picture_with_it(content_path: Path, st
         out, told = process.communicate(timeout=60)
     assert process.returncode == 1 and out == f"{here / 'out.png'}\n"
     assert f"the picture is {here / 'out.png'}" in told and "Traceback" not in told
-    assert Image.open(here / "out.png").size == (256, 205)
+    assert Image.open(here / "out.png").size == (160, 128)

@@ -120,7 +120,7 @@ class _Worker(threading.Thread):
 
 
 def _start_process(number: int, count: int) -> "subprocess.Popen[str]":
-    threads = max(1, hardware.available_cpus() // count)
+    threads = max(1, min(int(os.environ.get("OMP_NUM_THREADS") or 1024), hardware.available_cpus() // count))
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), _NUMBER: str(number), WORKERS: str(count)}
     command = [sys.executable, "-m", __package__]
     # A group of its own: the terminal's Ctrl-C goes to the process that started it, which then ends it in order.
