@@ -25,7 +25,7 @@ SMALL = Options(iterations=30, model="vgg19-lite", checkpoint_every="0")
 @pytest.mark.parametrize(
     "changes",
     [
-        *({}, {"optimizer": "adam"}, {"scales": "2"}, {"precision": "fp32"}, {"large": True}),
+        *({}, {"optimizer": "adam"}, {"scales": "2", "precision": "fp32"}, {"large": True}),
         *({"optimizer": "sgd"}, {"optimizer": "rmsprop", "jitter": 0.1}, {"optimizer": "adagrad", "l2": 1.0}),
     ],
 )
@@ -39,12 +39,12 @@ def test_gone_on_with_from_any_checkpoint_a_run_gives_the_same_picture(
     path, seen, copies = tmp_path / "state", [], list[Path]()
 
     def copy(step: Step) -> None:
-        if len(seen) in (1, 7, 13, 21, 30, 33, 40):
+        if len(seen) in (1, 13, 20, 33, 40):
             copies.append(Path(shutil.copy(path, tmp_path / f"{len(seen)}")))  # of the step before
         seen.append(step.iteration)
 
     alone = stylize(content_path, style_path, SMALL, checkpoint=path, callback=copy, **options)
-    assert len(copies) >= 4
+    assert len(copies) >= 3
     for copied in copies:
         resumed = stylize(content_path, style_path, SMALL, checkpoint=copied, resume=True, **options)
         assert torch.equal(resumed.tensor, alone.tensor)

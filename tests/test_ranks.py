@@ -32,13 +32,10 @@ def command(processes: int, *arguments: object) -> list[str]:
 
 
 @torchrun
-@pytest.mark.parametrize("processes", [2, 4])
-def test_they_make_the_same_picture_as_one(
-    processes: int, content_path: Path, style_path: Path, tmp_path: Path
-) -> None:
+def test_they_make_the_same_picture_as_one(content_path: Path, style_path: Path, tmp_path: Path) -> None:
     one = [sys.executable, "-m", "styletransfer", content_path, style_path, *OPTIONS, "-o", tmp_path / "one.png"]
     alone = subprocess.run(one, capture_output=True, text=True, check=True)
-    many = command(processes, content_path, style_path, *OPTIONS, "-o", tmp_path / "many.png")
+    many = command(4, content_path, style_path, *OPTIONS, "-o", tmp_path / "many.png")
     done = subprocess.run(many, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     expected, result = json.loads(alone.stdout), json.loads(done.stdout)  # one of them speaks
@@ -51,7 +48,7 @@ def test_they_make_the_same_picture_as_one(
 def test_when_one_is_killed_all_end_with_a_line_that_says_so_and_one_can_go_on(
     content_path: Path, style_path: Path, tmp_path: Path
 ) -> None:
-    options = shlex.split("--size 320 --enlarge --iterations 60 --scales 1 --model vgg19-lite --checkpoint-every 0")
+    options = shlex.split("--size 200 --enlarge --iterations 40 --scales 1 --model vgg19-lite --checkpoint-every 0")
     process = subprocess.Popen(
         command(2, content_path, style_path, *options, "--device", "cpu", "-o", tmp_path / "out.png"),
         stdout=subprocess.PIPE,
@@ -74,5 +71,5 @@ def test_when_one_is_killed_all_end_with_a_line_that_says_so_and_one_can_go_on(
 
     resume = [sys.executable, "-m", "styletransfer", "resume", tmp_path / "out.png", "--json"]
     done = subprocess.run(resume, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)["iterations"] == 60 and "going on after" in done.stderr
-    assert Image.open(tmp_path / "out.png").size == (320, 256)
+    assert json.loads(done.stdout)["iterations"] == 40 and "going on after" in done.stderr
+    assert Image.open(tmp_path / "out.png").size == (200, 160)
