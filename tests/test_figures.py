@@ -61,7 +61,7 @@ def test_a_sweep_is_the_single_pictures_side_by_side(
 def test_a_sweep_over_one_option_shows_the_inputs_and_its_curves(
     content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = "--optimizer lbfgs adam sgd --iterations 30 --curves curves.svg -q"
+    options = "--optimizer lbfgs adam sgd --iterations 15 --curves curves.svg -q"
     for name in ("a.png", "b.png"):
         sweep = ("sweep", content_path, style_path, *LITE, *shlex.split(options), "-o", name)
         assert run(*sweep, capsys=capsys) == (0, f"{name}\n", "")
@@ -123,7 +123,7 @@ def test_a_sweep_that_is_interrupted_leaves_what_was_made(content_path: Path, st
 @pytest.mark.parametrize("kind", ["content", "style"])
 def test_reconstructions_have_what_their_layer_knows(content_path: Path, here: Path, kind: str) -> None:
     layers = ("conv1_1", "conv2_1", "conv3_1")
-    cells = sheets.reconstruction(content_path, layers, kind, Options(model="vgg19-lite", iterations=150))
+    cells = sheets.reconstruction(content_path, layers, kind, Options(model="vgg19-lite", iterations=100))
     encoder = Encoder(weights.load_model("vgg19-lite")[1], layers)
     of_picture, noise = encoder(pictures.read_picture(content_path).tensor()), None
     assert len(cells) == 3

@@ -76,7 +76,7 @@ def test_a_folder_is_all_its_pictures(files: dict[str, Path], tmp_path: Path) ->
         stylize(files["photo"], tmp_path / "empty", SMALL)
 
 
-@pytest.mark.parametrize("options", [{}, {"tile": "32"}, {"scales": "2"}, {"init": "noise"}, {"optimizer": "adam"}])
+@pytest.mark.parametrize("options", [{}, {"tile": "64"}, {"scales": "2"}, {"init": "noise"}, {"optimizer": "adam"}])
 def test_what_is_kept_is_the_photograph_to_the_last_bit(
     files: dict[str, Path], tmp_path: Path, options: dict[str, str]
 ) -> None:

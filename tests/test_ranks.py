@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_cli import run
 
 from styletransfer.painting import checkpoint_path
 
@@ -32,13 +33,15 @@ def command(processes: int, *arguments: object) -> list[str]:
 
 
 @torchrun
-def test_they_make_the_same_picture_as_one(content_path: Path, style_path: Path, tmp_path: Path) -> None:
-    one = [sys.executable, "-m", "styletransfer", content_path, style_path, *OPTIONS, "-o", tmp_path / "one.png"]
-    alone = subprocess.run(one, capture_output=True, text=True, check=True)
-    many = command(4, content_path, style_path, *OPTIONS, "-o", tmp_path / "many.png")
+def test_they_make_the_same_picture_as_one(
+    content_path: Path, style_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, alone, _ = run(content_path, style_path, *OPTIONS, "-o", tmp_path / "one.png", capsys=capsys)
+    assert code == 0
+    many = command(3, content_path, style_path, *OPTIONS, "-o", tmp_path / "many.png")
     done = subprocess.run(many, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    expected, result = json.loads(alone.stdout), json.loads(done.stdout)  # one of them speaks
+    expected, result = json.loads(alone), json.loads(done.stdout)  # one of them speaks
     assert result["loss"]["total"] == pytest.approx(expected["loss"]["total"], rel=1e-4)
     pictures = [np.asarray(Image.open(tmp_path / name)).astype(int) for name in ("one.png", "many.png")]
     assert abs(pictures[0] - pictures[1]).max() <= 2
