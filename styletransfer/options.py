@@ -63,63 +63,66 @@ class Options:
     Only the ratio alpha / beta matters for the picture (Gatys et al. 2016, eq. 7 and fig. 4).
     """
 
-    size: int = _common(512, "Longer side in pixels; a smaller content picture keeps its own size.", minimum=16)
+    size: int = _common(512, "Longer side in pixels; a smaller content picture keeps its size.", minimum=16)
     enlarge: bool = _picture(False, "Enlarge a content picture smaller than --size.")
     bit_depth: int = _picture(8, "Bits per channel of the output: 8, or 16 for PNG and TIFF.")
-    max_pixels: int = _picture(179_000_000, "Refuse pictures with more pixels: files can lie.", minimum=1)
+    max_pixels: int = _picture(179_000_000, "Refuse larger input pictures: a small file can claim any size.", minimum=1)
 
     alpha: float = _style(1.0, "Content weight.", minimum=0)
     beta: float = _common(
-        1e3, "Style weight: with 1e4 all is style, with 10 nearly all photo. Only alpha/beta counts.", minimum=0
+        1e3, "Style weight: 1e4 is all style, 10 nearly all photo. Only alpha/beta matters.", minimum=0
     )
     content_layers: tuple[str, ...] = _style(
-        ("conv4_2",), "Content layer, NAME or NAME=WEIGHT; several with commas between.", flag="--content-layer"
+        ("conv4_2",), "Content layers, comma-separated: NAME or NAME=WEIGHT.", flag="--content-layer"
     )
     style_layers: tuple[str, ...] = _style(
         _PAPERS_STYLE_LAYERS,
-        "Style layer, NAME or NAME=WEIGHT; several with commas between.",
+        "Style layers, comma-separated: NAME or NAME=WEIGHT.",
         flag="--style-layer",
     )
     pooling: Literal["avg", "max", "l2"] = _style("avg", "Pooling of the network; the paper's choice is avg.")
     style_scale: float = _common(
-        1.0, "Size of strokes: that of the style picture by that of the content.", minimum=0.001
+        1.0, "Size of the style picture relative to the content: sets the size of strokes.", minimum=0.001
     )
     style_weight: tuple[float, ...] = _style((), "Weight of each of several styles, in order; repeatable.", minimum=0)
     mask: tuple[tuple[str, str], ...] = _style(
-        (), "CONTENT_MASK STYLE_MASK: white parts get the style of white parts (- for all); repeatable."
+        (), "CONTENT_MASK STYLE_MASK: the white region gets the style of the white region (- for all); repeatable."
     )
-    keep: str | None = _style(None, "A mask: the photograph stays as it is where this picture is white.")
+    keep: str | None = _style(None, "A mask: the photograph stays unchanged where it is white.")
     color: Literal["style", "content", "luminance"] = _common(
         "style",
-        "Colours: style, content (like the photo's), or luminance (the photo's; only light and dark are painted).",
+        "Colours: style, content (like the photo's), or luminance (the photo's; only lightness is painted).",
         metavar="WHOSE",
     )
     tv: float = _style(0.0, "Weight of the total variation, which smooths; try 100 to 1000.", minimum=0)
     l1: float = _style(0.0, "Weight of the mean absolute change from the photo; try 100 to 1000.", minimum=0)
     l2: float = _style(0.0, "Weight of the mean squared change from the photo; try 1000 to 10000.", minimum=0)
-    seamless: bool = _picture(False, "Opposite borders fit together, as for tiles and wallpaper.")
+    seamless: bool = _picture(False, "Make opposite borders fit together, as for tiles and wallpaper.")
 
     optimizer: Literal["lbfgs", "adam", "rmsprop", "adagrad", "sgd"] = _optimisation(
-        "lbfgs", "L-BFGS, or others to compare it with; sgd has momentum."
+        "lbfgs", "L-BFGS, or others for comparison; sgd has momentum."
     )
-    iterations: int = _optimisation(500, "Iterations at most; it ends when nothing visible changes.", minimum=0)
-    time: str = _optimisation("off", "The best picture within so long, as 90s, 5m or 2h; or off.")
+    iterations: int = _optimisation(
+        500, "Maximum number of iterations; a run ends earlier when the loss has settled.", minimum=0
+    )
+    time: str = _optimisation("off", "Time limit, such as 90s, 5m or 2h, for the best picture by then; or off.")
     checkpoint_every: str = _optimisation(
-        "30", "Seconds between checkpoints, by which an interrupted run can go on (styletransfer resume); or off."
+        "30", "Seconds between checkpoints, for styletransfer resume after an interruption; or off."
     )
-    scales: str = _optimisation(
-        "auto", "Number of sizes to work through, each twice the last; auto: from 384…768 px up."
-    )
+    scales: str = _optimisation("auto", "Number of sizes, each twice the last; auto: from 384…768 px up.")
     learning_rate: float | None = _optimisation(
         None,
-        "Step in values 0…1; if not given: " + ", ".join(f"{name} {rate:g}" for name, rate in LEARNING_RATES.items()),
+        "Step size, in pixel values 0…1; by default: "
+        + ", ".join(f"{name} {rate:g}" for name, rate in LEARNING_RATES.items()),
         minimum=0,
     )
     jitter: float = _optimisation(
-        0.0, "Noise added anew to what the network sees each time, 0…1; not with lbfgs.", minimum=0
+        0.0, "Noise added to the network's input in each iteration, 0…1; not with lbfgs.", minimum=0
     )
-    init: str = _optimisation("content", "Where to start: content, style, noise, or the path of a picture.")
-    init_noise: float = _optimisation(0.0, "Share of noise in the start, 0…1: with it, every seed another picture.")
+    init: str = _optimisation("content", "Starting image: content, style, noise, or the path of a picture.")
+    init_noise: float = _optimisation(
+        0.0, "Share of noise in the starting image, 0…1: with it, each seed gives another picture."
+    )
     seed: int = _optimisation(0, "Seed of the noise.", minimum=0)
 
     model: Literal["auto", "vgg19", "vgg19-lite"] = _network(
@@ -127,16 +130,18 @@ class Options:
     )
     weights: str | None = _network(None, "A file with VGG-19's weights, instead of --model.")
     preprocessing: Literal["auto", "torchvision", "caffe", "rgb"] = _network(
-        "auto", "What --weights expect: torchvision, caffe (BGR 0…255), rgb (0…1), or auto: told by keys and name."
+        "auto", "What --weights expect: torchvision, caffe (BGR 0…255), rgb (0…1), or auto: by keys and name."
     )
-    warm_start: Literal["auto", "off"] = _network("auto", "auto: the quick vgg19-lite first, VGG-19 to finish.")
+    warm_start: Literal["auto", "off"] = _network(
+        "auto", "auto: start VGG-19 from the result of the fast vgg19-lite; or off."
+    )
     device: str = _network("auto", "auto, cpu, cuda, cuda:N or mps.")
     precision: Literal["auto", "fp32", "bf16", "tf32"] = _network(
-        "auto", "Of the network: auto is the fastest that makes no visible difference."
+        "auto", "Precision of the network; auto is the fastest without a visible difference."
     )
 
-    deterministic: bool = _network(False, "On CUDA: the same bytes every time, more slowly. A CPU always gives them.")
-    tile: str = _network("auto", "auto: whole or in parts, as memory allows; off; or PIXELS: in parts so wide.")
+    deterministic: bool = _network(False, "On CUDA: the same bytes every time, but slower. A CPU always gives them.")
+    tile: str = _network("auto", "auto: whole or in parts, as memory allows; off: whole; PIXELS: parts of this width.")
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -151,9 +156,11 @@ class Options:
         if self.bit_depth not in (8, 16):
             raise UsageError(f"bit_depth is {self.bit_depth}; it can be 8 or 16")
         if self.optimizer == "lbfgs" and self.learning_rate is not None:
-            raise UsageError("learning_rate is Adam's and others'; L-BFGS finds its own steps (use --optimizer adam)")
+            raise UsageError("learning_rate doesn't apply to L-BFGS, which finds its own steps (use --optimizer adam)")
         if self.optimizer == "lbfgs" and self.jitter:
-            raise UsageError("jitter makes every loss another; L-BFGS needs the same one (use --optimizer adam)")
+            raise UsageError(
+                "jitter changes the loss in every iteration, which L-BFGS can't use (use --optimizer adam)"
+            )
         _ = self.seconds  # can be read
         _check_number("checkpoint_every", self.checkpoint_every, "off", least=0)
         _check_number("scales", self.scales, "auto", least=1)

@@ -130,8 +130,8 @@ def test_pairs_patterns_and_names(albums: Path, capsys: pytest.CaptureFixture[st
         ("photos --styles paintings --beta -1", "beta"),
         ("photos --styles paintings -o photos/a.png", "can't be made"),
         ("--manifest nowhere.csv", "nowhere.csv"),
-        ("photos --styles paintings -o photos", "be inputs the next time"),
-        ("'photos/*.png' --styles paintings -o photos", "be inputs the next time"),
+        ("photos --styles paintings -o photos", "as inputs too"),
+        ("'photos/*.png' --styles paintings -o photos", "as inputs too"),
         ("photos --styles paintings --keep nowhere.png", "nowhere.png: no such file"),
         (f"photos --styles {'x' * 5000}", "no such file"),
     ],
@@ -343,7 +343,7 @@ def test_ctrl_c_ends_a_batch_in_order(albums: Path) -> None:
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "left; the same command goes on" in err and "Traceback" not in err
+    assert process.returncode == 130 and "left; run the same command to continue" in err and "Traceback" not in err
 
 
 def test_the_gallery_is_one_page_with_everything_in_it(albums: Path) -> None:

@@ -114,7 +114,7 @@ def test_where_no_checkpoint_can_be_written_the_run_goes_on(
     caplog.set_level(logging.WARNING)
     result = stylize(content_path, style_path, SMALL, checkpoint=tmp_path / "missing" / "state")
     assert result.stopped == "iterations"
-    assert len(caplog.records) == 1 and "goes on without" in caplog.text
+    assert len(caplog.records) == 1 and "continues without" in caplog.text
 
 
 def command(content: Path, style: Path, output: Path) -> list[str]:
@@ -157,7 +157,7 @@ def test_a_process_that_is_stopped_can_be_resumed(
     assert process.returncode == code
     assert sorted(p.name for p in here.iterdir() if p != picture) == [".picture.png.checkpoint"]
     if code > 0:
-        assert f"the picture so far is {picture}; to go on: styletransfer resume {picture}" in told
+        assert f"the picture so far is {picture}; to resume: styletransfer resume {picture}" in told
         assert Image.open(picture).size == Image.open(left_alone).size
     os.chdir("/")  # from anywhere
     assert run("resume", picture, capsys=capsys)[0] == 0
@@ -206,7 +206,7 @@ def test_what_a_full_disk_doesnt_take_is_saved_elsewhere(content_path: Path, sty
     )
     assert code == 1 and left == []
     warning, error = [line for line in told.splitlines() if "No space left" in line]
-    assert "the run goes on without a checkpoint" in warning
+    assert "the run continues without a checkpoint" in warning
     assert error.endswith(f"the picture is {here / 'out-1.png'}")
     assert Image.open(here / "out-1.png").size == (128, 102)
     assert (here / "out.png").read_bytes() == b"another picture"

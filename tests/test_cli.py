@@ -169,7 +169,7 @@ def broken_pictures(folder: Path) -> dict[str, Path]:
         ("text.jpg", 1, "not a picture"),
         ("empty.jpg", 1, "not a picture"),
         ("cut.jpg", 1, "truncated"),
-        ("huge.png", 1, "too large"),
+        ("huge.png", 1, "more than --max-pixels"),
         ("dot.png", 2, "conv5_1 needs 16"),
         ("line.png", 2, "conv5_1 needs 16"),
     ],
@@ -362,7 +362,11 @@ def test_again_finds_inputs_beside_the_picture_and_says_which_it_does_not(
     (here / "paint.png").write_bytes(style_path.read_bytes())
     assert run("again", folder / "a.png", "-q", capsys=capsys) == (0, "a_again.png\n", "")
     assert (here / "a_again.png").read_bytes() == (folder / "a.png").read_bytes()
-    for picture, said in ((content_path, "doesn't tell"), (here / "none.png", "no such file"), (folder, "a folder")):
+    for picture, said in (
+        (content_path, "no embedded settings"),
+        (here / "none.png", "no such file"),
+        (folder, "a folder"),
+    ):
         code, out, err = run("again", picture, capsys=capsys)
         assert (code, out, err.count("\n")) == (2, "", 1) and said in err
 

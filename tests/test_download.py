@@ -238,7 +238,7 @@ def test_a_wrong_hash_leaves_neither_file_nor_part(server: Server, target: Path,
 @pytest.mark.parametrize("code", [401, 403, 404, 410])
 def test_what_the_server_refuses_is_said_at_once(server: Server, target: Path, code: int) -> None:
     server.troubles = [str(code)]
-    fails(server, target, f"the server says .*{code}.*bring the file from elsewhere as {re.escape(str(target))}")
+    fails(server, target, f"the server says .*{code}.*copy the file from elsewhere to {re.escape(str(target))}")
     assert server.asked == [None]
 
 
@@ -293,7 +293,7 @@ def test_without_a_server_the_error_comes_soon_and_says_what_to_do(target: Path)
         url = f"http://127.0.0.1:{free.getsockname()[1]}/weights.pth"
     part = part_of(target, CONTENT[:1000])
     start = time.monotonic()
-    with pytest.raises(StyleTransferError, match=r"try again later.*or bring the file from elsewhere") as caught:
+    with pytest.raises(StyleTransferError, match=r"try again later.*or copy the file from elsewhere") as caught:
         download(url, target, DIGEST)
     assert time.monotonic() - start < 2
     assert url in str(caught.value)

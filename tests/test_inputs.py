@@ -122,7 +122,7 @@ def test_the_mask_of_a_style_says_what_of_it_counts(files: dict[str, Path], tmp_
         (["red", "blue"], {"style_weight": (0.0, 0.0)}, "all 0"),
         (["red"], {"style_weight": (-1.0,)}, "style_weight"),
         (["red", "blue"], {"mask": (("left", "-"),)}, "1 masks, but 2 styles"),
-        (["red"], {"mask": (("black", "-"),)}, "black all over"),
+        (["red"], {"mask": (("black", "-"),)}, "all black"),
         (["red"], {"mask": (("left", "nowhere"),)}, "no such file"),
         (["red"], {"keep": "nowhere"}, "no such file"),
         ([], {}, "no style"),

@@ -55,7 +55,7 @@ def test_layer_weights_are_relative_and_sum_to_one() -> None:
         ({"time": "nan"}, "90s, 5m, 2h"),
         ({"model": "vgg16"}, "vgg19"),
         ({"bit_depth": 12}, "8 or 16"),
-        ({"learning_rate": 0.1}, "Adam"),
+        ({"learning_rate": 0.1}, "--optimizer adam"),
         ({"tile": "small"}, "auto, off or a number of at least 16"),
         ({"tile": "8"}, "at least 16"),
         ({"scales": "0"}, "auto or a number of at least 1"),

@@ -257,7 +257,7 @@ def test_after_a_loss_that_is_not_finite_it_goes_on_more_carefully(
         assert result.best_iteration > 25 and result.best.total < 0.8 * min(totals[: after + 1])
         assert result.tensor.isfinite().all()
     assert [record.message.split(":")[0] for record in caplog.records] == [
-        f"the loss was not finite any more after {n} iterations" for n in (0, 8 + 12, 9)
+        f"the loss was no longer finite after {n} iterations" for n in (0, 8 + 12, 9)
     ]
 
 
@@ -394,7 +394,7 @@ def test_out_of_memory_it_goes_on_in_smaller_parts(
     monkeypatch.setattr(Objective, "evaluate", failing)
     caplog.set_level("INFO")
     result = stylize(content_path, style_path, large)
-    assert "out of memory after 3 iterations; going on: " in caplog.text
+    assert "out of memory after 3 iterations; continuing with: " in caplog.text
     assert result.stopped == "iterations" and len(result.losses) == 6
     assert [loss.total for loss in result.losses[:4]] == [loss.total for loss in expected.losses[:4]]
     np.testing.assert_allclose(result.best.total, expected.best.total, rtol=0.02)

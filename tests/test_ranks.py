@@ -74,5 +74,5 @@ def test_when_one_is_killed_all_end_with_a_line_that_says_so_and_one_can_go_on(
 
     resume = [sys.executable, "-m", "styletransfer", "resume", tmp_path / "out.png", "--json"]
     done = subprocess.run(resume, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)["iterations"] == 40 and "going on after" in done.stderr
+    assert json.loads(done.stdout)["iterations"] == 40 and "resuming after" in done.stderr
     assert Image.open(tmp_path / "out.png").size == (200, 160)

@@ -63,7 +63,7 @@ def run_on_cluster(
         ending = as_completed(hand_out(), loop=client.loop)
         for future in ending:
             if future.cancelled() or client.status != "running":
-                raise StyleTransferError(f"the Dask scheduler at {address} is gone; the same command goes on")
+                raise StyleTransferError(f"the Dask scheduler at {address} is gone; run the same command to continue")
             job = handed.pop(str(future.key))
             yield job, _read_row(job, future)
             future.release()

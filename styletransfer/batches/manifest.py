@@ -51,7 +51,7 @@ def combine(
     for path in (path for path in (*contents, *styles) if not os.path.isfile(path)):
         if os.path.realpath(path if os.path.isdir(path) else path.parent) == os.path.realpath(folder):
             raise UsageError(
-                f"the pictures would be made in {folder}, and be inputs the next time: name another with -o"
+                f"{folder} holds inputs; the next run would take the new pictures as inputs too: choose another -o"
             )
     if pairs and len(here) != len(there):
         raise UsageError(f"--pairs needs as many styles as contents; there are {len(there)} and {len(here)}")

@@ -102,11 +102,13 @@ RUN = "Run"  # the panel of what makes no difference to the picture
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no notices.", rich_help_panel=RUN)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.", rich_help_panel=RUN)]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on with what was interrupted, if anything was.", rich_help_panel=RUN)
+    bool, typer.Option("--resume", help="Resume an interrupted run, if there is one.", rich_help_panel=RUN)
 ]
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="PNG, JPEG, WebP or TIFF by its ending.", show_default="CONTENT_STYLE.png"),
+    typer.Option(
+        "--output", "-o", help="Output file: PNG, JPEG, WebP or TIFF by its ending.", show_default="CONTENT_STYLE.png"
+    ),
 ]
 SaveEvery = Annotated[
     int,

@@ -31,24 +31,24 @@ def batch_command(
     ] = "",
     folder: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the pictures go.")] = Path(),
     pairs: Annotated[
-        bool, typer.Option("--pairs", help="The first with the first, and so on; not all with all.")
+        bool, typer.Option("--pairs", help="The first content with the first style, and so on; not all with all.")
     ] = False,
     manifest: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A .csv or .jsonl with content, style and options in each row.")
     ] = None,
-    name: Annotated[
-        str, typer.Option(help="Names of the pictures; {number} and options can be in them.")
-    ] = PICTURE_NAMES,
-    jobs: Annotated[int, typer.Option(min=0, help="Pictures at once; 0 for as many as is fastest.")] = 0,
+    name: Annotated[str, typer.Option(help="Names of the pictures; may contain {number} and options.")] = PICTURE_NAMES,
+    jobs: Annotated[
+        int, typer.Option(min=0, help="Pictures made at once; 0: the fastest number for this machine.")
+    ] = 0,
     scheduler: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Of a Dask cluster that does it, as tcp://10.0.0.1:8786.")
+        str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler to run on, such as tcp://10.0.0.1:8786.")
     ] = None,
     send_files: Annotated[
-        bool, typer.Option("--send-files", help="To a cluster without a shared file system.")
+        bool, typer.Option("--send-files", help="For a cluster without a shared file system: send the files.")
     ] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try again what failed before.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Retry pictures that failed before.")] = False,
     gallery: Annotated[
-        bool, typer.Option("--gallery", help="Write FOLDER/gallery.html, a page of all pictures.")
+        bool, typer.Option("--gallery", help="Write FOLDER/gallery.html, a page with all pictures.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -72,7 +72,9 @@ def batch_command(
             logging.getLogger(__name__).info("the gallery is %s", folder / "gallery.html")
         failed, left = [row for row in rows.values() if row["status"] == "failed"], len(planned) - len(rows)
         if number := interrupted():
-            raise typer.Exit(complain(f"interrupted; {left} pictures are left; the same command goes on", 128 + number))
+            raise typer.Exit(
+                complain(f"interrupted; {left} pictures are left; run the same command to continue", 128 + number)
+            )
     if failed:
         raise typer.Exit(complain(f"{len(failed)} of {len(planned)} pictures failed: {folder / 'report.jsonl'}", 1))
 
@@ -101,7 +103,7 @@ def _plan_jobs(
 
     options = Options(**given)
     if manifest and (contents or styles):
-        raise UsageError("a manifest tells contents and styles itself: give either --manifest or pictures")
+        raise UsageError("a manifest names contents and styles itself: give either --manifest or pictures")
     if not manifest and not (contents and styles):
         raise UsageError("name photographs and --styles, or a --manifest")
     try:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 _Image = Annotated[Path, typer.Argument(metavar="IMAGE", help="The picture.")]
-_Layer = Annotated[str, typer.Option("--layer", help="Of the network: conv1_1 … conv5_4, or conv5_1 of vgg19-lite.")]
+_Layer = Annotated[str, typer.Option("--layer", help="Layer: conv1_1 … conv5_4, with vgg19-lite up to conv5_1.")]
 _figure = partial(from_options, names=("size", "model", "device", "max_pixels"))
 
 
@@ -61,7 +61,7 @@ def features_command(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Draw a layer's feature maps of IMAGE, and right of them their Gram matrix.
+    """Draw a layer's feature maps of IMAGE, and their Gram matrix to the right.
 
     The matrix has a row and a column for each map, in the order of reading. Black is 0 and white the largest value, of
     each map and of the matrix; grey levels are square roots.
@@ -79,16 +79,14 @@ def dream_command(
     given: dict[str, Any],
     image: _Image,
     layer: _Layer = "conv4_3",
-    octaves: Annotated[
-        int, typer.Option(min=1, max=16, help="Number of sizes, from small to that of the picture.")
-    ] = 4,
-    iterations: Annotated[int, typer.Option(min=1, help="Steps in each size.")] = 20,
+    octaves: Annotated[int, typer.Option(min=1, max=16, help="Number of sizes, from small to full.")] = 4,
+    iterations: Annotated[int, typer.Option(min=1, help="Steps at each size.")] = 20,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The picture.", show_default="IMAGE_dream.png")
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Change IMAGE so that a layer sees more of what it sees in it: gradient ascent on its activations.
+    """Amplify what a layer responds to in IMAGE, by gradient ascent on its activations.
 
     After Mordvintsev, Olah and Tyka, Inceptionism, 2015.
     """
@@ -121,11 +119,11 @@ def sweep_command(
         Path | None, typer.Option("--output", "-o", help="The sheet.", show_default="CONTENT_STYLE_sweep.png")
     ] = None,
     curves: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The losses as curves too: .svg, .png or .pdf.")
+        Path | None, typer.Option(metavar="FILE", help="Plot the losses too, as .svg, .png or .pdf.")
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Draw a sheet of pictures over one or two options: each may have several values.
+    """Draw a sheet of pictures that compares several values of one or two options.
 
     styletransfer sweep photo.jpg painting.jpg --ratio 1e-4 1e-3 1e-2 1e-1 --content-layer conv2_2 conv4_2
 
@@ -150,7 +148,7 @@ def reconstruct_command(
     given: dict[str, Any],
     image: _Image,
     kind: Annotated[
-        bool, typer.Option("--content/--style", help="From the features of each layer, or from Gram matrices.")
+        bool, typer.Option("--content/--style", help="Reconstruct from each layer's features, or from Gram matrices.")
     ] = True,
     layers: Annotated[str, typer.Option("--layers", metavar="LAYER...", help="The layers, in order.")] = ",".join(
         Options.style_layers
@@ -160,7 +158,7 @@ def reconstruct_command(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Draw what each layer knows of IMAGE: pictures made from noise that have its features, or its Gram matrices.
+    """Draw what each layer keeps of IMAGE: reconstructions from noise of its features or Gram matrices.
 
     Gatys, Ecker, Bethge, 2016, figure 1: style is taken from each layer and those before it.
     """
@@ -200,6 +198,6 @@ def _draw_sheet(
         number = interrupted()
     print(saved)
     if (count := len(sheet.made)) < len(cells):
-        raise typer.Exit(complain(f"interrupted; the {count} pictures made by then are in {saved}", 128 + number))
+        raise typer.Exit(complain(f"interrupted; {saved} has the {count} pictures finished so far", 128 + number))
     if saved != target:
         raise typer.Exit(1)

@@ -79,21 +79,21 @@ def stylize_command(
 
 @app.command("resume")
 def resume_command(
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="The picture that was to be made.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="The output of the interrupted run.")],
     quiet: Quiet = False,
     as_json: AsJson = False,
     save_every: SaveEvery = 0,
     animate: Animate = None,
 ) -> None:
-    """Go on with the picture OUT, whose run was interrupted or killed, as if nothing had happened.
+    """Resume an interrupted or killed run, from the checkpoint beside its output OUT.
 
-    Frames are numbered on from those that are there; an animation shows what comes from now on.
+    Saved iterates continue the numbering; an animation shows only the resumed part.
     """
     from ..painting.checkpoint import checkpoint_path, load_checkpoint
 
     saved = load_checkpoint(checkpoint_path(output), header_only=True).sources
     if not all([saved["content"], *saved["styles"]]):
-        raise UsageError(f"{output}: its content and style were no files; go on by the same command and --resume")
+        raise UsageError(f"{output}: its content or style is not a file; run the same command again with --resume")
     options = Options.from_settings(saved["options"])
     run: dict[str, Any] = {"quiet": quiet, "as_json": as_json, "resume": True, "save_every": save_every}
     _make(saved["content"], saved["styles"], options, output, animate=animate, **run)
@@ -104,9 +104,9 @@ def resume_command(
 def again_command(
     given: dict[str, Any],
     picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="A picture that styletransfer made.")],
-    content: Annotated[Path | None, typer.Option("--content", help="The photograph, if it is elsewhere.")] = None,
+    content: Annotated[Path | None, typer.Option("--content", help="The photograph, if it has moved.")] = None,
     style: Annotated[
-        list[Path] | None, typer.Option("--style", help="The painting, if it is elsewhere; repeatable.")
+        list[Path] | None, typer.Option("--style", help="The painting, if it has moved; repeatable.")
     ] = None,
     output: Annotated[
         Path | None,
@@ -118,7 +118,7 @@ def again_command(
     save_every: SaveEvery = 0,
     animate: Animate = None,
 ) -> None:
-    """Make PICTURE anew from the settings embedded in it, with changes.
+    """Repeat PICTURE from the settings embedded in it, with changes.
 
     The photograph and the painting are looked for beside it and in the current folder. Without changes the result is
     the same file on the same machine.
@@ -217,7 +217,7 @@ def _frame_saver(
 @app.command("plan")
 @from_options
 def plan_command(given: dict[str, Any], content: ContentPath, style: StylePaths) -> None:
-    """Tell how long a picture would take, in what memory and in which parts, without making it.
+    """Estimate time, memory and parts of a run without running it.
 
     Takes the options of the picture itself, and tries some iterations on a part of it.
     """
@@ -242,18 +242,18 @@ def _explain_end(result: "Result", target: Path, interrupted: int, resume: str) 
     if interrupted and result.stopped != "callback":
         return complain(f"interrupted when it was done; the picture is {target}", 128 + interrupted)
     if interrupted:
-        go_on = f"; to go on: {resume}" if result.checkpoint and result.checkpoint.exists() else ""
+        go_on = f"; to resume: {resume}" if result.checkpoint and result.checkpoint.exists() else ""
         return complain(f"interrupted {done}; the picture so far is {target}{go_on}", 128 + interrupted)
     if result.stopped == "diverged":
         return complain(f"the loss was no longer finite {done}; {target} is the best picture before that", 1)
     if result.stopped == "memory":
         width, height, _ = result.scales[-1]
-        return complain(f"not enough memory any more for the finer scales; {target} is {width}×{height} enlarged", 1)
+        return complain(f"out of memory on the finer scales; {target} is enlarged from {width}×{height}", 1)
     if result.stopped == "time" and result.scales[-1][:2] != result.size:
         width, height, _ = result.scales[-1]
-        log.info("the time was too short for %d×%d pixels; %s is %d×%d enlarged", *result.size, target, width, height)
+        log.info("not enough time for %d×%d pixels; %s is enlarged from %d×%d", *result.size, target, width, height)
     if result.best_iteration < len(result.losses) - 1:
-        log.info("the loss rose again at the end; the picture is that of iteration %d", result.best_iteration)
+        log.info("the loss rose again at the end; the picture is from iteration %d", result.best_iteration)
     return 0
 
 
@@ -297,7 +297,7 @@ def texture_command(
     save_every: SaveEvery = 0,
     animate: Animate = None,
 ) -> None:
-    """Make a picture of any size of the style alone, from noise; with --seamless one that can be laid in rows.
+    """Synthesise a texture of any size from the style alone; with --seamless one that tiles.
 
     Gatys, Ecker, Bethge, Texture Synthesis Using Convolutional Neural Networks, 2015.
     """

@@ -25,7 +25,7 @@ def _check_name(name: str) -> str:
 
 @weights_app.command("list")
 def list_command() -> None:
-    """Which networks there are, and where their files lie."""
+    """List the networks and the paths of their files."""
     from ..network import weights
 
     for network in weights.NETWORKS.values():
@@ -38,7 +38,7 @@ def fetch_command(
     name: _Name = "vgg19",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
-    """Download a network unless it is here; print its path."""
+    """Download a network's weights unless they are here; print their path."""
     from ..network import weights
 
     show_notices(quiet)
@@ -47,7 +47,7 @@ def fetch_command(
 
 @weights_app.command("path")
 def path_command(name: _Name = "vgg19") -> None:
-    """Print the path of a network that is here."""
+    """Print the path of a network's weights."""
     from ..network import weights
 
     path = weights.find(_check_name(name))
@@ -60,7 +60,7 @@ def path_command(name: _Name = "vgg19") -> None:
 def verify_command(
     file: Annotated[str, typer.Argument(help="vgg19, vgg19-lite, or a file.")] = "vgg19-lite",
 ) -> None:
-    """Check a file's hash and contents; print its SHA-256."""
+    """Check a weights file's hash and contents; print its SHA-256."""
     from ..network import weights
 
     known = weights.find(file) if file in weights.NETWORKS else Path(file)

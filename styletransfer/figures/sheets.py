@@ -91,7 +91,9 @@ def texture(style: Styles, size: tuple[int, int], options: Options) -> tuple[Ima
     """
     pixels = size[0] * size[1]
     if not 0 < pixels <= options.max_pixels:
-        raise UsageError(f"a texture of {size[0]}×{size[1]} pixels; if that is right: --max-pixels {pixels}")
+        raise UsageError(
+            f"a texture of {size[0]}×{size[1]} pixels is more than --max-pixels; if you want it: --max-pixels {pixels}"
+        )
     first = read_inputs(Image.new("RGB", (1, 1)), style, options).styles[0]
     own = max(first.rgb.size) / max(size) * options.style_scale
     return first.mean_color_image(size), replace(options, alpha=0.0, init="noise", size=max(size), style_scale=own)

@@ -40,7 +40,7 @@ def download(url: str, path: Path, sha256: str) -> Path:
         reason = f"the server says {error}" if answered else getattr(error, "reason", error)
         raise StyleTransferError(
             f"can't download {url}: {' '.join(str(reason).split())}; try again later (what has arrived is kept), "
-            f"or bring the file from elsewhere as {path}"
+            f"or copy the file from elsewhere to {path}"
         ) from error
     return path
 
@@ -125,6 +125,6 @@ def _check_hash(path: Path, expected: str, source: str) -> None:
     if not actual.startswith(expected):
         path.unlink()
         raise StyleTransferError(
-            f"{source}: damaged on its way: its SHA-256 begins with {actual[: len(expected)]}, not {expected}; "
+            f"{source}: damaged in transit: its SHA-256 begins with {actual[: len(expected)]}, not {expected}; "
             "it was removed, try again"
         )

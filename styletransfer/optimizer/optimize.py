@@ -35,7 +35,7 @@ class Step:
         image: the iterate, 1×3×H×W; not changed afterwards. Values may lie slightly outside [0, 1] until it is written.
         tried: total loss where the step would have led; that of `terms` if it was taken. A tensor too.
         seconds: since the start of the optimisation.
-        state: gives what `minimize` needs besides the image to go on from here; only until the next step is made.
+        state: gives what `minimize` needs besides the image to resume from here; only until the next step is made.
         network: whose losses these are.
         max_iterations: at most, with this network in this size.
     """
@@ -72,7 +72,7 @@ def minimize(
         optimizer: "lbfgs", or one of `options.LEARNING_RATES`.
         learning_rate: the step of these.
         curvature: what L-BFGS knows already, as from a similar function; it goes on learning.
-        state: of the step to go on from, whose image is the start; the steps are then, bit for bit, those that would
+        state: of the step to resume from, whose image is the start; the steps are then, bit for bit, those that would
             have followed.
     """
     start = time.monotonic()

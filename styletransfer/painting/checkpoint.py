@@ -41,7 +41,7 @@ class DifferentError(UsageError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is needed to go on.
+    """What is needed to resume.
 
     Attributes:
         run: what the run was asked to do; to be the same when it goes on.
@@ -94,7 +94,7 @@ def check_same_run(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     ]
     if changed:
         raise DifferentError(
-            "can't go on from the checkpoint: " + "; ".join(changed) + ". Without --resume it starts anew"
+            "can't resume from the checkpoint: " + "; ".join(changed) + ". Without --resume the run starts over"
         )
 
 
@@ -124,7 +124,7 @@ class CheckpointWriter:
         return time.monotonic() >= self.next or (last and not self.spares)
 
     def write(self, progress: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Writes one. When that isn't possible a warning says so, and the run goes on."""
+        """Writes one. When that isn't possible a warning says so, and the run continues."""
         start = time.monotonic()
         header = {"format": FORMAT}
         header |= {k: json.dumps(v) for k, v in (("run", self.run), ("sources", self.sources), ("progress", progress))}
@@ -134,7 +134,7 @@ class CheckpointWriter:
             self.spares = self.failed = False
         except StyleTransferError as error:
             if not self.failed:
-                log.warning("%s; the run goes on without a checkpoint", error)
+                log.warning("%s; the run continues without a checkpoint", error)
             self.failed = True
         now = time.monotonic()
         self.next = now + max(self.every, (now - start) / SHARE)

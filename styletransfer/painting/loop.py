@@ -39,7 +39,7 @@ class Painting:
     """The work on a picture: `paint` does it, from the start or from where a run was interrupted.
 
     Args:
-        saved: the checkpoint to go on from; its tensors are taken out of it, since they may be large.
+        saved: the checkpoint to resume from; its tensors are taken out of it, since they may be large.
 
     Attributes:
         image: the canvas, 1×3×H×W and `bleed_width` more on every side, as it was best on the scale of the last run.
@@ -209,7 +209,7 @@ class Painting:
                     raise
                 self._plan = smaller
             hardware.release_memory(self.job.device)
-            log.info("out of memory after %d iterations; going on: %s", max(done, 0), self._plan)
+            log.info("out of memory after %d iterations; continuing with: %s", max(done, 0), self._plan)
 
     def _minimize(self, network: Network, scale: Scale, done: int) -> Iterator[Step]:
         evaluate = make_evaluate(self.job, network.encoder, scale, self._plan.tiling, self._last, done)
@@ -222,7 +222,7 @@ class Painting:
         if self.recoveries == RECOVERIES or not _can_be_more_careful(self.job):
             return False
         log.warning(
-            "the loss was not finite any more after %d iterations: going on from the best picture, in full "
+            "the loss was no longer finite after %d iterations: continuing from the best picture, in full "
             "precision and with shorter steps",
             run.iterations,
         )

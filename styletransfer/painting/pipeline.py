@@ -99,7 +99,7 @@ def _make_result(painting: Painting, job: Job, checkpoint: Path | None) -> Resul
 
 
 def _describe_run(job: Job, convolutions: weights.Convolutions) -> dict[str, Any]:
-    """What must be the same when a run goes on."""
+    """What must be the same when a run is resumed."""
     digest, hashes = hashlib.sha256(), job.originals.hashes()
     for layer in convolutions.values():
         for tensor in layer:
@@ -112,13 +112,13 @@ def _describe_run(job: Job, convolutions: weights.Convolutions) -> dict[str, Any
 
 
 def _load_same_run(path: Path, asked: dict[str, Any]) -> Checkpoint | None:
-    """The checkpoint to go on from, if there is one."""
+    """The checkpoint to resume from, if there is one."""
     if not path.exists():
         log.info("there is no checkpoint %s: starting from the beginning", path)
         return None
     saved = load_checkpoint(path)
     check_same_run(saved.run, asked)
-    log.info("going on after %d iterations", sum(len(run["losses"]) - 1 for run in saved.progress["runs"]))
+    log.info("resuming after %d iterations", sum(len(run["losses"]) - 1 for run in saved.progress["runs"]))
     return saved
 
 
@@ -132,7 +132,7 @@ def _make_writer(
 ) -> CheckpointWriter | None:
     """What writes the checkpoints, in the process that does."""
     if path.exists() and not resumed:
-        log.info("starting anew, though there is a checkpoint; it is kept for now: --resume goes on from it")
+        log.info("starting over, although there is a checkpoint; it is kept for now: --resume continues from it")
     if ranks.rank():
         return None
     files = [_absolute_paths(source) for source in (content, *as_list(style))]

@@ -116,7 +116,7 @@ class Progress:
         seconds: spent of the time limit.
         image: the last canvas.
         best: the best one.
-        optimizer: what `minimize` needs besides to go on from `image`.
+        optimizer: what `minimize` needs besides to resume from `image`.
     """
 
     runs: list[Run]

@@ -153,7 +153,7 @@ def again(picture: str | os.PathLike[str], **changes: Any) -> tuple[Source, Styl
     path = Path(picture)
     told = read_settings(path)
     if not {"content", "style", "version"} <= told.keys():
-        raise UsageError(f"{path} doesn't tell how it was made: only pictures that are as styletransfer wrote them do")
+        raise UsageError(f"{path} has no embedded settings: only unedited pictures made by styletransfer have them")
 
     def find_file(name: Any) -> Any:
         if isinstance(name, list):
@@ -179,7 +179,7 @@ def again(picture: str | os.PathLike[str], **changes: Any) -> tuple[Source, Styl
     options = options.map_files(find_file)
     options = replace(options, **changes)
     if content is None and options.alpha:
-        raise UsageError(f"{path} was made from a picture that was no file: name the content")
+        raise UsageError(f"{path} was made from a picture that wasn't a file: name the content")
     if content is None:  # as `figures.texture` makes it
         size = fit_size(read_size(path), options.size, enlarge=True)
         content = read_inputs(Image.new("RGB", (1, 1)), style, options).styles[0].mean_color_image(size)
@@ -252,7 +252,7 @@ def _mask(picture: Picture, path: str) -> Picture:
     if picture.alpha:  # what doesn't show is not selected, whatever its colour
         grey = ImageChops.multiply(grey, picture.alpha)
     if grey.getextrema() == (0, 0):
-        raise UsageError(f"{path}: the mask is black all over: white is what counts")
+        raise UsageError(f"{path}: the mask is all black: white marks the region")
     return Picture(grey.convert("RGB"), None, picture.name)
 
 

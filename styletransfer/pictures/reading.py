@@ -118,10 +118,10 @@ def _pillow_errors(name: object, max_pixels: int) -> Iterator[None]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         pixels = re.findall(r"\d+", str(error))[0]
         raise StyleTransferError(
-            f"{name}: too large a picture: {pixels} pixels; if that is right: --max-pixels {pixels}"
+            f"{name}: {pixels} pixels are more than --max-pixels; if that is right: --max-pixels {pixels}"
         ) from error
     except UnidentifiedImageError as error:
-        raise StyleTransferError(f"{name}: not a picture of a kind that can be read, or an empty file") from error
+        raise StyleTransferError(f"{name}: not a picture in a supported format, or an empty file") from error
     except MemoryError as error:
         raise StyleTransferError(f"{name}: there is not enough memory to read it") from error
     except Exception as error:  # a damaged file makes Pillow raise errors of almost any kind

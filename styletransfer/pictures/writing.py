@@ -43,7 +43,7 @@ def check_output(path: Path, bit_depth: int, inputs: tuple[Path, ...] = ()) -> N
     """Raises `UsageError` when a picture can't be written there: format, folder, rights, or one of the inputs."""
     kind = FORMATS.get(path.suffix.lower())
     if kind is None:
-        raise UsageError(f"{path}: unknown kind of picture; the name must end in {', '.join(FORMATS)}")
+        raise UsageError(f"{path}: unknown picture format; the name must end in {', '.join(FORMATS)}")
     if bit_depth == 16 and kind not in _WITH_16_BITS:
         raise UsageError(f"{path}: {kind} has 8 bits a channel; for 16 use .png or .tif")
     check_folder(path)
@@ -70,7 +70,7 @@ def check_folder(path: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
             path.stat()
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: not a name that a file can have: {error}") from error
+        raise UsageError(f"{path}: not a valid file name: {error}") from error
 
 
 def write_picture(
