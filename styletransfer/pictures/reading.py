@@ -31,7 +31,6 @@ _READABLE = (
     *("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "AVIF", "JPEG2000", "PPM", "PSD", "QOI", "DIB", "DDS", "ICNS"),
     *("ICO", "PCX", "SGI", "TGA"),  # last what is told by the least
 )
-#: Formats that keep transparency, and those written with 16 bits a channel on request.
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF
 #: What turns a picture upright, by its EXIF orientation.
 _UPRIGHT = {
