@@ -16,6 +16,8 @@ from styletransfer.options import LAYERS
 # Tiny convolutions on several threads of a busy machine wait for each other most of the time. Processes that tests
 # start keep to it too. `OMP_NUM_THREADS=4 make test` is another number.
 torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
+# With more threads than cores those that wait must not keep the others from working: half the time with two.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 

@@ -80,9 +80,9 @@ def test_float32_agrees_within_rounding(tiling: Tiling) -> None:
     exact, exact_gradient = objective(torch.float64, *arguments[1:], Tiling()).evaluate(image.double())
     _, gradient = objective(*arguments, Tiling()).evaluate(image)
     tiled_terms, tiled_gradient = objective(*arguments, tiling).evaluate(image)
-    whole, tiled = ((g.double() - exact_gradient).norm() for g in (gradient, tiled_gradient))
-    assert tiled <= 2 * whole  # as far from the truth as the whole one
-    assert whole <= 1e-3 * exact_gradient.norm()
+    # On a few processors and numbers of threads: 2e-7 to 3e-5, whole and tiled. A halo too narrow makes it 2e-3.
+    for found in (gradient, tiled_gradient):
+        assert (found.double() - exact_gradient).norm() <= 2e-4 * exact_gradient.norm()
     np.testing.assert_allclose(tiled_terms.numpy(), exact.numpy(), rtol=1e-3)
 
 
