@@ -58,7 +58,7 @@ def vgg19_shaped() -> weights.Convolutions:
 
 
 def network(name: str) -> weights.Convolutions:
-    return vgg19_shaped() if name == "vgg19-shaped" else weights.load_model(name)[1]
+    return vgg19_shaped() if name == "vgg19-shaped" else weights.load_model(name).convolutions
 
 
 def isolated(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -229,8 +229,8 @@ def exact(args: argparse.Namespace, options: Options) -> tuple[Encoder, Tensor, 
     inputs = pictures.read_inputs(args.content, args.style, options)
     both = inputs.content, *inputs.styles
     small, large = (p.resize(pictures.fit_size(p.rgb.size, options.size)).tensor().to(device) for p in both)
-    convolutions = weights.load_model(options.model, options.weights)[1]
-    return job.build_encoder(convolutions, inputs, options, device), bleed.add_bleed(small, options), large
+    loaded = weights.load_model(options.model, options.weights)
+    return job.build_encoder(loaded, inputs, options, device), bleed.add_bleed(small, options), large
 
 
 def run_of_reference(args: argparse.Namespace, options: Options, optimizer: str) -> dict[str, Any]:

@@ -18,11 +18,12 @@ from styletransfer.figures.sheets import Cell, arrange, paint_cells, reconstruct
 from styletransfer.network import Encoder, weights
 from styletransfer.objective import Losses, Objective, Region, Style
 from styletransfer.options import LEARNING_RATES
+from styletransfer.pictures import read_picture, to_pil
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES, FIGURES = ROOT / "examples", ROOT / "docs" / "figures"
 ASTRONAUT, SWIRLS = EXAMPLES / "astronaut.jpg", EXAMPLES / "swirls.jpg"
-OPTIONS = Options(model="vgg19-lite")
+OPTIONS = Options()
 #: What most figures of the controls are drawn with.
 SMALL = replace(OPTIONS, size=320, iterations=200)
 Labelled = tuple[str, Image.Image]
@@ -126,12 +127,12 @@ def regions() -> None:
     pictures += [("two styles, blended", blend.image), ("one in each region", parts.image), ("--keep", kept.image)]
     save("controls-regions.jpg", [pictures])
 
-    encoder = Encoder(weights.load_model("vgg19-lite")[1], OPTIONS.style_weights)
+    encoder = Encoder(weights.load_model("vgg19").convolutions, OPTIONS.style_weights)
     white = torch.from_numpy(np.array(person.resize(parts.size)))[None, None] / 255
     for name, mask in (("person", white), ("rest", 1 - white)):
         for style in styles:
             # As evaluated: the style loss of one region, before anything is optimised.
-            region = Region([Style(pictures.read_picture(style).resize(parts.size).tensor())], mask)
+            region = Region([Style(read_picture(style).resize(parts.size).tensor())], mask)
             objective = Objective(encoder, parts.tensor, [region], {}, OPTIONS.style_weights, 0.0, 1.0)
             loss = Losses(*objective.evaluate(parts.tensor)[0].tolist()).style
             print(f"{name}: style loss {loss / objective.shares[0]:.3g} from {style.stem}")
@@ -201,7 +202,7 @@ def progress() -> None:
 
     def listen(step: Any) -> None:
         if step.iteration in (0, 3, 10, 30, 100):
-            pictures.append((f"{step.iteration} iterations", pictures.to_pil(step.image)))
+            pictures.append((f"{step.iteration} iterations", to_pil(step.image)))
 
     stylize(ASTRONAUT, SWIRLS, SMALL, callback=listen)
     save("controls-iterations.jpg", [pictures])

@@ -109,7 +109,7 @@ class Options:
     checkpoint_every: str = _optimisation(
         "30", "Seconds between checkpoints, for styletransfer resume after an interruption; or off."
     )
-    scales: str = _optimisation("auto", "Number of sizes, each twice the last; auto: from 384…768 px up.")
+    scales: str = _optimisation("auto", "Number of sizes, each twice the last; auto: from 128…256 px up.")
     learning_rate: float | None = _optimisation(
         None,
         "Step size, in pixel values 0…1; by default: "
@@ -125,15 +125,15 @@ class Options:
     )
     seed: int = _optimisation(0, "Seed of the noise.", minimum=0)
 
-    model: Literal["auto", "vgg19", "vgg19-lite"] = _network(
-        "auto", "vgg19, the bundled vgg19-lite, or auto: vgg19 if its weights are here, else vgg19-lite."
+    model: Literal["auto", "vgg19", "vgg19-8bit", "vgg19-lite"] = _network(
+        "auto", "vgg19 (in 8 bits unless the full file is here), the small vgg19-lite, or auto: vgg19 if it is here."
     )
     weights: str | None = _network(None, "A file with VGG-19's weights, instead of --model.")
     preprocessing: Literal["auto", "torchvision", "caffe", "rgb"] = _network(
         "auto", "What --weights expect: torchvision, caffe (BGR 0…255), rgb (0…1), or auto: by keys and name."
     )
     warm_start: Literal["auto", "off"] = _network(
-        "auto", "auto: start VGG-19 from the result of the fast vgg19-lite; or off."
+        "off", "auto: start VGG-19 from the result of the fast vgg19-lite; or off."
     )
     device: str = _network("auto", "auto, cpu, cuda, cuda:N or mps.")
     precision: Literal["auto", "fp32", "bf16", "tf32"] = _network(

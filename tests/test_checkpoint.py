@@ -39,7 +39,7 @@ def test_gone_on_with_from_any_checkpoint_a_run_gives_the_same_picture(
     """One run left alone, whose checkpoint is copied after some of its steps, as if it had been killed there."""
     options = {k: v for k, v in changes.items() if k != "large"}
     if "large" in changes:
-        options |= {"weights": str(large_network), "iterations": 8}
+        options |= {"weights": str(large_network), "warm_start": "auto", "iterations": 8}
     path, seen, copies = tmp_path / "state", [], list[Path]()
 
     def copy(step: Step) -> None:
@@ -62,7 +62,7 @@ def test_gone_on_with_where_it_was_stopped_a_run_gives_the_same_picture(
     content_path: Path, style_path: Path, tmp_path: Path, large_network: Path
 ) -> None:
     """Stopped while the small network was at work, as it had ended, and afterwards."""
-    options = dataclasses.replace(SMALL, weights=str(large_network), iterations=6)
+    options = dataclasses.replace(SMALL, weights=str(large_network), warm_start="auto", iterations=6)
     alone = stylize(content_path, style_path, options)
     for stop in (4, 7, 10):
         path, steps = tmp_path / "state", itertools.count(1)

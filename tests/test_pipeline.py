@@ -1,6 +1,7 @@
 """stylize() on small pictures with the bundled network."""
 
 import dataclasses
+import logging
 import math
 import time
 from pathlib import Path
@@ -185,7 +186,7 @@ def test_a_large_network_starts_with_what_the_small_one_has_made(
     content_path: Path, style_path: Path, large_network: Path
 ) -> None:
     seen: list[Step] = []
-    options = Options(weights=str(large_network), iterations=4)
+    options = Options(weights=str(large_network), warm_start="auto", iterations=4)
     result = stylize(content_path, style_path, options, callback=seen.append)
     assert [(step.network, step.iteration) for step in seen] == [
         (network, i) for network in ("vgg19-lite", "large.safetensors") for i in range(5)
@@ -202,7 +203,7 @@ def test_a_large_network_starts_with_what_the_small_one_has_made(
 
 def test_a_warm_start_can_be_stopped(content_path: Path, style_path: Path, large_network: Path) -> None:
     seen: list[Step] = []
-    options = Options(weights=str(large_network), iterations=4)
+    options = Options(weights=str(large_network), warm_start="auto", iterations=4)
     result = stylize(content_path, style_path, options, callback=lambda step: seen.append(step) or len(seen) == 3)
     assert len(seen) == 3 and result.stopped == "callback"
     assert result.iterations == 0 and result.warm_start_iterations == 2
@@ -325,15 +326,16 @@ def test_a_gpu_gives_the_same_bytes_when_told_to(content_path: Path, style_path:
 @pytest.mark.parametrize(
     ("size", "scales", "expected"),
     [
-        (512, "auto", [512]),
-        (768, "auto", [768]),
-        (1024, "auto", [512, 1024]),
-        (10800, "auto", [675, 1350, 2700, 5400, 10800]),
+        (255, "auto", [255]),
+        (256, "auto", [128, 256]),
+        (512, "auto", [128, 256, 512]),
+        (768, "auto", [192, 384, 768]),
+        (10800, "auto", [169, 338, 675, 1350, 2700, 5400, 10800]),
         (1000, "3", [250, 500, 1000]),
         (200, "9", [100, 200]),  # no smaller than makes sense
     ],
 )
-def test_large_pictures_start_small(size: int, scales: str, expected: list[int]) -> None:
+def test_pictures_start_small(size: int, scales: str, expected: list[int]) -> None:
     content, style = Picture(Image.new("RGB", (1200, 800))), Picture(Image.new("RGB", (4000, 4000)))
     pictures = Inputs(content, [RegionInput([StyleInput(style, 1.0)])], style, None, [])
     options = Options(size=size, scales=scales, enlarge=True, style_scale=0.5)
@@ -341,6 +343,25 @@ def test_large_pictures_start_small(size: int, scales: str, expected: list[int])
     assert [scale.content[0] for scale in made] == expected
     assert made[-1].content == (size, round(size * 2 / 3))
     assert made[-1].fit_style(style) == (min(4000, round(size / 2)),) * 2
+
+
+@pytest.mark.parametrize(
+    ("iterations", "patience", "told"), [(25, 1e9, " seconds on"), (25, 0.0, "--preset fast"), (9, 0.0, "")]
+)
+def test_how_long_it_takes_is_told_once_at_the_beginning(
+    content_path: Path,
+    style_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    iterations: int,
+    patience: float,
+    told: str,
+) -> None:
+    monkeypatch.setattr(progress, "PATIENT", patience)
+    with caplog.at_level(logging.INFO, logger="styletransfer"):
+        stylize(content_path, style_path, SMALL, iterations=iterations, scales="2")
+    lines = [record.getMessage() for record in caplog.records if "this takes up to about" in record.getMessage()]
+    assert len(lines) == bool(told) and all(told in line for line in lines)
 
 
 def test_a_finer_scale_starts_with_the_finer_content_and_what_was_changed() -> None:

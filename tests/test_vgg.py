@@ -115,7 +115,7 @@ def test_normalisation_divides_each_filter_by_its_mean_activation(pooling: str) 
     images = [torch.rand(1, 3, 40, 32, dtype=torch.float64), torch.rand(1, 3, 32, 56, dtype=torch.float64)]
     encoder = Encoder(weights, STYLE, pooling)
     plain = [{layer: f.numpy() for layer, f in encoder(image).items()} for image in images]
-    encoder.normalize(images)
+    encoder.normalize(encoder.mean_activations(images))
     for image, before in zip(images, plain, strict=True):
         for layer, after in encoder(image).items():
             means = np.mean([features[layer].mean((0, 2, 3)) for features in plain], axis=0)
@@ -139,7 +139,7 @@ def test_filters_that_never_fire_dont_dilute_the_losses() -> None:
     losses = []
     for weights in (narrow, wide):
         encoder = Encoder(weights, ["conv4_2"])
-        encoder.normalize([x, y])
+        encoder.normalize(encoder.mean_activations([x, y]))
         f, g = encoder(x)["conv4_2"], encoder(y)["conv4_2"]
         losses.append([content_loss(f, g)[0].item(), style_loss(gram_matrix(f), gram_matrix(g))[0].item()])
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)

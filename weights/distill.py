@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
 from styletransfer.files import sha256_of
-from styletransfer.network import Encoder, weights
+from styletransfer.network import Encoder, formats, weights
 from styletransfer.objective.losses import gram_matrix
 from styletransfer.options import LAYERS, Options
 
@@ -77,7 +77,7 @@ class Teacher:
 
     def __init__(self, path: Path, pictures: list[Tensor]) -> None:
         self.encoder = Encoder(weights.load(path), TRUNK)
-        tensors, _ = weights.read_tensors(path)
+        tensors, _ = formats.read_tensors(path)
         self.maps = {
             layer: (tensors[f"{key}.weight"], tensors[f"{key}.bias"])
             for layer in TRUNK

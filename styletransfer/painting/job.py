@@ -12,6 +12,7 @@ import torch
 from ..errors import UsageError
 from ..machine import hardware
 from ..network import Encoder, weights
+from ..network.formats import Convolutions
 from ..optimizer import Step
 from ..options import Options
 from ..pictures import Inputs, Picture, Source, StyleInput, Styles, color, fit_size, read_inputs
@@ -22,14 +23,14 @@ log = logging.getLogger(__name__)
 
 Callback = Callable[[Step], object]
 
-#: The longer side at which the filters' mean activations are taken, so that they don't depend on --size.
+#: The longer side at which mean activations that aren't known are taken, so that they don't depend on --size.
 NORMALIZATION_SIZE = 256
 #: A network with so many multiply-adds per pixel is worth starting with the bundled one, which has 23 000 and needs a
 #: tenth of the time; VGG-19 has 360 000.
 LARGE_NETWORK = 100_000
-#: Larger pictures start smaller, with the longer side between half of this and this: there, strokes are as large beside
-#: the picture as the filters see.
-COARSEST = 768
+#: Pictures start with a longer side between this and twice this: there the deepest filters see large forms as a whole,
+#: and an iteration costs next to nothing.
+COARSEST = 128
 #: No scale but the last has a shorter side.
 SMALLEST = 32
 #: Each finer scale has half the iterations of the one before and costs four times as much for each; at least so many.
@@ -50,7 +51,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Network:
-    """An encoder, cut to the run's layers and normalised on its pictures."""
+    """An encoder, cut to the run's layers and normalised."""
 
     name: str
     encoder: Encoder
@@ -81,7 +82,7 @@ class Job:
 
 
 @contextlib.contextmanager
-def prepared_job(content: Source, style: Styles, options: Options) -> Iterator[tuple[Job, weights.Convolutions]]:
+def prepared_job(content: Source, style: Styles, options: Options) -> Iterator[tuple[Job, Convolutions]]:
     """Gives the job and the weights of its last network; within, the machine is set up for it.
 
     Raises:
@@ -99,14 +100,14 @@ def prepared_job(content: Source, style: Styles, options: Options) -> Iterator[t
         pictures = _recolor(originals, scales[-1], options)
         if max(size) < options.size != Options.size:
             log.info("%s has %d×%d pixels and keeps them (--enlarge makes it larger)", pictures.content.name, *size)
-        model, convolutions = weights.load_model(options.model, options.weights, options.preprocessing)
-        networks = [Network(model, build_encoder(convolutions, pictures, options, device))]
+        loaded = weights.load_model(options.model, options.weights, options.preprocessing)
+        networks = [Network(loaded.name, build_encoder(loaded, pictures, options, device))]
         _check_sizes(pictures, scales[-1], networks[0].encoder, bleed_width(options))
         if small := _warm_start_weights(networks[0].encoder, options):
-            networks.insert(0, Network("vgg19-lite", build_encoder(small, pictures, options, device)))
+            networks.insert(0, Network(small.name, build_encoder(small, pictures, options, device)))
         for network in networks:
             network.encoder.cast(precision.forward, precision.backward)
-        yield Job(originals, pictures, scales, networks, options, precision, device), convolutions
+        yield Job(originals, pictures, scales, networks, options, precision, device), loaded.convolutions
 
 
 def choose_scales(inputs: Inputs, options: Options) -> list[Scale]:
@@ -114,7 +115,7 @@ def choose_scales(inputs: Inputs, options: Options) -> list[Scale]:
     whole = inputs.content.rgb.size
     longer = max(fit_size(whole, options.size, enlarge=options.enlarge))
     smallest = max(SMALLEST, bleed_width(options) + 1)
-    count = 1 + max(0, math.ceil(math.log2(longer / COARSEST))) if options.scales == "auto" else int(options.scales)
+    count = 1 + max(0, math.floor(math.log2(longer / COARSEST))) if options.scales == "auto" else int(options.scales)
     scales: list[Scale] = []
     for size in (max(1, round(longer / 2**i)) for i in range(count)):
         scale = Scale(fit_size(whole, size, enlarge=options.enlarge), max(1, round(size * options.style_scale)))
@@ -146,12 +147,15 @@ def _recolor(given: Inputs, scale: Scale, options: Options) -> Inputs:
     return replace(given, content=in_grey(given.content), regions=regions, start=start)
 
 
-def build_encoder(
-    convolutions: weights.Convolutions, inputs: Inputs, options: Options, device: torch.device
-) -> Encoder:
-    """A network cut to the run's layers and normalised on its pictures."""
-    encoder = Encoder(convolutions, {**options.content_weights, **options.style_weights}, options.pooling).to(device)
-    encoder.normalize([_shrink(p, encoder).tensor().to(device) for p in (inputs.content, *inputs.styles)])
+def build_encoder(loaded: weights.Weights, inputs: Inputs, options: Options, device: torch.device) -> Encoder:
+    """A network cut to the run's layers and normalised, as the paper's is, over many photographs.
+
+    Deviation: a network whose mean activations aren't known is normalised over the run's own pictures.
+    """
+    layers = {**options.content_weights, **options.style_weights}
+    encoder = Encoder(loaded.convolutions, layers, options.pooling).to(device)
+    own = (_shrink(picture, encoder).tensor().to(device) for picture in (inputs.content, *inputs.styles))
+    encoder.normalize(loaded.means(options.pooling) or encoder.mean_activations(list(own)))
     return encoder
 
 
@@ -159,12 +163,12 @@ def _shrink(picture: Picture, encoder: Encoder) -> Picture:
     return picture.resize(fit_size(picture.rgb.size, NORMALIZATION_SIZE, encoder.minimum_size))
 
 
-def _warm_start_weights(encoder: Encoder, options: Options) -> weights.Convolutions | None:
+def _warm_start_weights(encoder: Encoder, options: Options) -> weights.Weights | None:
     """The bundled network's if it is worth starting with it."""
     if options.warm_start == "off" or options.iterations == 0 or encoder.macs_per_pixel < LARGE_NETWORK:
         return None
-    _, small = weights.load_model("vgg19-lite")
-    return small if set(encoder.layers) <= small.keys() else None
+    small = weights.load_model("vgg19-lite")
+    return small if set(encoder.layers) <= small.convolutions.keys() else None
 
 
 def _check_sizes(inputs: Inputs, scale: Scale, encoder: Encoder, bleed: int) -> None:

@@ -162,6 +162,8 @@ class Painting:
         every, asked = READ_EVERY.get(self.job.device.type, 1), False
         unread: list[Tensor] = []
         for step in steps:
+            if run is self.runs[0]:
+                self._clock.announce(step)
             if self.job.callback:
                 image = self._finish(trim_bleed(step.image, self.job.options))
                 shown = replace(step, image=image, network=run.network, max_iterations=iterations)

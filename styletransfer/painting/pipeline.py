@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..machine import hardware, ranks
-from ..network import weights
+from ..network.formats import Convolutions
 from ..options import STARTS, Options
 from ..pictures import Source, Styles, as_list
 from ..version import __version__
@@ -98,7 +98,7 @@ def _make_result(painting: Painting, job: Job, checkpoint: Path | None) -> Resul
 # --- checkpoints --------------------------------------------------------------------------------------------------
 
 
-def _describe_run(job: Job, convolutions: weights.Convolutions) -> dict[str, Any]:
+def _describe_run(job: Job, convolutions: Convolutions) -> dict[str, Any]:
     """What must be the same when a run is resumed."""
     digest, hashes = hashlib.sha256(), job.originals.hashes()
     for layer in convolutions.values():

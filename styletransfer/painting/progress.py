@@ -1,6 +1,7 @@
 """How far the work on a picture is: the runs on its scales, the rule by which one ends, and what a checkpoint holds."""
 
 import dataclasses
+import logging
 import math
 import time
 from collections.abc import Mapping
@@ -14,14 +15,19 @@ from ..machine import ranks
 from ..machine.plan import Plan
 from ..network import Tiling
 from ..objective import Losses
-from ..optimizer import PATIENCE
+from ..optimizer import PATIENCE, Step
 from .checkpoint import Checkpoint
 from .job import Job, Scale
+
+log = logging.getLogger(__name__)
 
 #: A run ends when the loss fell by less than this share within so many iterations: nobody sees such a change.
 SETTLED, WINDOW = 0.02, 50
 #: L-BFGS's pairs are in a checkpoint as far as they don't take more; without them it begins to learn anew.
 HISTORY_BYTES = 1 << 30
+#: How long the run will take is told by so many iterations on the coarsest scale, after as many to warm up; when it is
+#: longer than so many seconds, with what would be sooner.
+TIMED, PATIENT = 10, 120
 #: When there is a time limit: how many iterations must fit in what is left for a finer scale to be begun.
 WORTHWHILE = 8
 
@@ -68,6 +74,8 @@ class Clock:
 
     def __init__(self, job: Job) -> None:
         self._scales, self._limit, self._end = job.scales, job.options.seconds, job.start + job.options.seconds
+        self._work = sum(job.max_iterations(scale) * math.prod(scale.content) for scale in job.scales)
+        self._warm = 0.0
         self.until, self.pace = math.inf, 0.0
         self._entered, self._part = job.start, math.inf
 
@@ -75,6 +83,19 @@ class Clock:
         """Gives a scale, which begins now, its part of the time: each costs about as much as all before it."""
         self._entered, finer = time.monotonic(), len(self._scales) - 1 - self._scales.index(scale)
         self._part = (self._end - self._entered) / 2**finer
+
+    def announce(self, step: Step) -> None:
+        """Tells how long the run takes at most, as soon as the steps on the coarsest scale show it."""
+        if step.iteration == TIMED:
+            self._warm = step.seconds
+        if step.iteration != 2 * TIMED:
+            return
+        seconds = (step.seconds - self._warm) / TIMED * self._work / math.prod(self._scales[0].content)
+        if seconds > self._limit:
+            return
+        told = f"{seconds:.0f} seconds" if seconds < PATIENT else f"{seconds / 60:.0f} minutes"
+        sooner = "" if seconds < PATIENT else "; for a draft within seconds: --preset fast"
+        log.info("this takes up to about %s on this machine%s", told, sooner)
 
     def allot(self, share: float) -> None:
         """Gives the next network this share of the scale's time."""

