@@ -49,9 +49,9 @@ LEARNING_RATES = {"adam": 0.03, "rmsprop": 0.005, "adagrad": 0.1, "sgd": 0.02}
 PresetName = Literal["paper", "fast", "quality", "print"]
 #: Settings that go together.
 PRESETS: dict[PresetName, dict[str, Any]] = {
-    "paper": {"model": "vgg19", "init": "noise", "scales": "1", "warm_start": "off", "precision": "fp32"},
+    "paper": {"model": "vgg19", "init": "noise", "scales": "1", "iterations": 500, "precision": "fp32"},
     "fast": {"model": "vgg19-lite", "size": 384, "iterations": 100},
-    "quality": {"size": 1024, "iterations": 1000},
+    "quality": {"size": 1024, "iterations": 400},
     "print": {"size": 3600, "enlarge": True},
 }
 
@@ -70,7 +70,7 @@ class Options:
 
     alpha: float = _style(1.0, "Content weight.", minimum=0)
     beta: float = _common(
-        1e3, "Style weight: 1e4 is all style, 10 nearly all photo. Only alpha/beta matters.", minimum=0
+        100.0, "Style weight: 1e3 is all style, 10 keeps most of the photo. Only alpha/beta matters.", minimum=0
     )
     content_layers: tuple[str, ...] = _style(
         ("conv4_2",), "Content layers, comma-separated: NAME or NAME=WEIGHT.", flag="--content-layer"
@@ -103,13 +103,15 @@ class Options:
         "lbfgs", "L-BFGS, or others for comparison; sgd has momentum."
     )
     iterations: int = _optimisation(
-        500, "Maximum number of iterations; a run ends earlier when the loss has settled.", minimum=0
+        200,
+        "Maximum number on the coarsest scale, halved on each finer one; fewer when the loss has settled.",
+        minimum=0,
     )
     time: str = _optimisation("off", "Time limit, such as 90s, 5m or 2h, for the best picture by then; or off.")
     checkpoint_every: str = _optimisation(
         "30", "Seconds between checkpoints, for styletransfer resume after an interruption; or off."
     )
-    scales: str = _optimisation("auto", "Number of sizes, each twice the last; auto: from 128…256 px up.")
+    scales: str = _optimisation("auto", "Number of sizes, each twice the last; auto: from 64…128 px up.")
     learning_rate: float | None = _optimisation(
         None,
         "Step size, in pixel values 0…1; by default: "

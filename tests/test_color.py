@@ -177,7 +177,7 @@ def farther(made: Image.Image, other: Image.Image) -> tuple[float, float]:
 def test_the_picture_has_the_contents_colours(content_path: Path, style_path: Path) -> None:
     """Three times as near in the mean and in the covariance as with the style's colours."""
     content = Image.open(content_path)
-    options = dataclasses.replace(SMALL, iterations=60, beta=1e4)
+    options = dataclasses.replace(SMALL, iterations=200, beta=1e4)
     style, matched = (
         farther(stylize(content_path, style_path, options, color=c).image, content) for c in ("style", "content")
     )
@@ -246,4 +246,5 @@ def test_luminance_keeps_transparency_and_sixteen_bits(style_path: Path, tmp_pat
     saved = tifffile.imread(result.save(tmp_path / "a.tif"))
     np.testing.assert_array_equal(saved[..., 3], np.asarray(content, dtype=np.uint16)[..., 3] * 257)
     np.testing.assert_allclose(saved[..., :3] / 65535, result.tensor[0].permute(1, 2, 0), atol=1e-5)
-    assert np.mean(saved[..., :3] % 257 == 0) < 0.1  # of 8 bits, all of them would be
+    inner = saved[..., :3][(saved[..., :3] > 0) & (saved[..., :3] < 65535)]
+    assert np.mean(inner % 257 == 0) < 0.1  # of 8 bits, all of them would be

@@ -175,10 +175,10 @@ def test_what_is_saved_tells_how_it_was_made(content_path: Path, style_path: Pat
 
 
 def test_it_ends_as_soon_as_the_loss_has_settled(content_path: Path, style_path: Path) -> None:
-    result = stylize(content_path, style_path, model="vgg19-lite", beta=10.0)
+    result = stylize(content_path, style_path, model="vgg19-lite", beta=10.0, iterations=500)
     totals = np.array([losses.total for losses in result.losses])
     falls = (totals[:-WINDOW] - totals[WINDOW:]) / totals[WINDOW:]
-    assert result.stopped == "converged" and result.iterations < Options.iterations
+    assert result.stopped == "converged" and result.iterations < 500
     assert falls[-1] < SETTLED <= falls[:-1].min()
 
 
@@ -326,11 +326,11 @@ def test_a_gpu_gives_the_same_bytes_when_told_to(content_path: Path, style_path:
 @pytest.mark.parametrize(
     ("size", "scales", "expected"),
     [
-        (255, "auto", [255]),
-        (256, "auto", [128, 256]),
-        (512, "auto", [128, 256, 512]),
-        (768, "auto", [192, 384, 768]),
-        (10800, "auto", [169, 338, 675, 1350, 2700, 5400, 10800]),
+        (127, "auto", [127]),
+        (128, "auto", [64, 128]),
+        (512, "auto", [64, 128, 256, 512]),
+        (768, "auto", [96, 192, 384, 768]),
+        (10800, "auto", [84, 169, 338, 675, 1350, 2700, 5400, 10800]),
         (1000, "3", [250, 500, 1000]),
         (200, "9", [100, 200]),  # no smaller than makes sense
     ],
@@ -402,7 +402,7 @@ def test_in_parts_the_picture_is_the_same(tile: str, content_path: Path, style_p
 def test_out_of_memory_it_goes_on_in_smaller_parts(
     content_path: Path, style_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    large = dataclasses.replace(SMALL, size=320, enlarge=True, precision="fp32", iterations=5)
+    large = dataclasses.replace(SMALL, size=320, enlarge=True, scales="1", precision="fp32", iterations=5)
     expected = stylize(content_path, style_path, large)
     evaluate, evaluations = Objective.evaluate, []
 
