@@ -62,10 +62,13 @@ def run_on_cluster(
 
         ending = as_completed(hand_out(), loop=client.loop)
         for future in ending:
-            if future.cancelled() or client.status != "running":
-                raise StyleTransferError(f"the Dask scheduler at {address} is gone; run the same command to continue")
             job = handed.pop(str(future.key))
-            yield job, _read_row(job, future)
+            row = _read_row(job, future)
+            gone = future.cancelled() or client.status != "running"  # asked last: it may go while the row is read
+            if not gone or row["status"] != "failed":
+                yield job, row
+            if gone:
+                raise StyleTransferError(f"the Dask scheduler at {address} is gone; run the same command to continue")
             future.release()
             for more in hand_out():
                 ending.add(more)

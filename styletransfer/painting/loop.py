@@ -129,7 +129,7 @@ class Painting:
                 start = make_start(self.job)
             self.image = self._last = add_bleed(start, self.job.options).to(self.job.device)
             del start  # large
-        if plan.tiling.rows or len(self.job.scales) > 1:
+        if plan.tiling.rows:
             log.info("%d×%d: %s", *scale.content, plan)
         self._plan, self._curvature = plan, make_curvature(self.job, self.image, plan)
         self._finish = make_finisher(self.job, scale.content)
@@ -159,11 +159,9 @@ class Painting:
 
     def _follow(self, steps: Iterator[Step], run: Run, iterations: int) -> None:
         """Keeps the best of the steps, shows them to the listener and writes checkpoints, until a reason to stop."""
-        every, asked = READ_EVERY.get(self.job.device.type, 1), False
-        unread: list[Tensor] = []
+        every, asked, unread = READ_EVERY.get(self.job.device.type, 1), False, list[Tensor]()
         for step in steps:
-            if run is self.runs[0]:
-                self._clock.announce(step)
+            self._clock.announce(step, run)
             if self.job.callback:
                 image = self._finish(trim_bleed(step.image, self.job.options))
                 shown = replace(step, image=image, network=run.network, max_iterations=iterations)

@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 SETTLED, WINDOW = 0.02, 50
 #: L-BFGS's pairs are in a checkpoint as far as they don't take more; without them it begins to learn anew.
 HISTORY_BYTES = 1 << 30
-#: How long the run will take is told by so many iterations on the coarsest scale, after as many to warm up; when it is
-#: longer than so many seconds, with what would be sooner.
-TIMED, PATIENT = 10, 120
+#: How long the run will take is told by so many iterations, after as many to warm up, on the first scale with so long a
+#: side: on smaller ones an iteration takes longer for its pixels. Beyond so many seconds, with what would be sooner.
+TIMED, TELLING, PATIENT = 10, 128, 120
 #: When there is a time limit: how many iterations must fit in what is left for a finer scale to be begun.
 WORTHWHILE = 8
 
@@ -74,8 +74,9 @@ class Clock:
 
     def __init__(self, job: Job) -> None:
         self._scales, self._limit, self._end = job.scales, job.options.seconds, job.start + job.options.seconds
-        self._work = sum(job.max_iterations(scale) * math.prod(scale.content) for scale in job.scales)
-        self._warm = 0.0
+        self._work = [job.max_iterations(scale) * math.prod(scale.content) for scale in job.scales]
+        self._network = job.networks[-1].name
+        self._began, self._warm, self._announced = job.start, 0.0, False
         self.until, self.pace = math.inf, 0.0
         self._entered, self._part = job.start, math.inf
 
@@ -84,13 +85,18 @@ class Clock:
         self._entered, finer = time.monotonic(), len(self._scales) - 1 - self._scales.index(scale)
         self._part = (self._end - self._entered) / 2**finer
 
-    def announce(self, step: Step) -> None:
-        """Tells how long the run takes at most, as soon as the steps on the coarsest scale show it."""
+    def announce(self, step: Step, run: Run) -> None:
+        """Tells once how long the run takes at most, as soon as the steps on a large enough scale show it."""
         if step.iteration == TIMED:
             self._warm = step.seconds
-        if step.iteration != 2 * TIMED:
+        scale = run.scale
+        small = max(scale.content) < TELLING and scale != self._scales[-1]
+        if step.iteration != 2 * TIMED or small or run.network != self._network or self._announced:
             return
-        seconds = (step.seconds - self._warm) / TIMED * self._work / math.prod(self._scales[0].content)
+        self._announced = True
+        left = sum(self._work[self._scales.index(scale) :])
+        pace = (step.seconds - self._warm) / TIMED / math.prod(scale.content)
+        seconds = time.monotonic() - self._began + pace * left
         if seconds > self._limit:
             return
         told = f"{seconds:.0f} seconds" if seconds < PATIENT else f"{seconds / 60:.0f} minutes"
