@@ -70,7 +70,7 @@ class Options:
 
     alpha: float = _style(1.0, "Content weight.", minimum=0)
     beta: float = _common(
-        100.0, "Style weight: 1e3 is all style, 10 keeps most of the photo. Only alpha/beta matters.", minimum=0
+        10.0, "Style weight: 100 is all style, 1 nearly all photo. Only alpha/beta matters.", minimum=0
     )
     content_layers: tuple[str, ...] = _style(
         ("conv4_2",), "Content layers, comma-separated: NAME or NAME=WEIGHT.", flag="--content-layer"
@@ -111,7 +111,7 @@ class Options:
     checkpoint_every: str = _optimisation(
         "30", "Seconds between checkpoints, for styletransfer resume after an interruption; or off."
     )
-    scales: str = _optimisation("auto", "Number of sizes, each twice the last; auto: from 64…128 px up.")
+    scales: str = _optimisation("auto", "Number of sizes, each twice the last; auto: from 128…256 px up.")
     learning_rate: float | None = _optimisation(
         None,
         "Step size, in pixel values 0…1; by default: "

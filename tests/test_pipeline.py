@@ -326,11 +326,11 @@ def test_a_gpu_gives_the_same_bytes_when_told_to(content_path: Path, style_path:
 @pytest.mark.parametrize(
     ("size", "scales", "expected"),
     [
-        (127, "auto", [127]),
-        (128, "auto", [64, 128]),
-        (512, "auto", [64, 128, 256, 512]),
-        (768, "auto", [96, 192, 384, 768]),
-        (10800, "auto", [84, 169, 338, 675, 1350, 2700, 5400, 10800]),
+        (255, "auto", [255]),
+        (256, "auto", [128, 256]),
+        (512, "auto", [128, 256, 512]),
+        (768, "auto", [192, 384, 768]),
+        (10800, "auto", [169, 338, 675, 1350, 2700, 5400, 10800]),
         (1000, "3", [250, 500, 1000]),
         (200, "9", [100, 200]),  # no smaller than makes sense
     ],

@@ -29,8 +29,8 @@ NORMALIZATION_SIZE = 256
 #: tenth of the time; VGG-19 has 360 000.
 LARGE_NETWORK = 100_000
 #: Pictures start with a longer side between this and twice this: there the deepest filters see large forms as a whole,
-#: and an iteration costs next to nothing. As good as starting at 128 px, and sooner (docs/method.md).
-COARSEST = 64
+#: and an iteration costs little. From 64 px it is sooner done, but faces are lost (docs/method.md).
+COARSEST = 128
 #: No scale but the last has a shorter side.
 SMALLEST = 32
 #: Each finer scale has half the iterations of the one before and costs four times as much for each; at least so many.
