@@ -182,7 +182,7 @@ def test_a_texture_has_any_size_and_the_styles_statistics(
 def test_an_animation_goes_from_the_photograph_to_the_picture(
     content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str], ending: str
 ) -> None:
-    options = ("--iterations", "30", "-q", "-o", "out.png", "--animate", f"film{ending}")
+    options = ("--iterations", "30", "--beta", "100", "-q", "-o", "out.png", "--animate", f"film{ending}")
     assert run(content_path, style_path, *LITE, *options, capsys=capsys) == (0, "out.png\n", "")
     frames = [frame.astype(float) for frame in film(here / f"film{ending}")]
     assert len(frames) > 20 and {frame.shape for frame in frames} == {(64, 80, 3)}
