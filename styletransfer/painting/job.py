@@ -29,7 +29,7 @@ NORMALIZATION_SIZE = 256
 #: tenth of the time; VGG-19 has 360 000.
 LARGE_NETWORK = 100_000
 #: Pictures start with a longer side between this and twice this: there the deepest filters see large forms as a whole,
-#: and an iteration costs little. From 64 px it is sooner done, but faces are lost (docs/method.md).
+#: and an iteration costs little. From 64 px it is sooner done, but less of the content is left (docs/method.md).
 COARSEST = 128
 #: No scale but the last has a shorter side.
 SMALLEST = 32
