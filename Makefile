@@ -3,7 +3,7 @@
 # Your own pictures: put photographs (.jpg) into photos/ and say
 #     make out/cat.png STYLE=examples/mosaic.jpg       one picture, from photos/cat.jpg
 #     make gallery STYLE=examples/mosaic.jpg           every photograph
-# with any options in ARGS, as in ARGS='--size 1024 --beta 1e4'.
+# with any options in ARGS, as in ARGS='--size 1024 --beta 20'.
 
 PYTHON ?= python3
 STYLE ?= examples/swirls.jpg
@@ -16,7 +16,7 @@ READY := .venv/.ready
 
 demo: $(READY)
 	@mkdir -p out
-	$(BIN)/styletransfer examples/astronaut.jpg examples/swirls.jpg -o out/demo.png $(ARGS)
+	$(BIN)/styletransfer examples/astronaut.jpg examples/swirls.jpg --size 320 --iterations 120 -o out/demo.png $(ARGS)
 	@echo "The picture is $(CURDIR)/out/demo.png"
 
 test: $(READY)
@@ -42,7 +42,7 @@ lint: $(READY)
 weights: $(READY)
 	$(BIN)/styletransfer weights fetch
 
-# The figures of the README and of docs/, a quarter of an hour; only some with ARGS='ratios colors'.
+# The figures of the README and of docs/, an hour and a half on two cores; only some with ARGS='ratios colors'.
 figures: $(READY)
 	$(BIN)/python docs/figures.py $(ARGS)
 

@@ -1,4 +1,4 @@
-"""Draws the figures of the README and of docs/: `make figures` (some 15 minutes on four cores), or some of them:
+"""Draws the figures of the README and of docs/: `make figures` (an hour and a half on two cores), or some of them:
 `make figures ARGS='ratios colors'`."""
 
 import sys
@@ -25,7 +25,7 @@ EXAMPLES, FIGURES = ROOT / "examples", ROOT / "docs" / "figures"
 ASTRONAUT, SWIRLS = EXAMPLES / "astronaut.jpg", EXAMPLES / "swirls.jpg"
 OPTIONS = Options()
 #: What most figures of the controls are drawn with.
-SMALL = replace(OPTIONS, size=320, iterations=200)
+SMALL = replace(OPTIONS, size=256, iterations=120)
 Labelled = tuple[str, Image.Image]
 
 
@@ -63,15 +63,15 @@ def overview() -> None:
     for content, style in pairs:
         photograph = ImageOps.fit(load(content), (600, 400), centering=(0.5, 0.1))
         painting = ImageOps.fit(load(style), (500, 400))
-        result = stylize(photograph, EXAMPLES / style, OPTIONS, size=640).image
+        result = stylize(photograph, EXAMPLES / style, OPTIONS).image
         rows.append([("", photograph), ("", painting), ("", result)])
     save("overview.jpg", rows, 320, quality=90)
 
 
 def ratios() -> None:
-    """The ratio α/β from 1e-4 to 1e-1."""
-    pictures = [("content", load("astronaut.jpg"))]
-    for ratio in (1e-4, 1e-3, 1e-2, 1e-1):
+    """The ratio α/β, the lecture's 1e-4 to 1e-1 and one more: with 1 the photograph shows through."""
+    pictures = []
+    for ratio in (1e-4, 1e-3, 1e-2, 1e-1, 1.0):
         pictures.append((f"alpha/beta = {ratio:.0e}", stylize(ASTRONAUT, SWIRLS, OPTIONS, beta=1 / ratio).image))
     save("ratio.jpg", [pictures], 320, quality=90)
 
@@ -93,7 +93,7 @@ def colors() -> None:
     content = load("astronaut.jpg").resize((256, 256), Image.Resampling.LANCZOS)
     pictures = [("content", content), ("style", load("swirls.jpg"))]
     for color in ("style", "content", "luminance"):
-        result = stylize(ASTRONAUT, SWIRLS, OPTIONS, size=256, iterations=100, color=color)
+        result = stylize(ASTRONAUT, SWIRLS, SMALL, color=color)
         pictures.append((f"--color {color}", result.image))
     wanted = np.asarray(content).reshape(-1, 3)
     for label, picture in (pictures[0], *pictures[2:]):
@@ -192,7 +192,7 @@ def presets() -> None:
 
 def sizes() -> None:
     """A picture larger than the strokes that the network sees, from one size and from several."""
-    options = replace(OPTIONS, size=1024, enlarge=True, iterations=200)
+    options = replace(SMALL, size=512)
     save("controls-scales.jpg", [row(options, *({"scales": number} for number in ("1", "2", "3")))], 480)
 
 
@@ -211,9 +211,9 @@ def progress() -> None:
 def textures() -> None:
     """A style alone, larger than it is; and one that can be laid in rows, laid in rows."""
     pictures = [("style, 512x410", load("mosaic.jpg").resize((512, 410)))]
-    for style, size in ((EXAMPLES / "mosaic.jpg", (1024, 1024)), (SWIRLS, (1024, 1024))):
-        content, options = texture(style, size, replace(OPTIONS, iterations=200))
-        pictures.append((f"texture of {style.stem}, 1024x1024", stylize(content, style, options).image))
+    for style in (EXAMPLES / "mosaic.jpg", SWIRLS):
+        content, options = texture(style, (640, 640), replace(SMALL, style_scale=0.5))
+        pictures.append((f"texture of {style.stem}, 640x640", stylize(content, style, options).image))
     content, options = texture(SWIRLS, (256, 256), replace(OPTIONS, seamless=True, style_scale=0.5))
     one = stylize(content, SWIRLS, options).image
     tiled = Image.new("RGB", (768, 512))
@@ -238,7 +238,7 @@ def reconstructions() -> None:
 
 def optimisers() -> None:
     """The losses of the lecture's optimisers, over evaluations and over seconds."""
-    options = replace(OPTIONS, size=256, iterations=300)
+    options = replace(OPTIONS, size=256, scales="1")
     cells = [Cell("", name, ASTRONAUT, SWIRLS, replace(options, optimizer=name)) for name in ("lbfgs", *LEARNING_RATES)]
     results = list(paint_cells(cells, lambda: False, quiet=False))
     plot_curves([curve for *_, curve in results], FIGURES / "optimisers.svg")

@@ -20,7 +20,7 @@ from styletransfer.painting import checkpoint_path
 
 torchrun = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 OPTIONS = shlex.split(
-    "--size 160 --enlarge --iterations 6 --beta 100 --scales 1 --model vgg19-lite --device cpu --precision fp32 --json"
+    "--size 160 --enlarge --iterations 3 --beta 100 --scales 1 --model vgg19-lite --device cpu --precision fp32 --json"
 )
 
 

@@ -69,7 +69,7 @@ class SweepCommand(TyperCommand):
                 groups[-1].append(arg)
         swept = [group for group in groups if len(group) > 2]
         if not (1 <= len(swept) <= 2 or {"--help"} & set(args) or ctx.resilient_parsing):
-            raise UsageError("give one or two options several values each, as in --beta 1e2 1e3 1e4")
+            raise UsageError("give one or two options several values each, as in --beta 1 10 100")
         ctx.obj = []
         rows = [[swept[1][0], value] for value in swept[1][1:]] if len(swept) == 2 else [[]]
         for row in rows:

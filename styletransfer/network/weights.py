@@ -73,7 +73,7 @@ NETWORKS = {
         "vgg19-lite",
         ("vgg19-lite.safetensors",),
         "8ec87076c62bc114f23a4dde64704bd28693b7dbae0f8c60907023a6a61a77bd",
-        "4 MB",
+        "3 MB",
         "distilled, bundled with the package",
         "reinstall styletransfer",
     ),

@@ -44,7 +44,7 @@ def stylize(
         checkpoint: a file in which the run's state is kept while it lasts; none if not given.
         resume: go on from the checkpoint, if it is there. On a CPU the picture is then, byte for byte, what it would
             have been, unless the optimiser's memory was too large to be kept (`HISTORY_BYTES`).
-        changes: single settings by name, as ``stylize(a, b, size=1024, beta=1e4)``.
+        changes: single settings by name, as ``stylize(a, b, size=1024, beta=20)``.
 
     Raises:
         UsageError: a setting or an input that can't be meant, or that differs from the checkpoint's.
