@@ -42,7 +42,7 @@ def objective(name: str, width: int, height: int, tiling: Tiling, precision: str
     generator = torch.Generator().manual_seed(0)
     content = torch.rand(1, 3, height, width, generator=generator)
     style = torch.rand(1, 3, 512, 512, generator=generator)
-    arguments = (options.content_weights, options.style_weights, 1.0, 1e3)
+    arguments = (options.content_weights, options.style_weights, 1.0, options.beta)
     return Objective(encoder, content, style, *arguments, tiling=tiling), content
 
 

@@ -130,7 +130,7 @@ def middle_of_a_run(
     encoder = Encoder(network(name), {**options.content_weights, **options.style_weights}).to(device)
     encoder.cast(precision.forward, precision.backward)
     content, style = torch.rand(2, 1, 3, size, size, device=device)
-    objective = Objective(encoder, content, style, options.content_weights, options.style_weights, 1.0, 1e3)
+    objective = Objective(encoder, content, style, options.content_weights, options.style_weights, 1.0, options.beta)
     hardware.release_memory(device)  # as stylize() does
     evaluate = evaluation.capture_graph(objective.evaluate, content)
     return encoder, content, evaluate, minimize(evaluate, content, "lbfgs", curvature=full_history(content, precision))

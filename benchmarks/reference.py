@@ -39,12 +39,16 @@ class Reference:
         flat = features.flatten(2)[0]
         return flat @ flat.T / flat.shape[1]
 
+    @staticmethod
+    def distance(values: Tensor, target: Tensor) -> Tensor:
+        return F.mse_loss(values, target) / target.square().mean().clamp(min=1)
+
     def loss(self, image: Tensor) -> Tensor:
         features, total = self.features(image), image.new_zeros(())
         for layer, weight in self.options.content_weights.items():
-            total = total + self.options.alpha * weight * F.mse_loss(features[layer], self.content[layer])
+            total = total + self.options.alpha * weight * self.distance(features[layer], self.content[layer])
         for layer, weight in self.options.style_weights.items():
-            total = total + self.options.beta * weight * F.mse_loss(self.gram(features[layer]), self.style[layer])
+            total = total + self.options.beta * weight * self.distance(self.gram(features[layer]), self.style[layer])
         outside = (image - image.clamp(0, 1)).square().mean()
         return total + GAMUT_WEIGHT * (self.options.alpha + self.options.beta) * outside
 

@@ -25,7 +25,7 @@ EXAMPLES, FIGURES = ROOT / "examples", ROOT / "docs" / "figures"
 ASTRONAUT, SWIRLS = EXAMPLES / "astronaut.jpg", EXAMPLES / "swirls.jpg"
 OPTIONS = Options()
 #: What most figures of the controls are drawn with.
-SMALL = replace(OPTIONS, size=256, iterations=120)
+SMALL = replace(OPTIONS, size=256, iterations=100)
 Labelled = tuple[str, Image.Image]
 
 
@@ -72,7 +72,8 @@ def ratios() -> None:
     """The ratio α/β, the lecture's 1e-4 to 1e-1 and one more: with 1 the photograph shows through."""
     pictures = []
     for ratio in (1e-4, 1e-3, 1e-2, 1e-1, 1.0):
-        pictures.append((f"alpha/beta = {ratio:.0e}", stylize(ASTRONAUT, SWIRLS, OPTIONS, beta=1 / ratio).image))
+        result = stylize(ASTRONAUT, SWIRLS, OPTIONS, size=384, beta=1 / ratio)
+        pictures.append((f"alpha/beta = {ratio:.0e}", result.image))
     save("ratio.jpg", [pictures], 320, quality=90)
 
 
@@ -172,7 +173,7 @@ def starts() -> None:
 
 def regularisers() -> None:
     """Total variation, L1 and L2 of the change, noise in what the network sees."""
-    rows = [row(SMALL, {}, {"tv": 100}, {"tv": 1000}), row(SMALL, {"l1": 100}, {"l1": 1000}, {"l2": 10000})]
+    rows = [row(SMALL, {}, {"tv": 10}, {"tv": 100}), row(SMALL, {"l1": 10}, {"l1": 100}, {"l2": 1000})]
     adam = replace(SMALL, optimizer="adam")
     rows.append(row(adam, {}, {"jitter": 0.05}, {"jitter": 0.1}))
     rows[2][0] = ("--optimizer adam", rows[2][0][1])
@@ -256,7 +257,7 @@ def painters() -> None:
     below: list[tuple[str, Image.Image | None]] = [("", None)]
     for name in ("swirls", "mosaic", "woodblock", "ink", "points"):
         above.append((name, ImageOps.fit(load(f"{name}.jpg"), photograph.size)))
-        below.append(("", stylize(photograph, EXAMPLES / f"{name}.jpg", OPTIONS).image))
+        below.append(("", stylize(photograph, EXAMPLES / f"{name}.jpg", OPTIONS, size=384).image))
     save("painters.jpg", [above, below], 200)
 
 

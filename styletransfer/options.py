@@ -70,7 +70,7 @@ class Options:
 
     alpha: float = _style(1.0, "Content weight.", minimum=0)
     beta: float = _common(
-        5.0, "Style weight: 100 is all style, 1 nearly all photo. Only alpha/beta matters.", minimum=0
+        10.0, "Style weight: 100 is all style, 1 nearly all photo. Only alpha/beta matters.", minimum=0
     )
     content_layers: tuple[str, ...] = _style(
         ("conv4_2",), "Content layers, comma-separated: NAME or NAME=WEIGHT.", flag="--content-layer"

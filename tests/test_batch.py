@@ -156,7 +156,7 @@ def test_a_manifest_of_either_kind(albums: Path, capsys: pytest.CaptureFixture[s
     assert (code, sorted(out.split()), err) == (0, ["out/b_x_y.png", "out/first.png"], "")
     first, second = (pictures.read_settings(Path(name)) for name in ("out/first.png", "out/b_x_y.png"))
     assert (first["beta"], first["style_layers"], first["enlarge"]) == (50, ["conv1_1", "conv2_1=2"], True)
-    assert (second["beta"], second["style"], second["init"]) == (5, ["x.png", "y.png"], "x.png")
+    assert (second["beta"], second["style"], second["init"]) == (10, ["x.png", "y.png"], "x.png")
     told = {"content": "a.png", "style": "../paintings/x.png", "mask": [["white.png", "-"]], "keep": "white.png"}
     Path("photos/jobs.jsonl").write_text(json.dumps(told) + "\n")
     code, out, err = run(*shlex.split(f"batch --manifest photos/jobs.jsonl -o out -q {QUICK}"), capsys=capsys)

@@ -87,7 +87,7 @@ def test_without_the_optimisers_memory_it_goes_on_all_the_same(
 def test_what_changed_is_named(content_path: Path, style_path: Path, tmp_path: Path) -> None:
     path = tmp_path / "state"
     stylize(content_path, style_path, SMALL, checkpoint=path, callback=lambda step: step.iteration == 3)
-    with pytest.raises(UsageError, match=r"beta was 5\.0 and is now 7\.0"):
+    with pytest.raises(UsageError, match=r"beta was 10\.0 and is now 7\.0"):
         stylize(content_path, style_path, SMALL, beta=7.0, checkpoint=path, resume=True)
     other = Image.open(content_path).rotate(180)
     with pytest.raises(UsageError, match=r"content was [0-9a-f]{12}… and is now [0-9a-f]{12}…\. Without"):

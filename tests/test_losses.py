@@ -29,11 +29,19 @@ def test_gram_matrix_is_the_mean_product_over_positions() -> None:
     np.testing.assert_allclose(gram_matrix(torch.tensor(f)).numpy(), expected, rtol=1e-12)
 
 
-def test_content_and_style_loss_are_mean_squares() -> None:
-    a, b = RNG.normal(size=(2, 1, 3, 4, 5))
-    np.testing.assert_allclose(content_loss(torch.tensor(a), torch.tensor(b))[0].item(), ((a - b) ** 2).sum() / 60)
-    g, h = RNG.normal(size=(2, 7, 7))
-    np.testing.assert_allclose(style_loss(torch.tensor(g), torch.tensor(h))[0].item(), ((g - h) ** 2).sum() / 49)
+def test_content_and_style_loss_are_relative_to_their_targets() -> None:
+    a, b = RNG.normal(0, 3, size=(2, 1, 3, 4, 5))
+    expected = ((a - b) ** 2).sum() / (b**2).sum()
+    np.testing.assert_allclose(content_loss(torch.tensor(a), torch.tensor(b))[0].item(), expected)
+    g, h = RNG.normal(0, 3, size=(2, 7, 7))
+    expected = ((g - h) ** 2).sum() / (h**2).sum()
+    np.testing.assert_allclose(style_loss(torch.tensor(g), torch.tensor(h))[0].item(), expected)
+
+
+def test_a_target_that_is_almost_nothing_counts_no_more_than_one_of_mean_activations() -> None:
+    a, b = RNG.normal(0, 3, size=(1, 3, 4, 5)), RNG.normal(0, 0.01, size=(1, 3, 4, 5))
+    np.testing.assert_allclose(content_loss(torch.tensor(a), torch.tensor(b))[0].item(), ((a - b) ** 2).mean())
+    np.testing.assert_allclose(style_loss(torch.tensor(a[0]), torch.zeros(3, 4, 5))[0].item(), (a**2).mean())
 
 
 def test_total_variation_of_a_ramp() -> None:

@@ -418,7 +418,7 @@ def test_out_of_memory_it_goes_on_in_smaller_parts(
     assert "out of memory after 3 iterations; continuing with: " in caplog.text
     assert result.stopped == "iterations" and len(result.losses) == 6
     assert [loss.total for loss in result.losses[:4]] == [loss.total for loss in expected.losses[:4]]
-    np.testing.assert_allclose(result.best.total, expected.best.total, rtol=0.02)
+    np.testing.assert_allclose(result.best.total, expected.best.total, rtol=0.1)
     with pytest.raises(StyleTransferError, match="memory"):
         stylize(content_path, style_path, large, tile="off")
 
@@ -477,7 +477,7 @@ def test_regularisers_keep_the_picture_nearer_the_photograph(content_path: Path,
     def change(**options: float) -> torch.Tensor:
         return (stylize(content_path, style_path, SMALL, iterations=60, beta=100.0, **options).tensor - photo).abs()
 
-    plain, l1, l2 = change(), change(l1=1e4), change(l2=1e5)
+    plain, l1, l2 = change(), change(l1=1e3), change(l2=1e4)
     assert l1.mean() < 0.4 * plain.mean() and l2.square().mean() < 0.1 * plain.square().mean()
     # L1 leaves many values as they are, L2 few.
     unchanged = [(values < 0.5 / 255).float().mean().item() for values in (plain, l1, l2)]

@@ -177,8 +177,7 @@ class Encoder(nn.Module):
 
         ReLU and the poolings are positively homogeneous, so dividing a filter by its mean m_c and multiplying the next
         layer's weights on it by m_c changes nothing but the scale of each map. It makes α and β mean the same for
-        every set of weights. Two deviations: m_c is never below `ACTIVATION_FLOOR` of its layer's average, and filters
-        that never fire don't dilute the means over filters in the losses.
+        every set of weights. Deviation: m_c is never below `ACTIVATION_FLOOR` of its layer's average.
 
         Args:
             means: ``{layer: N}``, each filter's mean activation, as `mean_activations` gives them.
@@ -189,10 +188,7 @@ class Encoder(nn.Module):
             mean = means[name].to(weight)
             firing = mean > 0
             average = mean[firing].mean() if firing.any() else torch.ones_like(previous[0])
-            # Losses are means over all N filters; this factor turns them into means over the N₊ that fire: features
-            # times √(N/N₊) multiply the content loss by N/N₊ and the Gram loss by (N/N₊)².
-            share = firing.sum().clamp(min=1) / firing.numel()
-            scale = mean.clamp(min=ACTIVATION_FLOOR * average) * share.sqrt()
+            scale = mean.clamp(min=ACTIVATION_FLOOR * average)
             self._store(name, weight * previous[None, :, None, None] / scale[:, None, None, None], bias / scale)
             previous = scale
 

@@ -1,4 +1,5 @@
-"""The loss terms, as pure functions. Every one is a mean, so that a setting looks the same at 256 and at 4096 pixels.
+"""The loss terms, as pure functions. Content and style losses are relative to their targets, the others are means, so
+that a setting looks the same with every photograph and painting, and at 256 and at 4096 pixels.
 
 Each loss comes with its gradient, as in the paper's eq. 2 and 6: a pair (scalar tensor, gradient).
 
@@ -13,14 +14,25 @@ Loss = tuple[Tensor, Tensor]
 HALF_A_LEVEL = 0.5 / 255
 
 
-def content_loss(features: Tensor, target: Tensor, positions: int | None = None) -> Loss:
-    """Mean over filters and positions of (F − P)², and its gradient with respect to F.
+def energy(target: Tensor) -> float:
+    """Sum of the squares of a target, which distances from it are relative to.
 
-    Of a part of a map it is what the part contributes: `positions` is the number of the whole.
-
-    The paper's eq. 1 is half the *sum*, which makes the balance with the style depend on the picture's size.
+    It is at least the number of values: a mean square of 1 is what a map has whose filters are all at their mean
+    activation. A black painting has hardly any, and the photograph would not count beside it.
     """
-    return _mean_square(features - target, positions and positions * features.shape[1])
+    norm = torch.linalg.vector_norm(target, dtype=torch.promote_types(target.dtype, torch.float32))
+    return max(float(norm) ** 2, target.numel())
+
+
+def content_loss(features: Tensor, target: Tensor, whole: float | None = None) -> Loss:
+    """‖F − P‖² / ‖P‖² over filters and positions, and its gradient with respect to F.
+
+    Of a part of a map it is what the part contributes: `whole` is the energy of all of P.
+
+    The paper's eq. 1 is half of ‖F − P‖², which makes the balance with the style depend on the picture's size and on
+    how much there is in it: from 4.8 to 30 per value in the photographs tried.
+    """
+    return _relative(features - target, energy(target) if whole is None else whole)
 
 
 def gram_matrix(features: Tensor, positions: int | None = None) -> Tensor:
@@ -43,13 +55,14 @@ def gram_matrix(features: Tensor, positions: int | None = None) -> Tensor:
     return gram[:, :, 0, 0] / m
 
 
-def style_loss(gram: Tensor, target: Tensor) -> Loss:
-    """Mean over the N² entries of (G − A)² for one layer, and its gradient with respect to G.
+def style_loss(gram: Tensor, target: Tensor, whole: float | None = None) -> Loss:
+    """‖G − A‖² / ‖A‖² for one layer, and its gradient with respect to G; `whole` is the energy of A, if it is known.
 
-    Eq. 4 has 1/(4 N² M²) and Gram sums over positions: four times less than this mean; β absorbs the factor. The
+    Eq. 4 has ‖G − A‖² / (4 N²), G and A divided by M. So one painting counts up to thirty times as much as another, and
+    one of its layers up to forty times as much as another: ‖A‖² / N² goes from 1.2 to 320 (docs/method.md). The
     gradient with respect to the features follows as K·F, K = 2/M of that one (eq. 6): G − A is symmetric.
     """
-    return _mean_square(gram - target)
+    return _relative(gram - target, energy(target) if whole is None else whole)
 
 
 def total_variation(image: Tensor) -> Loss:
@@ -96,5 +109,8 @@ def squared_change(change: Tensor, values: int | None = None) -> Loss:
 
 
 def _mean_square(difference: Tensor, count: int | None = None) -> Loss:
-    count = count or difference.numel()
-    return difference.square().sum() / count, difference * (2 / count)
+    return _relative(difference, count or difference.numel())
+
+
+def _relative(difference: Tensor, whole: float) -> Loss:
+    return difference.square().sum() / whole, difference * (2 / whole)

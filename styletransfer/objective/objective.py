@@ -1,7 +1,8 @@
 """The objective: evaluate(image) -> loss terms and gradient. The optimiser sees nothing else.
 
-Gatys, Ecker, Bethge, CVPR 2016, eq. 7: total = α · content + β · style. Two deviations: a total variation term on
-request, and a term that keeps the values within what a file can hold.
+Gatys, Ecker, Bethge, CVPR 2016, eq. 7: total = α · content + β · style. Three deviations: both are relative to their
+targets (`losses`), there is a total variation term on request, and a term that keeps the values within what a file can
+hold.
 """
 
 from collections import defaultdict
@@ -19,6 +20,7 @@ from .losses import (
     Loss,
     absolute_change,
     content_loss,
+    energy,
     gamut_loss,
     gram_matrix,
     squared_change,
@@ -63,8 +65,8 @@ class Style:
 class Region:
     """A part of the image and what style it is to have.
 
-    Several styles are a mean of their Gram matrices: the gradient is that of the mean of their losses, which differs
-    from this one by a constant only.
+    Several styles are a mean of their Gram matrices: the gradient is that of the mean of their squared distances, which
+    differs from this one's by a constant only.
 
     Attributes:
         mask: 1×1×H×W in [0, 1], of the image's size; None for the whole image.
@@ -133,6 +135,10 @@ class Objective:
             region.share or (1.0 if region.mask is None else region.mask.square().mean().item()) for region in regions
         ]
         self.style_targets = [self._style_targets(region.styles) for region in regions]
+        self.content_energies, *self.style_energies = (
+            {layer: energy(target) for layer, target in targets.items()}
+            for targets in (self.content_targets, *self.style_targets)
+        )
 
     def _style_targets(self, styles: Sequence[Style]) -> dict[str, Tensor]:
         """The Gram matrix of each style layer: the mean of the pictures' own."""
@@ -206,10 +212,11 @@ class Objective:
     def _style_terms(self, grams: list[dict[str, Tensor]], image: Tensor) -> tuple[Tensor, list[dict[str, Tensor]]]:
         """The style loss, and for every region ``{layer: K}``: its gradient with respect to the features F is K·F."""
         total, mixings = image.new_zeros(()), []
-        for gram, targets, share in zip(grams, self.style_targets, self.shares, strict=True):
+        regions = zip(grams, self.style_targets, self.style_energies, self.shares, strict=True)
+        for gram, targets, energies, share in regions:
             mixings.append(dict[str, Tensor]())
             for layer, weight in self.style_weights.items():
-                loss, slope = style_loss(gram[layer], targets[layer])
+                loss, slope = style_loss(gram[layer], targets[layer], energies[layer])
                 total = total + share * weight * loss
                 mixing = slope * (self.beta * share * weight * 2 / _positions(layer, image))
                 mixings[-1][layer] = mixing.to(self.encoder.get_buffer(f"{layer}_adjoint").dtype)
@@ -239,7 +246,7 @@ class Objective:
         target = self.content_targets[layer]
         within, columns = band.at(layer)
         target = target[:, :, top : top + features.shape[2], columns]
-        loss, slope = content_loss(features[..., within], target, self.content_targets[layer][0, 0].numel())
+        loss, slope = content_loss(features[..., within], target, self.content_energies[layer])
         return weight * loss, slope * (self.alpha * weight)
 
     def _add_regularizers(
