@@ -173,7 +173,7 @@ def starts() -> None:
 
 def regularisers() -> None:
     """Total variation, L1 and L2 of the change, noise in what the network sees."""
-    rows = [row(SMALL, {}, {"tv": 10}, {"tv": 100}), row(SMALL, {"l1": 10}, {"l1": 100}, {"l2": 1000})]
+    rows = [row(SMALL, {}, {"tv": 3}, {"tv": 30}), row(SMALL, {"l1": 3}, {"l1": 30}, {"l2": 100})]
     adam = replace(SMALL, optimizer="adam")
     rows.append(row(adam, {}, {"jitter": 0.05}, {"jitter": 0.1}))
     rows[2][0] = ("--optimizer adam", rows[2][0][1])

@@ -94,9 +94,9 @@ class Options:
         "Colours: style, content (like the photo's), or luminance (the photo's; only lightness is painted).",
         metavar="WHOSE",
     )
-    tv: float = _style(0.0, "Weight of the total variation, which smooths; try 100 to 1000.", minimum=0)
-    l1: float = _style(0.0, "Weight of the mean absolute change from the photo; try 100 to 1000.", minimum=0)
-    l2: float = _style(0.0, "Weight of the mean squared change from the photo; try 1000 to 10000.", minimum=0)
+    tv: float = _style(0.0, "Weight of the total variation, which smooths; try 3 to 30.", minimum=0)
+    l1: float = _style(0.0, "Weight of the mean absolute change from the photo; try 3 to 30.", minimum=0)
+    l2: float = _style(0.0, "Weight of the mean squared change from the photo; try 30 to 300.", minimum=0)
     seamless: bool = _picture(False, "Make opposite borders fit together, as for tiles and wallpaper.")
 
     optimizer: Literal["lbfgs", "adam", "rmsprop", "adagrad", "sgd"] = _optimisation(
