@@ -128,7 +128,9 @@ def regions() -> None:
     pictures += [("two styles, blended", blend.image), ("one in each region", parts.image), ("--keep", kept.image)]
     save("controls-regions.jpg", [pictures])
 
-    encoder = Encoder(weights.load_model("vgg19").convolutions, OPTIONS.style_weights)
+    loaded = weights.load_model(parts.model)
+    encoder = Encoder(loaded.convolutions, OPTIONS.style_weights)
+    encoder.normalize(loaded.means(OPTIONS.pooling) or encoder.mean_activations([parts.tensor]))
     white = torch.from_numpy(np.array(person.resize(parts.size)))[None, None] / 255
     for name, mask in (("person", white), ("rest", 1 - white)):
         for style in styles:
