@@ -207,7 +207,7 @@ def progress() -> None:
         if step.iteration in (0, 3, 10, 30, 100):
             pictures.append((f"{step.iteration} iterations", to_pil(step.image)))
 
-    stylize(ASTRONAUT, SWIRLS, SMALL, callback=listen)
+    stylize(ASTRONAUT, SWIRLS, SMALL, scales="1", callback=listen)
     save("controls-iterations.jpg", [pictures])
 
 
