@@ -268,7 +268,7 @@ def photographs() -> None:
     pairs = [("rocket.jpg", "hubble.jpg"), ("coffee.jpg", "rocket.jpg")]
     rows = []
     for content, style in pairs:
-        result = stylize(EXAMPLES / content, EXAMPLES / style, SMALL, beta=100.0, content_layers=("conv3_2",))
+        result = stylize(EXAMPLES / content, EXAMPLES / style, SMALL, beta=5.0, content_layers=("conv3_2",))
         rows.append([("content", load(content)), ("style", load(style)), ("result", result.image)])
     save("photographs.jpg", rows)
 
