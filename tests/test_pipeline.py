@@ -402,7 +402,7 @@ def test_in_parts_the_picture_is_the_same(tile: str, content_path: Path, style_p
 def test_out_of_memory_it_goes_on_in_smaller_parts(
     content_path: Path, style_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    large = dataclasses.replace(SMALL, size=320, enlarge=True, scales="1", precision="fp32", iterations=5)
+    large = dataclasses.replace(SMALL, size=320, enlarge=True, scales="1", precision="fp32", iterations=5, beta=100.0)
     expected = stylize(content_path, style_path, large)
     evaluate, evaluations = Objective.evaluate, []
 
@@ -418,7 +418,7 @@ def test_out_of_memory_it_goes_on_in_smaller_parts(
     assert "out of memory after 3 iterations; continuing with: " in caplog.text
     assert result.stopped == "iterations" and len(result.losses) == 6
     assert [loss.total for loss in result.losses[:4]] == [loss.total for loss in expected.losses[:4]]
-    np.testing.assert_allclose(result.best.total, expected.best.total, rtol=0.1)
+    np.testing.assert_allclose(result.best.total, expected.best.total, rtol=0.02)
     with pytest.raises(StyleTransferError, match="memory"):
         stylize(content_path, style_path, large, tile="off")
 

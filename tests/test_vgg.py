@@ -119,6 +119,27 @@ def test_normalisation_divides_each_filter_by_its_mean_activation(pooling: str) 
     for image, before in zip(images, plain, strict=True):
         for layer, after in encoder(image).items():
             means = np.mean([features[layer].mean((0, 2, 3)) for features in plain], axis=0)
-            means = np.maximum(means, ACTIVATION_FLOOR * means[means > 0].mean())
-            expected = before[layer] / means[:, None, None]
+            firing = means > 0
+            means = np.maximum(means, ACTIVATION_FLOOR * means[firing].mean())
+            expected = before[layer] / means[:, None, None] / np.sqrt(firing.mean())
             np.testing.assert_allclose(after.numpy(), expected, rtol=1e-5, err_msg=layer)
+
+
+def test_filters_that_never_fire_dont_dilute_the_losses() -> None:
+    """The same network padded with dead filters, as narrow encoders are when they are put into VGG-19's shape."""
+    from styletransfer.objective.losses import content_loss, gram_matrix, style_loss
+
+    narrow, wide, channels = random_convolutions(SMALL), {}, 3
+    for layer, (weight, bias) in narrow.items():
+        n = len(weight)
+        w, b = torch.zeros(3 * n, channels, 3, 3), torch.zeros(3 * n)
+        w[:n, : weight.shape[1]], b[:n] = weight, bias
+        wide[layer], channels = (w, b), 3 * n
+    x, y = torch.rand(2, 1, 3, 32, 32)
+    losses = []
+    for weights in (narrow, wide):
+        encoder = Encoder(weights, ["conv4_2"])
+        encoder.normalize(encoder.mean_activations([x, y]))
+        f, g = encoder(x)["conv4_2"], encoder(y)["conv4_2"]
+        losses.append([content_loss(f, g)[0].item(), style_loss(gram_matrix(f), gram_matrix(g))[0].item()])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)

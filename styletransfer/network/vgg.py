@@ -177,7 +177,8 @@ class Encoder(nn.Module):
 
         ReLU and the poolings are positively homogeneous, so dividing a filter by its mean m_c and multiplying the next
         layer's weights on it by m_c changes nothing but the scale of each map. It makes α and β mean the same for
-        every set of weights. Deviation: m_c is never below `ACTIVATION_FLOOR` of its layer's average.
+        every set of weights. Two deviations: m_c is never below `ACTIVATION_FLOOR` of its layer's average, and filters
+        that never fire don't dilute the losses.
 
         Args:
             means: ``{layer: N}``, each filter's mean activation, as `mean_activations` gives them.
@@ -188,7 +189,10 @@ class Encoder(nn.Module):
             mean = means[name].to(weight)
             firing = mean > 0
             average = mean[firing].mean() if firing.any() else torch.ones_like(previous[0])
-            scale = mean.clamp(min=ACTIVATION_FLOOR * average)
+            # What losses are relative to is at least 1 for every filter, also for those that never fire
+            # (`losses.energy`): features times √(N/N₊) make it 1 for each of the N₊ that do.
+            share = firing.sum().clamp(min=1) / firing.numel()
+            scale = mean.clamp(min=ACTIVATION_FLOOR * average) * share.sqrt()
             self._store(name, weight * previous[None, :, None, None] / scale[:, None, None, None], bias / scale)
             previous = scale
 
