@@ -15,10 +15,11 @@ from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from styletransfer import PRESETS, Options, stylize
 from styletransfer.figures.curves import plot_curves
 from styletransfer.figures.sheets import Cell, arrange, paint_cells, reconstruction, texture
-from styletransfer.network import Encoder, weights
+from styletransfer.network import weights
 from styletransfer.objective import Losses, Objective, Region, Style
 from styletransfer.options import LEARNING_RATES
-from styletransfer.pictures import read_picture, to_pil
+from styletransfer.painting.job import build_encoder
+from styletransfer.pictures import read_inputs, read_picture, to_pil
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES, FIGURES = ROOT / "examples", ROOT / "docs" / "figures"
@@ -128,9 +129,8 @@ def regions() -> None:
     pictures += [("two styles, blended", blend.image), ("one in each region", parts.image), ("--keep", kept.image)]
     save("controls-regions.jpg", [pictures])
 
-    loaded = weights.load_model(parts.model)
-    encoder = Encoder(loaded.convolutions, OPTIONS.style_weights)
-    encoder.normalize(loaded.means(OPTIONS.pooling) or encoder.mean_activations([parts.tensor]))
+    loaded, inputs = weights.load_model(parts.model), read_inputs(content, styles, SMALL)
+    encoder = build_encoder(loaded, inputs, SMALL, torch.device("cpu"))
     white = torch.from_numpy(np.array(person.resize(parts.size)))[None, None] / 255
     for name, mask in (("person", white), ("rest", 1 - white)):
         for style in styles:
