@@ -183,10 +183,10 @@ def regularisers() -> None:
 
 
 def presets() -> None:
-    """What the presets make, all but the large print, with the bundled network."""
+    """What the presets make, all but the large print."""
     pictures = [("", load("chelsea.jpg"))]
     for name in ("paper", "fast", "quality"):
-        options = Options(**{**PRESETS[name], "model": "vgg19-lite"})
+        options = Options(**PRESETS[name])
         result = stylize(EXAMPLES / "chelsea.jpg", EXAMPLES / "woodblock.jpg", options, enlarge=True)
         print(f"--preset {name}: {result.seconds:.0f} s")
         pictures.append((f"--preset {name}, {result.size[0]}x{result.size[1]}", result.image))
@@ -215,7 +215,7 @@ def textures() -> None:
     """A style alone, larger than it is; and one that can be laid in rows, laid in rows."""
     pictures = [("style, 512x410", load("mosaic.jpg").resize((512, 410)))]
     for style in (EXAMPLES / "mosaic.jpg", SWIRLS):
-        content, options = texture(style, (640, 640), replace(SMALL, style_scale=0.5))
+        content, options = texture(style, (640, 640), replace(OPTIONS, style_scale=0.5))
         pictures.append((f"texture of {style.stem}, 640x640", stylize(content, style, options).image))
     content, options = texture(SWIRLS, (256, 256), replace(OPTIONS, seamless=True, style_scale=0.5))
     one = stylize(content, SWIRLS, options).image
