@@ -50,7 +50,9 @@ def test_a_step_of_a_dream_is_one_up_the_gradient_of_autograd(pooling: str, cont
     picture = pictures.read_picture(content_path)
     (after,) = activations.dream(picture, encoder, octaves=1, iterations=1)
 
-    image = x = torch.tensor(np.asarray(picture.rgb) / 255).permute(2, 0, 1)[None].requires_grad_()
+    shift = torch.randint(-16, 17, (2,), generator=torch.Generator().manual_seed(0)).tolist()
+    image = torch.tensor(np.asarray(picture.rgb) / 255).permute(2, 0, 1)[None].requires_grad_()
+    x = image.roll(shift, (2, 3))
     for name in encoder.names:
         if name in ("conv2_1", "conv3_1"):
             x = F.avg_pool2d(x, 2) if pooling == "avg" else F.max_pool2d(x, 2)

@@ -26,6 +26,8 @@ from ..version import __version__
 MAP, GAP = 128, 2
 #: Each size of a dream is so many times the last, and each step of it changes the values 0…1 by so much on average.
 OCTAVE, STEP = 1.4, 0.006
+#: In each step of a dream the image is shifted by up to so many pixels: a frame and a chequered pattern show without.
+SHIFT = 16
 
 
 @dataclass(frozen=True)
@@ -121,15 +123,16 @@ def dream(picture: Picture, encoder: Encoder, octaves: int, iterations: int) -> 
 
     Gradient ascent on ½ Σ F² at the encoder's deepest layer: what it sees there, it is to see more of. It begins small,
     and each octave adds patterns of the filters' size, which are smaller beside the picture. Mordvintsev, Olah and
-    Tyka, *Inceptionism*, 2015, and *DeepDream*, 2015, without its random shifts, which change little here.
+    Tyka, *Inceptionism*, 2015, and *DeepDream*, 2015.
     """
-    image, device = None, _device_of(encoder)
+    image, device, generator = None, _device_of(encoder), torch.Generator().manual_seed(0)
     for octave in reversed(range(octaves)):
         size = fit_size(picture.rgb.size, round(max(picture.rgb.size) / OCTAVE**octave), encoder.minimum_size)
         start = picture.resize(size).tensor() if image is None else step_up(image, picture, size)
         image = start.to(device)
         for _ in range(iterations):
-            gradient = _energy_gradient(encoder, image)
+            down, right = torch.randint(-SHIFT, SHIFT + 1, (2,), generator=generator).tolist()
+            gradient = _energy_gradient(encoder, image.roll((down, right), (2, 3))).roll((-down, -right), (2, 3))
             step = STEP / gradient.abs().mean().clamp(min=torch.finfo(gradient.dtype).tiny)
             image = torch.addcmul(image, gradient, step).clamp_(0, 1)
             yield image
