@@ -21,11 +21,14 @@ def make(
     regions: bool = False,
     l1: float = 0.2,
     l2: float = 0.3,
+    metrics: bool = False,
 ) -> tuple[Objective, torch.Tensor]:
     rng = torch.Generator().manual_seed(3)
     content = torch.rand(1, 3, 33, 48, generator=rng, dtype=torch.float64)
     style = torch.rand(1, 3, 40, 32, generator=rng, dtype=torch.float64)
-    encoder = Encoder(random_convolutions(SMALL), {**CONTENT, **STYLE}, pooling).double()
+    weights = random_convolutions(SMALL)
+    matrices = {layer: torch.randn(len(bias), len(bias), generator=rng) for layer, (_, bias) in weights.items()}
+    encoder = Encoder(weights, {**CONTENT, **STYLE}, pooling, matrices if metrics else None).double()
     encoder.normalize(encoder.mean_activations([content, style]))
     image = torch.rand(1, 3, 33, 48, generator=rng, dtype=torch.float64) * 1.2 - 0.1  # some values outside [0, 1]
     styles = masked(style) if regions else style
@@ -40,9 +43,10 @@ def masked(style: torch.Tensor) -> list[Region]:
     return [Region([Style(style.flip(3), 0.3), Style(style, 0.7, part)], left), Region([Style(style)], right)]
 
 
+@pytest.mark.parametrize("metrics", [False, True])
 @pytest.mark.parametrize(("pooling", "regions"), [("avg", False), ("max", False), ("l2", False), ("avg", True)])
-def test_gradient_against_finite_differences(pooling: str, regions: bool) -> None:
-    objective, image = make(pooling, regions=regions)
+def test_gradient_against_finite_differences(pooling: str, regions: bool, metrics: bool) -> None:
+    objective, image = make(pooling, regions=regions, metrics=metrics)
     _, gradient = objective.evaluate(image)
     rng = torch.Generator().manual_seed(5)
     for _ in range(5):
@@ -63,10 +67,14 @@ def test_gradient_of_single_pixels_corners_included() -> None:
         np.testing.assert_allclose((ahead - behind) / 2e-5, gradient[pixel].item(), rtol=1e-4)
 
 
-def test_total_is_the_weighted_sum_of_the_terms_in_numpy() -> None:
-    objective, image = make(alpha=2.0, beta=30.0, tv=4.0, l1=5.0, l2=7.0)
+@pytest.mark.parametrize("metrics", [False, True])
+def test_total_is_the_weighted_sum_of_the_terms_in_numpy(metrics: bool) -> None:
+    objective, image = make(alpha=2.0, beta=30.0, tv=4.0, l1=5.0, l2=7.0, metrics=metrics)
     losses = Losses(*objective.evaluate(image)[0].tolist())
     features = {layer: f.numpy()[0] for layer, f in objective.encoder(image).items()}
+    for layer, f in features.items():
+        if (metric := objective.encoder.metric(layer)) is not None:
+            features[layer] = np.einsum("ij,jhw->ihw", metric.numpy(), f)
     content = style = 0.0
     for layer, w in CONTENT.items():
         target = objective.content_targets[layer].numpy()[0]
@@ -85,6 +93,21 @@ def test_total_is_the_weighted_sum_of_the_terms_in_numpy() -> None:
     expected = 2 * content + 30 * style + 4 * tv + GAMUT_WEIGHT * 32 * outside
     expected += 5 * rounded.mean() + 7 * (change**2).mean()
     np.testing.assert_allclose(losses.total, expected, rtol=1e-6)
+
+
+def test_normalising_changes_no_distance_that_a_metric_tells() -> None:
+    """A network that stands for another measures as that one does, however its own filters are scaled."""
+    weights = random_convolutions(SMALL)
+    rng = torch.Generator().manual_seed(6)
+    images = [torch.rand(1, 3, 32, 48, generator=rng) for _ in range(3)]
+    metrics = {layer: torch.randn(len(bias), len(bias), generator=rng) for layer, (_, bias) in weights.items()}
+    terms = []
+    for normalised in (False, True):
+        encoder = Encoder(weights, {**CONTENT, **STYLE}, metrics=metrics)
+        if normalised:
+            encoder.normalize(encoder.mean_activations(images))
+        terms.append(Objective(encoder, *images[:2], CONTENT, STYLE, 1.0, 1.0).evaluate(images[2])[0].numpy())
+    np.testing.assert_allclose(terms[1], terms[0], rtol=1e-4)
 
 
 def test_the_style_of_regions_is_that_of_guided_gram_matrices_in_numpy() -> None:

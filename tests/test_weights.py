@@ -551,6 +551,43 @@ def test_a_large_file_that_is_refused_leaves_no_conversion(large: Path) -> None:
     assert not weights.cache_directory().exists()
 
 
+# --- metrics -------------------------------------------------------------------------------------------------------
+
+METRICS = {layer: torch.eye(len(bias)).roll(1, 0) * 2 for layer, (_, bias) in TRUNK.items()}
+
+
+def test_a_network_can_bring_its_metrics_and_is_then_not_normalised_again(tmp_path: Path) -> None:
+    save(TRUNK, tmp_path / "small.safetensors", METRICS)
+    loaded = load_model("auto", str(tmp_path / "small.safetensors"))
+    assert loaded.metrics.keys() == METRICS.keys()
+    assert all(torch.equal(loaded.metrics[layer], metric) for layer, metric in METRICS.items())
+    means = loaded.means("avg")
+    assert means is not None and all(bool((mean == 1).all()) for mean in means.values())
+    save(TRUNK, tmp_path / "plain.safetensors")
+    assert not load_model("auto", str(tmp_path / "plain.safetensors")).metrics
+
+
+@pytest.mark.parametrize(
+    ("changed", "saying"),
+    [
+        ({"conv2_1": torch.eye(5)}, "metric of conv2_1 is not a finite 6×6"),
+        ({"conv1_1": torch.ones(4)}, "metric of conv1_1 is not a finite 4×4"),
+        ({"conv1_1": torch.full((4, 4), torch.nan)}, "metric of conv1_1 is not a finite 4×4"),
+        ({"conv9_1": torch.eye(4)}, "metric of conv9_1"),
+        ({"conv5_4": None}, "not every layer has a metric"),
+    ],
+)
+def test_metrics_that_do_not_fit_are_refused(
+    tmp_path: Path, changed: dict[str, torch.Tensor | None], saying: str
+) -> None:
+    path = tmp_path / "small.safetensors"
+    save(TRUNK, path, {k: v for k, v in {**METRICS, **changed}.items() if v is not None})
+    for reading in (lambda: load_model("auto", str(path)), lambda: verify(path)):
+        with pytest.raises(StyleTransferError, match=saying) as caught:
+            reading()
+        assert str(path) in str(caught.value)
+
+
 # --- finding and choosing ------------------------------------------------------------------------------------------
 
 

@@ -106,6 +106,26 @@ def read_convolutions(path: Path, preprocessing: str) -> Convolutions:
     return convolutions
 
 
+def read_metrics(path: Path) -> dict[str, Tensor]:
+    """The metrics of a network that stands for a larger one, ``{layer: T}`` (`Encoder`), float32; none of others.
+
+    Only the package's own files, which are safetensors, have any. Raises `StyleTransferError` when they aren't those of
+    the file's convolutions.
+    """
+    if path.suffix != ".safetensors":
+        return {}
+    tensors, _ = read_tensors(path)
+    metrics = {key.removesuffix(".metric"): tensors[key].float() for key in tensors if key.endswith(".metric")}
+    filters = {key.removesuffix(".weight"): len(tensors[key]) for key in tensors if key.endswith(".weight")}
+    for layer, metric in metrics.items():
+        size = filters.get(layer)
+        if metric.shape != (size, size) or not metric.isfinite().all():
+            raise StyleTransferError(f"{path}: the metric of {layer} is not a finite {size}×{size} matrix")
+    if metrics and metrics.keys() != filters.keys():
+        raise StyleTransferError(f"{path}: not every layer has a metric")
+    return metrics
+
+
 def _companions(key: str, tensors: Mapping[str, Tensor]) -> tuple[str | None, Tensor | None, Tensor | None]:
     """The paper's name of the layer whose weight stands under this key, its bias, and the table if the weight is codes.
 

@@ -54,6 +54,8 @@ class Encoder(nn.Module):
             (`weights.load` gives them so).
         layers: names of the layers to return; the network ends after the deepest.
         pooling: "avg" (as in the paper, where VGG-19 was trained with max), "max" or "l2".
+        metrics: of a network that stands for a larger one: ``{layer: T}``, n×n for n filters, such that distances of
+            T·F are those of the larger one's features. None measures in its own features.
 
     Borders are padded by replication. Deviation: VGG-19 pads with zeros, which the optimisation paints as a frame.
 
@@ -61,7 +63,13 @@ class Encoder(nn.Module):
         UsageError: the weights don't reach one of the layers.
     """
 
-    def __init__(self, weights: Mapping[str, tuple[Tensor, Tensor]], layers: Iterable[str], pooling: str = "avg"):
+    def __init__(
+        self,
+        weights: Mapping[str, tuple[Tensor, Tensor]],
+        layers: Iterable[str],
+        pooling: str = "avg",
+        metrics: Mapping[str, Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.layers = sorted(set(layers), key=LAYERS.index)
         missing = [layer for layer in self.layers if layer not in weights]
@@ -71,6 +79,9 @@ class Encoder(nn.Module):
         self.names = LAYERS[: LAYERS.index(self.layers[-1]) + 1]
         for name in self.names:
             self._store(name, *weights[name])
+        for name in self.layers:
+            if metrics:
+                self.register_buffer(f"{name}_metric", metrics[name].detach().clone())
 
     def _store(self, name: str, weight: Tensor, bias: Tensor) -> None:
         """Channels-last, which oneDNN and cuDNN need no copies for; `adjoint` is the kernel of the way back."""
@@ -84,6 +95,10 @@ class Encoder(nn.Module):
         """Weight and bias of one layer."""
         return self.get_buffer(f"{name}_weight"), self.get_buffer(f"{name}_bias")
 
+    def metric(self, name: str) -> Tensor | None:
+        """T of one layer, n×n: what its features are to be multiplied by before they are compared; None for nothing."""
+        return self._buffers.get(f"{name}_metric")
+
     def cast(self, forward: torch.dtype, backward: torch.dtype) -> "Encoder":
         """Computes features in one precision and gradients in another from now on; returns itself."""
         for name in self.names:
@@ -91,7 +106,8 @@ class Encoder(nn.Module):
             if self.get_buffer(f"{name}_adjoint").dtype != weight.dtype:  # exact again, as far as the weights are
                 self._store(name, weight, bias)
         for name, buffer in self.named_buffers():
-            buffer.data = buffer.to(backward if name.endswith("adjoint") else forward)
+            if not name.endswith("metric"):  # Gram matrices are never less than float32
+                buffer.data = buffer.to(backward if name.endswith("adjoint") else forward)
         return self
 
     @property
@@ -194,6 +210,8 @@ class Encoder(nn.Module):
             share = firing.sum().clamp(min=1) / firing.numel()
             scale = mean.clamp(min=ACTIVATION_FLOOR * average) * share.sqrt()
             self._store(name, weight * previous[None, :, None, None] / scale[:, None, None, None], bias / scale)
+            if (metric := self.metric(name)) is not None:
+                metric *= scale
             previous = scale
 
     @torch.no_grad()

@@ -7,8 +7,8 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from ..errors import StyleTransferError, UsageError
 from ..files import sha256_of, write_atomically
 from .download import download
-from .formats import Convolutions, read_convolutions
+from .formats import Convolutions, read_convolutions, read_metrics
 
 log = logging.getLogger(__name__)
 
@@ -72,18 +72,16 @@ NETWORKS = {
     "vgg19-lite": Network(
         "vgg19-lite",
         ("vgg19-lite.safetensors",),
-        "8ec87076c62bc114f23a4dde64704bd28693b7dbae0f8c60907023a6a61a77bd",
-        "3 MB",
+        "be766c32d0fcfc7c99769b4b2fb00d2244ea201fe6a9ab5e066c27e4d539a5be",
+        "4 MB",
         "distilled, bundled with the package",
         "reinstall styletransfer",
     ),
 }
 #: The network that both of these are, the better file first.
 _SAME = ("vgg19", "vgg19-8bit")
-#: The networks of which `_MEANS` has the filters' mean activations, by the files that hold them.
-_MEANS_OF = {_CODES: "vgg19", "vgg19-d01eb7cb.pth": "vgg19", "vgg19-lite.safetensors": "vgg19-lite"}
-#: Made by weights/means.py.
-_MEANS = "means.safetensors"
+#: The mean activations of VGG-19's filters, made by weights/means.py, and the files whose network that is.
+_MEANS, _MEANS_OF = "means.safetensors", (_CODES, "vgg19-d01eb7cb.pth")
 #: Gatys' own file, whose filters have a mean activation of 1 already.
 _NORMALIZED = "vgg_conv.pth"
 
@@ -96,27 +94,28 @@ class Weights:
         name: of the network, or of the file if it is one's own.
         path: the file.
         convolutions: ``{"conv1_1": (weight Cout×Cin×3×3, bias Cout), …}``, float32, for RGB in [0, 1].
+        metrics: ``{layer: T}`` of a network that stands for a larger one (`Encoder`); none of others.
     """
 
     name: str
     path: Path
     convolutions: Convolutions
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
     def means(self, pooling: str) -> dict[str, Tensor] | None:
         """Mean activation of each filter over many photographs (weights/README.md): ``{layer: N}``; None if unknown.
 
         Raises `StyleTransferError` when the file of them is missing.
         """
-        if self.path.name == _NORMALIZED:
+        if self.metrics or self.path.name == _NORMALIZED:
             return {layer: torch.ones_like(bias) for layer, (_, bias) in self.convolutions.items()}
-        network = _MEANS_OF.get(self.path.name)
-        if network is None:
+        if self.path.name not in _MEANS_OF:
             return None
         path = next((folder / _MEANS for folder in _bundled_folders() if (folder / _MEANS).is_file()), None)
         if path is None:
             raise StyleTransferError(f"{_MEANS} is missing from the installation: reinstall styletransfer")
         known = load_file(path)
-        return {layer: known[f"{network}.{pooling}.{layer}"] for layer in self.convolutions}
+        return {layer: known[f"vgg19.{pooling}.{layer}"] for layer in self.convolutions}
 
 
 # --- finding -------------------------------------------------------------------------------------------------------
@@ -169,7 +168,8 @@ def load_model(model: str, weights: str | None = None, preprocessing: str = "aut
     Raises `StyleTransferError` when the weights can't be had or read.
     """
     if weights is not None:
-        return Weights(Path(weights).name, Path(weights), load(Path(weights), preprocessing))
+        own = Path(weights)
+        return Weights(own.name, own, load(own, preprocessing), read_metrics(own))
     for name in _SAME if model in ("auto", "vgg19") else ():
         path = find(name)
         if path is None:
@@ -188,7 +188,7 @@ def load_model(model: str, weights: str | None = None, preprocessing: str = "aut
         remedies = " or ".join(f"{NETWORKS[name].remedy} ({NETWORKS[name].size})" for name in _SAME)
         log.warning("VGG-19 is not here, using the bundled vgg19-lite; to get it %s", remedies)
     path = fetch(model)
-    return Weights(model, path, load(path, preprocessing))
+    return Weights(model, path, load(path, preprocessing), read_metrics(path))
 
 
 # --- fetching ------------------------------------------------------------------------------------------------------
@@ -217,6 +217,7 @@ def verify(path: Path) -> str:
     """
     digest = _check_promise(path)
     read_convolutions(path, "auto")
+    read_metrics(path)
     return digest
 
 
@@ -275,9 +276,12 @@ def load(path: Path, preprocessing: str = "auto") -> Convolutions:
     return convolutions
 
 
-def save(convolutions: Convolutions, path: Path) -> None:
-    """Writes convolutions for RGB in [0, 1] as safetensors. Raises `StyleTransferError` when they can't be written."""
-    tensors = {}
+def save(convolutions: Convolutions, path: Path, metrics: Mapping[str, Tensor] | None = None) -> None:
+    """Writes convolutions for RGB in [0, 1], and metrics, as safetensors.
+
+    Raises `StyleTransferError` when they can't be written.
+    """
+    tensors = {f"{layer}.metric": metric.contiguous() for layer, metric in (metrics or {}).items()}
     for name, (weight, bias) in convolutions.items():
         tensors[f"{name}.weight"], tensors[f"{name}.bias"] = weight.contiguous(), bias.contiguous()
     write_atomically(path, safetensors_bytes(tensors, metadata={"preprocessing": "rgb"}))

@@ -126,7 +126,7 @@ class Objective:
                 )
                 self.content_targets[layer] = whole
             rows = slice(done[layer], done[layer] + features.shape[2])
-            self.content_targets[layer][:, :, rows] = features
+            self.content_targets[layer][:, :, rows] = _mix(features, encoder.metric(layer))
             done[layer] = rows.stop
         regions = [Region([Style(style)])] if isinstance(style, Tensor) else style
         self.guides = [_make_guides(region.mask, self.style_weights) for region in regions]
@@ -153,7 +153,7 @@ class Objective:
                     features, done[layer] = features * guides[layer][:, :, rows], rows.stop
                 gram = style.share * gram_matrix(features, _positions(layer, style.image))
                 total[layer] = total[layer] + gram if layer in total else gram
-        return total
+        return {layer: _measure(gram, self.encoder.metric(layer)) for layer, gram in total.items()}
 
     def _rows(self, image: Tensor) -> int | None:
         """The height of strips as wide as an image that take no more memory than those of the bands."""
@@ -216,8 +216,10 @@ class Objective:
         for gram, targets, energies, share in regions:
             mixings.append(dict[str, Tensor]())
             for layer, weight in self.style_weights.items():
-                loss, slope = style_loss(gram[layer], targets[layer], energies[layer])
+                metric = self.encoder.metric(layer)
+                loss, slope = style_loss(_measure(gram[layer], metric), targets[layer], energies[layer])
                 total = total + share * weight * loss
+                slope = _measure(slope, None if metric is None else metric.T)
                 mixing = slope * (self.beta * share * weight * 2 / _positions(layer, image))
                 mixings[-1][layer] = mixing.to(self.encoder.get_buffer(f"{layer}_adjoint").dtype)
         return total, mixings
@@ -232,7 +234,7 @@ class Objective:
         for region, mixing in enumerate(mixings):
             guide = self._guide(region, band, layer, top, features)
             seen = features if guide is None else features * guide.square().to(features.dtype)
-            mixed = F.conv2d(seen, mixing[layer][:, :, None, None])
+            mixed = _mix(seen, mixing[layer])
             total = mixed if total is None else total.add_(mixed)
         return total
 
@@ -246,8 +248,9 @@ class Objective:
         target = self.content_targets[layer]
         within, columns = band.at(layer)
         target = target[:, :, top : top + features.shape[2], columns]
-        loss, slope = content_loss(features[..., within], target, self.content_energies[layer])
-        return weight * loss, slope * (self.alpha * weight)
+        metric = self.encoder.metric(layer)
+        loss, slope = content_loss(_mix(features[..., within], metric), target, self.content_energies[layer])
+        return weight * loss, _mix(slope, None if metric is None else metric.T) * (self.alpha * weight)
 
     def _add_regularizers(
         self, image: Tensor, content: Tensor, style: Tensor, gradient: Tensor
@@ -274,6 +277,16 @@ class Objective:
             change = part - self.content[:, :, rows]
             yield self.l1, absolute_change(change, values)
             yield self.l2, squared_change(change, values)
+
+
+def _mix(features: Tensor, matrix: Tensor | None) -> Tensor:
+    """The product of a matrix n×n with features 1×n×H×W at every position; the features themselves without one."""
+    return features if matrix is None else F.conv2d(features, matrix[:, :, None, None].to(features.dtype))
+
+
+def _measure(gram: Tensor, metric: Tensor | None) -> Tensor:
+    """The Gram matrix T G Tᵀ of T·F from that of features F; the same without a metric T."""
+    return gram if metric is None else metric @ gram @ metric.T
 
 
 def _make_guides(mask: Tensor | None, layers: Mapping[str, float]) -> dict[str, Tensor] | None:
