@@ -8,17 +8,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import matplotlib
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from styletransfer import PRESETS, Options, stylize
 from styletransfer.figures.curves import plot_curves
 from styletransfer.figures.sheets import Cell, arrange, paint_cells, reconstruction, texture
-from styletransfer.network import weights
+from styletransfer.network import Tiling, weights
 from styletransfer.objective import Losses, Objective, Region, Style
 from styletransfer.options import LEARNING_RATES
-from styletransfer.painting.job import build_encoder
+from styletransfer.painting.bleed import add_bleed
+from styletransfer.painting.evaluation import make_objective
+from styletransfer.painting.job import build_encoder, prepared_job
 from styletransfer.pictures import read_inputs, read_picture, to_pil
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -183,10 +187,10 @@ def regularisers() -> None:
 
 
 def presets() -> None:
-    """What the presets make, all but the large print."""
+    """What the presets make, all but the large print, with the bundled network."""
     pictures = [("", load("chelsea.jpg"))]
     for name in ("paper", "fast", "quality"):
-        options = Options(**PRESETS[name])
+        options = Options(**{**PRESETS[name], "model": "vgg19-lite"})
         result = stylize(EXAMPLES / "chelsea.jpg", EXAMPLES / "woodblock.jpg", options, enlarge=True)
         print(f"--preset {name}: {result.seconds:.0f} s")
         pictures.append((f"--preset {name}, {result.size[0]}x{result.size[1]}", result.image))
@@ -273,9 +277,39 @@ def photographs() -> None:
     save("photographs.jpg", rows)
 
 
+# --- weights/README.md -----------------------------------------------------------------------------------------------
+
+
+def networks() -> None:
+    """The losses that VGG-19 and vgg19-lite tell of the same pictures, on the way of a run of each."""
+    names, options = ("vgg19", "vgg19-lite"), replace(OPTIONS, size=256, scales="1")
+    objectives = []
+    for name in names:
+        with prepared_job(ASTRONAUT, SWIRLS, replace(options, model=name)) as (job, _):
+            objectives.append(make_objective(job, job.networks[0].encoder, job.scales[0], Tiling()))
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    for name, axes in zip(names, figure.subplots(1, 2, sharey=True), strict=True):
+        told: list[tuple[int, list[float]]] = []
+
+        def listen(step: Any, told: list[tuple[int, list[float]]] = told) -> None:
+            if step.iteration % 5 == 0:
+                canvas = add_bleed(step.image, OPTIONS)
+                told.append((step.iteration, [o.evaluate(canvas)[0][0].item() for o in objectives]))
+
+        stylize(ASTRONAUT, SWIRLS, options, model=name, callback=listen)
+        for teller, losses in zip(names, zip(*(losses for _, losses in told), strict=True), strict=True):
+            axes.plot([iteration for iteration, _ in told], losses, label=f"as {teller} tells it")
+        axes.set(title=f"a run of {name}", xlabel="iteration", ylabel="total loss", yscale="log")
+        axes.grid(alpha=0.3, which="both")
+        axes.legend()
+        print(name, [(iteration, *(round(loss, 3) for loss in losses)) for iteration, losses in told[::5]])
+    with matplotlib.rc_context({"svg.hashsalt": "styletransfer"}):  # the same file every time
+        figure.savefig(FIGURES / "networks.svg", metadata={"Date": None})
+
+
 DRAWN = (
     *(overview, ratios, content_layers, colors, regions, blends, strokes, starts, regularisers, sizes, progress),
-    *(reconstructions, optimisers, painters, photographs, textures, presets),
+    *(reconstructions, optimisers, painters, photographs, textures, presets, networks),
 )
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Makes `means.safetensors`: each filter's mean activation over photographs, by which the networks are normalised.
+"""Makes `means.safetensors`: the mean activation of each of VGG-19's filters over photographs.
 
     python weights/means.py --photos FOLDER [--paintings FOLDER] [-o FILE]
 
-Gatys, Ecker, Bethge, CVPR 2016, section 2, normalise over images of ImageNet. For each known network and each pooling
-the file holds ``NETWORK.POOLING.LAYER``, N values for N filters. With --paintings it also prints how much they would
-differ over paintings, and nothing of those goes into the file.
+Gatys, Ecker, Bethge, CVPR 2016, section 2, normalise by those over images of ImageNet. For each pooling the file holds
+``vgg19.POOLING.LAYER``, N values for N filters. With --paintings it also prints how much they would differ over
+paintings, and nothing of those goes into the file.
 """
 
 import argparse
@@ -22,7 +22,6 @@ from styletransfer.network import Encoder, weights
 from styletransfer.network.vgg import ACTIVATION_FLOOR, POOLINGS
 
 SIZE = 224  # the shorter side of a picture: what VGG-19 was trained on
-NETWORKS = {"vgg19": "vgg19-8bit", "vgg19-lite": "vgg19-lite"}  # key in the file: network
 
 
 def load_pictures(folder: Path) -> list[Tensor]:
@@ -35,12 +34,12 @@ def load_pictures(folder: Path) -> list[Tensor]:
     return tensors
 
 
-def mean_activations(network: str, pooling: str, pictures: list[Tensor]) -> dict[str, Tensor]:
+def mean_activations(pooling: str, pictures: list[Tensor]) -> dict[str, Tensor]:
     """``{layer: N}`` over pictures and positions, each picture counting equally."""
-    convolutions = weights.load_model(network).convolutions
+    convolutions = weights.load_model("vgg19-8bit").convolutions
     encoder = Encoder(convolutions, convolutions, pooling)
     total: dict[str, Tensor] = {}
-    for picture in tqdm(pictures, desc=f"{network}, {pooling}"):
+    for picture in tqdm(pictures, desc=pooling):
         for layer, mean in encoder.mean_activations([picture / 255]).items():
             total[layer] = total.get(layer, torch.zeros_like(mean)) + mean / len(pictures)
     return total
@@ -67,12 +66,11 @@ def main() -> None:
 
     photos = load_pictures(args.photos)
     tensors = {}
-    for key, network in NETWORKS.items():
-        for pooling in POOLINGS:
-            means = mean_activations(network, pooling, photos)
-            tensors |= {f"{key}.{pooling}.{layer}": mean for layer, mean in means.items()}
-            if args.paintings and pooling == "avg":
-                compare(means, mean_activations(network, pooling, load_pictures(args.paintings)))
+    for pooling in POOLINGS:
+        means = mean_activations(pooling, photos)
+        tensors |= {f"vgg19.{pooling}.{layer}": mean for layer, mean in means.items()}
+        if args.paintings and pooling == "avg":
+            compare(means, mean_activations(pooling, load_pictures(args.paintings)))
     write_atomically(args.output, safetensors_bytes(tensors))
     print(f"{args.output}  SHA-256 {sha256_of(args.output)}")
 
