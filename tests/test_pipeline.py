@@ -346,7 +346,8 @@ def test_pictures_start_small(size: int, scales: str, expected: list[int]) -> No
 
 
 @pytest.mark.parametrize(
-    ("iterations", "patience", "told"), [(25, 1e9, " seconds on"), (25, 0.0, "--preset fast"), (9, 0.0, "")]
+    ("iterations", "brief", "patience", "told"),
+    [(25, 0.0, 1e9, " seconds on"), (25, 0.0, 0.0, "--preset fast"), (9, 0.0, 0.0, ""), (25, 1e9, 1e9, "")],
 )
 def test_how_long_it_takes_is_told_once_at_the_beginning(
     content_path: Path,
@@ -354,9 +355,11 @@ def test_how_long_it_takes_is_told_once_at_the_beginning(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
     iterations: int,
+    brief: float,
     patience: float,
     told: str,
 ) -> None:
+    monkeypatch.setattr(progress, "BRIEF", brief)
     monkeypatch.setattr(progress, "PATIENT", patience)
     with caplog.at_level(logging.INFO, logger="styletransfer"):
         stylize(content_path, style_path, SMALL, iterations=iterations, scales="2")

@@ -26,8 +26,9 @@ SETTLED, WINDOW = 0.02, 50
 #: L-BFGS's pairs are in a checkpoint as far as they don't take more; without them it begins to learn anew.
 HISTORY_BYTES = 1 << 30
 #: How long the run will take is told by so many iterations, after as many to warm up, on the first scale with so long a
-#: side: on smaller ones an iteration takes longer for its pixels. Beyond so many seconds, with what would be sooner.
-TIMED, TELLING, PATIENT = 10, 128, 120
+#: side: on smaller ones an iteration takes longer for its pixels. Not if it takes less than so many seconds; beyond so
+#: many, with what would be sooner.
+TIMED, TELLING, BRIEF, PATIENT = 10, 128, 20, 120
 #: When there is a time limit: how many iterations must fit in what is left for a finer scale to be begun.
 WORTHWHILE = 8
 
@@ -97,7 +98,7 @@ class Clock:
         left = sum(self._work[self._scales.index(scale) :])
         pace = (step.seconds - self._warm) / TIMED / math.prod(scale.content)
         seconds = time.monotonic() - self._began + pace * left
-        if seconds > self._limit:
+        if not BRIEF <= seconds <= self._limit:
             return
         told = f"{seconds:.0f} seconds" if seconds < PATIENT else f"{seconds / 60:.0f} minutes"
         sooner = "" if seconds < PATIENT else "; for a draft within seconds: --preset fast"
