@@ -50,7 +50,7 @@ PresetName = Literal["paper", "fast", "quality", "print"]
 #: Settings that go together.
 PRESETS: dict[PresetName, dict[str, Any]] = {
     "paper": {"model": "vgg19", "init": "noise", "scales": "1", "iterations": 500, "precision": "fp32"},
-    "fast": {"model": "vgg19-lite", "size": 384, "iterations": 100},
+    "fast": {"model": "vgg19-lite", "iterations": 100},
     "quality": {"size": 1024, "iterations": 400},
     "print": {"size": 3600, "enlarge": True},
 }

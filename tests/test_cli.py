@@ -319,7 +319,7 @@ def test_a_preset_sets_what_is_not_given(
     options = ("--preset", "fast", "--iterations", "2", "-o", "out.png", "-q")
     assert run(content_path, style_path, *options, capsys=capsys)[0] == 0
     settings = pictures.read_settings(here / "out.png")
-    assert settings["iterations"] == 2 and settings["size"] == PRESETS["fast"]["size"] != Options.size
+    assert settings["iterations"] == 2 and settings["model"] == PRESETS["fast"]["model"] != Options.model
     code, _, err = run(content_path, style_path, "--preset", "fastest", capsys=capsys)
     assert code == 2 and "paper" in err
 
