@@ -8,14 +8,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from styletransfer import PRESETS, Options, stylize
-from styletransfer.figures.curves import plot_curves
+from styletransfer.figures.curves import plot_curves, write_figure
 from styletransfer.figures.sheets import Cell, arrange, paint_cells, reconstruction, texture
 from styletransfer.network import Tiling, weights
 from styletransfer.objective import Losses, Objective, Region, Style
@@ -303,8 +302,7 @@ def networks() -> None:
         axes.grid(alpha=0.3, which="both")
         axes.legend()
         print(name, [(iteration, *(round(loss, 3) for loss in losses)) for iteration, losses in told[::5]])
-    with matplotlib.rc_context({"svg.hashsalt": "styletransfer"}):  # the same file every time
-        figure.savefig(FIGURES / "networks.svg", metadata={"Date": None})
+    write_figure(figure, FIGURES / "networks.svg")
 
 
 DRAWN = (

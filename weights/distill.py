@@ -1,4 +1,4 @@
-"""Trains `vgg19-lite.safetensors`, the bundled encoder: a trunk of a seventh of VGG-19's multiply-adds, distilled.
+"""Trains `vgg19-lite.safetensors`, the bundled encoder: a trunk of an eighth of VGG-19's multiply-adds, distilled.
 
     python weights/distill.py --photos FOLDER --paintings FOLDER [--steps 3200] [-o FILE]
 
@@ -213,7 +213,13 @@ def moments(features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     All that a linear head on f does follows from them: its prediction, N filters wide, is never made.
     """
     f = features.flatten(2)
-    return f @ f.mT / f.shape[2], target.flatten(2) @ f.mT / f.shape[2]
+    return gram_matrices(features), target.flatten(2) @ f.mT / f.shape[2]
+
+
+def gram_matrices(features: Tensor) -> Tensor:
+    """Per picture, B×N×N, for autograd."""
+    f = features.flatten(2)
+    return f @ f.mT / f.shape[2]
 
 
 def unexplained(head: Tensor, own: Tensor, cross: Tensor, target: Tensor) -> Tensor:
@@ -225,8 +231,7 @@ def unexplained(head: Tensor, own: Tensor, cross: Tensor, target: Tensor) -> Ten
 
 def gram_errors(head: Tensor, own: Tensor, target: Tensor) -> Tensor:
     """Per picture ‖G − A‖² / ‖A‖² of the Gram matrices of prediction and target."""
-    flat = target.flatten(2)
-    wanted = flat @ flat.mT / flat.shape[2]
+    wanted = gram_matrices(target)
     return (head @ own @ head.T - wanted).square().sum((1, 2)) / wanted.square().sum((1, 2))
 
 
@@ -260,7 +265,7 @@ def image_gradient(
     for layer, share in shares.items():
         f, target = features[layer], targets[layer]
         if layer in STYLE_LAYERS:
-            f, target = (x.flatten(2) @ x.flatten(2).mT / x.shape[2:].numel() for x in (f, target))
+            f, target = gram_matrices(f), gram_matrices(target)
         target = target[photos + (layer in STYLE_LAYERS)].flatten(1)
         total = total + (share * (f.flatten(1) - target).square().sum(1) / target.square().sum(1)).sum()
     return torch.autograd.grad(total, image, create_graph=True)[0]
@@ -403,14 +408,15 @@ def report(student: Student, heads: Heads, teacher: Encoder, held_out: dict[str,
     """Per layer the share of variance explained and the Gram matrices' relative error on whole held-out pictures."""
     lines = ["layer     " + "".join(f"{kind + ': explained':>24}{'Gram error':>12}" for kind in held_out)]
     sums: dict[tuple[str, str], Tensor] = {}
+    linear = {layer: heads.head(layer) for layer in TRUNK}
     for kind, pictures in held_out.items():
         for scales in pictures:
             x = scales[min(1, len(scales) - 1)][None] / 255
             targets = look(teacher, x)
             for layer, features in look(student, x).items():
                 own, cross = moments(features, targets[layer])
-                left = unexplained(heads.head(layer), own, cross, targets[layer])
-                values = torch.stack([left, gram_errors(heads.head(layer), own, targets[layer])[0].sqrt()])
+                left = unexplained(linear[layer], own, cross, targets[layer])
+                values = torch.stack([left, gram_errors(linear[layer], own, targets[layer])[0].sqrt()])
                 sums[kind, layer] = sums.get((kind, layer), torch.zeros(2)) + values / len(pictures)
     for layer in TRUNK:
         cells = [sums[kind, layer].tolist() for kind in held_out]

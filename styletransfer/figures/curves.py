@@ -4,10 +4,14 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from ..files import write_atomically
 from ..pictures import check_folder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,6 @@ def plot_curves(curves: Sequence[Curve], path: Path) -> None:
         StyleTransferError: it can't be written.
     """
     check_plot(path)
-    import matplotlib
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4), layout="constrained")
@@ -54,8 +57,18 @@ def plot_curves(curves: Sequence[Curve], path: Path) -> None:
     for axes in (left, right):
         axes.grid(alpha=0.3, which="both")
     left.legend()
+    write_figure(figure, path)
+
+
+def write_figure(figure: "Figure", path: Path) -> None:
+    """Writes a figure as the path's ending says, the same file every time.
+
+    Raises `StyleTransferError` when it can't be written.
+    """
+    import matplotlib
+
     file = io.BytesIO()
     kind = path.suffix.lower()[1:]
-    with matplotlib.rc_context({"svg.hashsalt": "styletransfer"}):  # the same file every time
+    with matplotlib.rc_context({"svg.hashsalt": "styletransfer"}):
         figure.savefig(file, format=kind, metadata={"Date": None} if kind == "svg" else None)
     write_atomically(path, file.getvalue())

@@ -31,16 +31,19 @@ _NAMED_BY_TENSORS = re.compile(
 )
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors of floating-point numbers or 8-bit codes in a weights file under its own keys, and its metadata
-    (safetensors only).
+def read_tensors(path: Path, ending: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors of floating-point numbers or 8-bit codes in a weights file under its own keys, and its metadata. Of
+    safetensors only those whose keys end so are read; other files have no metadata.
 
     Raises `StyleTransferError` when the file is not one of weights, or holds more than plain tensors.
     """
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
-                tensors, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+                tensors, metadata = {}, file.metadata()
+                for key in file.keys():  # noqa: SIM118
+                    if key.endswith(ending):
+                        tensors[key] = file.get_tensor(key)
         else:
             _check_pickles(path)
             tensors, metadata = torch.load(path, map_location="cpu", weights_only=True), None
@@ -114,14 +117,15 @@ def read_metrics(path: Path) -> dict[str, Tensor]:
     """
     if path.suffix != ".safetensors":
         return {}
-    tensors, _ = read_tensors(path)
-    metrics = {key.removesuffix(".metric"): tensors[key].float() for key in tensors if key.endswith(".metric")}
-    filters = {key.removesuffix(".weight"): len(tensors[key]) for key in tensors if key.endswith(".weight")}
+    metrics, biases = (
+        {key.removesuffix(ending): tensor.float() for key, tensor in read_tensors(path, ending)[0].items()}
+        for ending in (".metric", ".bias")
+    )
     for layer, metric in metrics.items():
-        size = filters.get(layer)
+        size = len(biases.get(layer, ()))
         if metric.shape != (size, size) or not metric.isfinite().all():
             raise StyleTransferError(f"{path}: the metric of {layer} is not a finite {size}×{size} matrix")
-    if metrics and metrics.keys() != filters.keys():
+    if metrics and metrics.keys() != biases.keys():
         raise StyleTransferError(f"{path}: not every layer has a metric")
     return metrics
 
