@@ -64,8 +64,10 @@ def run_on_cluster(
         for future in ending:
             job = handed.pop(str(future.key))
             row = _read_row(job, future)
-            gone = future.cancelled() or client.status != "running"  # asked last: it may go while the row is read
-            if not gone or row["status"] != "failed":
+            failed = row["status"] == "failed"
+            # Asked last: it may go while the row is read, and a job may fail of that before the client knows.
+            gone = future.cancelled() or client.status != "running" or (failed and not _answers(client))
+            if not (gone and failed):
                 yield job, row
             if gone:
                 raise StyleTransferError(f"the Dask scheduler at {address} is gone; run the same command to continue")
@@ -96,6 +98,15 @@ def _connection(address: str) -> Iterator[Any]:
         except Exception as error:  # whatever happens on a worker
             raise StyleTransferError(f"the workers of {address} can't be set up: {describe_error(error)}") from error
         yield client
+
+
+def _answers(client: Any) -> bool:
+    """Whether the scheduler is there."""
+    try:
+        client.sync(client.scheduler.identity, callback_timeout=PATIENCE)
+    except (OSError, TimeoutError):
+        return False
+    return True
 
 
 def _read_row(job: Job, future: Any) -> Row:
