@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 
 from styletransfer.network import weights
+from styletransfer.network.convolution import Convolution
+from styletransfer.network.formats import Convolutions
 from styletransfer.options import LAYERS
 
 # Tiny convolutions on several threads of a busy machine wait for each other most of the time. Processes that tests
@@ -51,15 +53,30 @@ def style_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def random_convolutions(widths: dict[str, int], seed: int = 0) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Convolutions of the whole trunk with He-scaled random values, by the paper's layer names."""
+def random_convolutions(widths: dict[str, int], seed: int = 0, rank: int | None = None) -> Convolutions:
+    """Convolutions of the whole trunk with He-scaled random values, by the paper's layer names.
+
+    With a rank all but the first look at so many directions of the layer before.
+    """
     rng, channels, result = np.random.default_rng(seed), 3, {}
     for layer in LAYERS:
-        width = widths[layer[4]]
+        width, projection = widths[layer[4]], None
+        if rank and result:
+            projection = torch.tensor(rng.normal(0, channels**-0.5, (rank, channels))).float()
+            channels = rank
         weight = rng.normal(0, (2 / (9 * channels)) ** 0.5, (width, channels, 3, 3))
-        result[layer] = (torch.tensor(weight).float(), torch.tensor(rng.normal(0, 0.1, width)).float())
+        bias = rng.normal(0, 0.1, width)
+        result[layer] = Convolution(torch.tensor(weight).float(), torch.tensor(bias).float(), projection)
         channels = width
     return result
+
+
+def kernel_of(convolution: Convolution) -> torch.Tensor:
+    """Weight and projection in one, N×C×3×3, double."""
+    weight, _, projection, _ = convolution
+    if projection is None:
+        return weight.double()
+    return torch.einsum("nrij,rc->ncij", weight.double(), projection.double())
 
 
 SMALL = {"1": 4, "2": 6, "3": 8, "4": 10, "5": 12}

@@ -56,7 +56,7 @@ def test_a_step_of_a_dream_is_one_up_the_gradient_of_autograd(pooling: str, cont
     for name in encoder.names:
         if name in ("conv2_1", "conv3_1"):
             x = F.avg_pool2d(x, 2) if pooling == "avg" else F.max_pool2d(x, 2)
-        weight, bias = (value.double() for value in encoder.convolution(name))
+        weight, bias = (value.double() for value in encoder.convolution(name)[:2])
         x = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), weight, bias).relu()
     (gradient,) = torch.autograd.grad(x.square().sum() / 2, image)
     expected = (image + activations.STEP * gradient / gradient.abs().mean()).clamp(0, 1)
@@ -78,7 +78,7 @@ def test_a_dream_grows_in_octaves_and_raises_the_activations(content_path: Path)
 
 def test_a_picture_in_which_nothing_fires_stays_as_it_is() -> None:
     convolutions = {
-        name: (weight, torch.zeros_like(bias)) for name, (weight, bias) in random_convolutions(SMALL).items()
+        name: layer._replace(bias=torch.zeros_like(layer.bias)) for name, layer in random_convolutions(SMALL).items()
     }
     *_, image = activations.dream(Picture(Image.new("RGB", (20, 1))), Encoder(convolutions, ["conv3_1"]), 2, 2)
     assert image.shape == (1, 3, 4, 20) and not image.any()

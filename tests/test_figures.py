@@ -162,13 +162,14 @@ def test_a_texture_has_any_size_and_the_styles_statistics(
     options = shlex.split(f"--size 80x60 --iterations 80 --style-layer {','.join(layers)} --seamless -q -o texture.png")
     assert run("texture", style_path, *LITE, *options, capsys=capsys) == (0, "texture.png\n", "")
     assert Image.open("texture.png").size == (80, 60)
-    lite = weights.load_model("vgg19-lite")
-    encoder = Encoder(lite.convolutions, layers)
+    encoder = Encoder(weights.load_model("vgg19-lite").convolutions, layers)
     made = encoder(F.pad(pictures.read_picture(Path("texture.png")).tensor(), (48,) * 4, mode="circular"))
     wanted = encoder(pictures.read_picture(style_path).tensor())
     for beyond, layer in zip((48, 24, 12), layers, strict=True):  # what is there is seen and doesn't count
         features = made[layer][..., beyond:-beyond, beyond:-beyond], wanted[layer]
-        grams = [lite.metrics[layer] @ gram_matrix(f) @ lite.metrics[layer].T for f in features]
+        metric = encoder.metric(layer)
+        assert metric is not None
+        grams = [metric @ gram_matrix(f) @ metric.T for f in features]
         assert (grams[0] - grams[1]).norm() < 0.1 * grams[1].norm()
     (here / style_path.name).write_bytes(style_path.read_bytes())
     assert run("again", "texture.png", "-q", capsys=capsys) == (0, "texture_again.png\n", "")

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import vgg19
 
-from styletransfer.network import weights
+from styletransfer.network import Encoder, weights
 from styletransfer.network.layers import table
 
 
@@ -56,10 +56,14 @@ def test_the_receptive_field_is_where_the_gradient_is_not_zero() -> None:
 
 def test_the_table_of_the_bundled_network_is_that_of_its_file() -> None:
     convolutions = weights.load_model("vgg19-lite").convolutions
-    rows = [row for row in table(64, {name: len(bias) for name, (_, bias) in convolutions.items()}) if row.parameters]
-    assert [(row.name, row.parameters) for row in rows] == [
-        (name, weight.numel() + bias.numel()) for name, (weight, bias) in convolutions.items()
-    ]
+    widths = {name: len(layer.bias) for name, layer in convolutions.items()}
+    ranks = {name: len(layer.projection) for name, layer in convolutions.items() if layer.projection is not None}
+    rows = [row for row in table(64, widths, ranks) if row.parameters]
+    encoder = Encoder(convolutions, convolutions)
+    for row, (name, layer) in zip(rows, convolutions.items(), strict=True):
+        held = [layer.weight, layer.bias, *([] if layer.projection is None else [layer.projection])]
+        assert (row.name, row.parameters) == (name, sum(tensor.numel() for tensor in held))
+        assert row.operations == 64 * 64 * encoder.macs(name)
 
 
 def test_the_command_needs_no_torch() -> None:

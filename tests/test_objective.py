@@ -6,6 +6,7 @@ import torch
 from conftest import SMALL, random_convolutions
 
 from styletransfer.network import Encoder
+from styletransfer.network.formats import Convolutions
 from styletransfer.objective import GAMUT_WEIGHT, Losses, Objective, Region, Style
 from styletransfer.objective.losses import HALF_A_LEVEL, gram_matrix
 
@@ -26,13 +27,20 @@ def make(
     rng = torch.Generator().manual_seed(3)
     content = torch.rand(1, 3, 33, 48, generator=rng, dtype=torch.float64)
     style = torch.rand(1, 3, 40, 32, generator=rng, dtype=torch.float64)
-    weights = random_convolutions(SMALL)
-    matrices = {layer: torch.randn(len(bias), len(bias), generator=rng) for layer, (_, bias) in weights.items()}
-    encoder = Encoder(weights, {**CONTENT, **STYLE}, pooling, matrices if metrics else None).double()
+    weights = with_metrics(rng) if metrics else random_convolutions(SMALL)
+    encoder = Encoder(weights, {**CONTENT, **STYLE}, pooling).double()
     encoder.normalize(encoder.mean_activations([content, style]))
     image = torch.rand(1, 3, 33, 48, generator=rng, dtype=torch.float64) * 1.2 - 0.1  # some values outside [0, 1]
     styles = masked(style) if regions else style
     return Objective(encoder, content, styles, CONTENT, STYLE, alpha, beta, tv, l1=l1, l2=l2), image
+
+
+def with_metrics(rng: torch.Generator) -> Convolutions:
+    """A network whose layers look at three directions of the one before and bring a metric."""
+    return {
+        layer: convolution._replace(metric=torch.randn(len(convolution.bias), len(convolution.bias), generator=rng))
+        for layer, convolution in random_convolutions(SMALL, rank=3).items()
+    }
 
 
 def masked(style: torch.Tensor) -> list[Region]:
@@ -97,13 +105,12 @@ def test_total_is_the_weighted_sum_of_the_terms_in_numpy(metrics: bool) -> None:
 
 def test_normalising_changes_no_distance_that_a_metric_tells() -> None:
     """A network that stands for another measures as that one does, however its own filters are scaled."""
-    weights = random_convolutions(SMALL)
     rng = torch.Generator().manual_seed(6)
+    weights = with_metrics(rng)
     images = [torch.rand(1, 3, 32, 48, generator=rng) for _ in range(3)]
-    metrics = {layer: torch.randn(len(bias), len(bias), generator=rng) for layer, (_, bias) in weights.items()}
     terms = []
     for normalised in (False, True):
-        encoder = Encoder(weights, {**CONTENT, **STYLE}, metrics=metrics)
+        encoder = Encoder(weights, {**CONTENT, **STYLE})
         if normalised:
             encoder.normalize(encoder.mean_activations(images))
         terms.append(Objective(encoder, *images[:2], CONTENT, STYLE, 1.0, 1.0).evaluate(images[2])[0].numpy())

@@ -12,7 +12,7 @@ from styletransfer.objective import Objective, Region, Style
 from styletransfer.options import LAYERS
 
 PAPERS = ["conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1"]
-CONVOLUTIONS = random_convolutions(SMALL)
+CONVOLUTIONS = random_convolutions(SMALL, rank=3)
 
 
 def objective(

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, random_convolutions
+from conftest import SMALL, kernel_of, random_convolutions
 from torch import nn
 from torchvision.models import vgg19
 
 from styletransfer import UsageError
-from styletransfer.network import vgg
+from styletransfer.network import convolution
 from styletransfer.network.vgg import ACTIVATION_FLOOR, Encoder, Trace
 from styletransfer.options import LAYERS
 
@@ -41,26 +41,27 @@ def test_features_are_those_of_torchvisions_vgg19(pooling: str, height: int, wid
 
 @pytest.mark.parametrize("large", [1 << 23, 0])  # borders by a padded copy, or by strips where there are few channels
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-4)])
+@pytest.mark.parametrize("rank", [None, 3])
 def test_every_way_of_convolving_gives_the_same(
-    dtype: torch.dtype, tolerance: float, large: int, monkeypatch: pytest.MonkeyPatch
+    rank: int | None, dtype: torch.dtype, tolerance: float, large: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vgg, "LARGE_MAP", large)
-    encoder = Encoder(random_convolutions(SMALL), ["conv2_2"])
+    monkeypatch.setattr(convolution, "LARGE_MAP", large)
+    encoder = Encoder(random_convolutions(SMALL, rank=rank), ["conv2_2"])
     image = x = torch.rand(1, 3, 90, 75, dtype=torch.float64)
     for name in encoder.names:
         x = torch.nn.functional.avg_pool2d(x, 2) if name == "conv2_1" else x
-        weight, bias = (value.double() for value in encoder.convolution(name))
+        layer = encoder.convolution(name)
         x = torch.nn.functional.pad(x, (1, 1, 1, 1), mode="replicate")
-        x = torch.nn.functional.conv2d(x, weight, bias).relu()
+        x = torch.nn.functional.conv2d(x, kernel_of(layer), layer.bias.double()).relu()
     features = encoder.to(dtype)(image.to(dtype))["conv2_2"]
     np.testing.assert_allclose(features.numpy(), x.numpy(), rtol=tolerance, atol=tolerance * float(x.max()))
 
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 31), (37, 18)])
-@pytest.mark.parametrize("pooling", ["avg", "max", "l2"])
-def test_gradient_is_that_of_autograd(pooling: str, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("pooling", "rank"), [("avg", None), ("max", None), ("l2", None), ("avg", 3)])
+def test_gradient_is_that_of_autograd(pooling: str, rank: int | None, size: tuple[int, int]) -> None:
     """Down to one position at the deepest layer, where every convolution sees more border than picture."""
-    encoder = Encoder(random_convolutions(SMALL), STYLE, pooling).double()
+    encoder = Encoder(random_convolutions(SMALL, rank=rank), STYLE, pooling).double()
     image = torch.rand(1, 3, *size, dtype=torch.float64, requires_grad=True)
     rng = torch.Generator().manual_seed(2)
 
@@ -68,9 +69,9 @@ def test_gradient_is_that_of_autograd(pooling: str, size: tuple[int, int]) -> No
     pulls, mixings = {}, {}
     for previous, name in zip(("", *encoder.names), encoder.names, strict=False):
         x = encoder.pool(x) if previous and previous[4] != name[4] else x
-        weight, bias = encoder.convolution(name)
+        layer = encoder.convolution(name)
         x = torch.nn.functional.pad(x, (1, 1, 1, 1), mode="replicate")
-        x = torch.nn.functional.conv2d(x, weight, bias).relu()
+        x = torch.nn.functional.conv2d(x, kernel_of(layer), layer.bias).relu()
         if name in STYLE:
             pulls[name] = torch.randn(x.shape, generator=rng, dtype=torch.float64)
             mixings[name] = torch.randn(x.shape[1], x.shape[1], generator=rng, dtype=torch.float64)
@@ -109,9 +110,9 @@ def test_a_layer_beyond_the_weights_is_refused() -> None:
         Encoder(short, ["conv5_3"])
 
 
-@pytest.mark.parametrize("pooling", ["avg", "max", "l2"])
-def test_normalisation_divides_each_filter_by_its_mean_activation(pooling: str) -> None:
-    weights = {name: (w.double(), b.double()) for name, (w, b) in random_convolutions(SMALL).items()}
+@pytest.mark.parametrize(("pooling", "rank"), [("avg", None), ("max", None), ("l2", None), ("avg", 3)])
+def test_normalisation_divides_each_filter_by_its_mean_activation(pooling: str, rank: int | None) -> None:
+    weights = {name: layer.to(torch.float64) for name, layer in random_convolutions(SMALL, rank=rank).items()}
     images = [torch.rand(1, 3, 40, 32, dtype=torch.float64), torch.rand(1, 3, 32, 56, dtype=torch.float64)]
     encoder = Encoder(weights, STYLE, pooling)
     plain = [{layer: f.numpy() for layer, f in encoder(image).items()} for image in images]
@@ -130,7 +131,7 @@ def test_filters_that_never_fire_dont_dilute_the_losses() -> None:
     from styletransfer.objective.losses import content_loss, gram_matrix, style_loss
 
     narrow, wide, channels = random_convolutions(SMALL), {}, 3
-    for layer, (weight, bias) in narrow.items():
+    for layer, (weight, bias, *_) in narrow.items():
         n = len(weight)
         w, b = torch.zeros(3 * n, channels, 3, 3), torch.zeros(3 * n)
         w[:n, : weight.shape[1]], b[:n] = weight, bias

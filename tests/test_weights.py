@@ -26,10 +26,9 @@ from torchvision.models import VGG19_Weights
 from styletransfer import StyleTransferError, UsageError
 from styletransfer.files import sha256_of
 from styletransfer.network import Encoder, weights
+from styletransfer.network.formats import Convolutions
 from styletransfer.network.weights import NETWORKS, fetch, find, load, load_model, save, verify
 from styletransfer.options import LAYERS
-
-Trunk = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 TRUNK = random_convolutions(SMALL)
 IMAGE = torch.tensor(np.random.default_rng(1).random((1, 3, 16, 24))).float()
@@ -37,13 +36,17 @@ IMAGE = torch.tensor(np.random.default_rng(1).random((1, 3, 16, 24))).float()
 INDICES = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)
 
 
-def state_dict(pattern: str, trunk: Trunk = TRUNK) -> dict[str, torch.Tensor]:
+def state_dict(pattern: str, trunk: Convolutions = TRUNK) -> dict[str, torch.Tensor]:
     """The trunk under keys like "features.{index}" or "conv{block}_{i}"."""
     tensors = {}
-    for index, (layer, (weight, bias)) in zip(INDICES, trunk.items(), strict=False):
+    for index, (layer, (weight, bias, *_)) in zip(INDICES, trunk.items(), strict=False):
         name = pattern.format(index=index, block=layer[4], i=layer[6])
         tensors[f"{name}.weight"], tensors[f"{name}.bias"] = weight, bias
     return tensors
+
+
+def tensors_of(trunk: Convolutions) -> list[torch.Tensor]:
+    return [tensor for convolution in trunk.values() for tensor in convolution if tensor is not None]
 
 
 TORCHVISION, CAFFE = "features.{index}", "conv{block}_{i}"
@@ -66,10 +69,10 @@ def preprocessed(convention: str) -> torch.Tensor:
     return torch.tensor(result.copy())
 
 
-def features_by_hand(x: torch.Tensor, trunk: Trunk = TRUNK) -> dict[str, np.ndarray]:
+def features_by_hand(x: torch.Tensor, trunk: Convolutions = TRUNK) -> dict[str, np.ndarray]:
     """The trunk's plain convolutions in double precision, average pooling between blocks."""
     features: dict[str, np.ndarray] = {}
-    for layer, (weight, bias) in trunk.items():
+    for layer, (weight, bias, *_) in trunk.items():
         if layer.endswith("_1") and layer != "conv1_1":
             x = F.avg_pool2d(x, 2)
         x = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), weight.double(), bias.double()).clamp(min=0)
@@ -77,7 +80,7 @@ def features_by_hand(x: torch.Tensor, trunk: Trunk = TRUNK) -> dict[str, np.ndar
     return features
 
 
-def assert_same_features(loaded: Trunk, convention: str, trunk: Trunk = TRUNK) -> None:
+def assert_same_features(loaded: Convolutions, convention: str, trunk: Convolutions = TRUNK) -> None:
     expected = features_by_hand(preprocessed(convention), trunk)
     assert list(loaded) == list(expected)
     for layer, values in Encoder(loaded, LAYERS)(IMAGE).items():
@@ -111,7 +114,7 @@ def test_every_convention_gives_the_features_of_its_preprocessing(
     path = tmp_path / (name + ending)
     (save_file if ending == ".safetensors" else torch.save)(state_dict(pattern), path)
     loaded = load(path, preprocessing)
-    assert {tensor.dtype for pair in loaded.values() for tensor in pair} == {torch.float32}
+    assert {tensor.dtype for tensor in tensors_of(loaded)} == {torch.float32}
     assert_same_features(loaded, convention)
 
 
@@ -157,12 +160,12 @@ def test_parameters_of_any_age_are_read_as_plain_numbers(tmp_path: Path, kind: C
     parameters = {key: kind(tensor) for key, tensor in state_dict(TORCHVISION).items()}
     torch.save(parameters, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     loaded = load(tmp_path / "old.pth")
-    assert not any(tensor.requires_grad for pair in loaded.values() for tensor in pair)
+    assert not any(tensor.requires_grad for tensor in tensors_of(loaded))
     assert_same_features(loaded, "torchvision")
 
 
 def test_half_precision_is_read(tmp_path: Path) -> None:
-    halves = {layer: (weight.half(), bias.half()) for layer, (weight, bias) in TRUNK.items()}
+    halves = {layer: convolution.to(torch.float16) for layer, convolution in TRUNK.items()}
     save_file(state_dict(TORCHVISION, halves), tmp_path / "vgg.safetensors")
     assert_same_features(load(tmp_path / "vgg.safetensors"), "torchvision", halves)
 
@@ -478,7 +481,7 @@ def test_damage_of_any_kind_gives_finite_weights_or_our_error(tmp_path: Path, fo
                 data[rng.integers(min(len(data), 1500))] = rng.integers(256)
         path.write_bytes(data)
         try:
-            loaded.append(all(tensor.isfinite().all() for pair in load(path).values() for tensor in pair))
+            loaded.append(all(tensor.isfinite().all() for tensor in tensors_of(load(path))))
         except StyleTransferError as error:
             errors.append(str(error))
     assert all(loaded)
@@ -551,37 +554,50 @@ def test_a_large_file_that_is_refused_leaves_no_conversion(large: Path) -> None:
     assert not weights.cache_directory().exists()
 
 
-# --- metrics -------------------------------------------------------------------------------------------------------
+# --- what stands for a larger network ------------------------------------------------------------------------------
 
-METRICS = {layer: torch.eye(len(bias)).roll(1, 0) * 2 for layer, (_, bias) in TRUNK.items()}
+METRICS = {layer: torch.eye(len(c.bias)).roll(1, 0) * 2 for layer, c in TRUNK.items() if layer[4] in "12"}
+#: Projections, and metrics for the first blocks.
+DOUBLE = {
+    layer: convolution._replace(metric=METRICS.get(layer))
+    for layer, convolution in random_convolutions(SMALL, rank=3).items()
+}
 
 
-def test_a_network_can_bring_its_metrics_and_is_then_not_normalised_again(tmp_path: Path) -> None:
-    save(TRUNK, tmp_path / "small.safetensors", METRICS)
+def test_a_network_can_bring_metrics_and_projections_and_is_then_not_normalised_again(tmp_path: Path) -> None:
+    save(DOUBLE, tmp_path / "small.safetensors")
     loaded = load_model("auto", str(tmp_path / "small.safetensors"))
-    assert loaded.metrics.keys() == METRICS.keys()
-    assert all(torch.equal(loaded.metrics[layer], metric) for layer, metric in METRICS.items())
+    assert loaded.convolutions.keys() == DOUBLE.keys()
+    for layer, convolution in loaded.convolutions.items():
+        for mine, saved in zip(convolution, DOUBLE[layer], strict=True):
+            assert saved is None if mine is None else torch.equal(mine, saved)
     means = loaded.means("avg")
     assert means is not None and all(bool((mean == 1).all()) for mean in means.values())
     save(TRUNK, tmp_path / "plain.safetensors")
-    assert not load_model("auto", str(tmp_path / "plain.safetensors")).metrics
+    assert load_model("auto", str(tmp_path / "plain.safetensors")).means("avg") is None
 
 
 @pytest.mark.parametrize(
-    ("changed", "saying"),
+    ("layer", "changed", "saying"),
     [
-        ({"conv2_1": torch.eye(5)}, "metric of conv2_1 is not a finite 6×6"),
-        ({"conv1_1": torch.ones(4)}, "metric of conv1_1 is not a finite 4×4"),
-        ({"conv1_1": torch.full((4, 4), torch.nan)}, "metric of conv1_1 is not a finite 4×4"),
-        ({"conv9_1": torch.eye(4)}, "metric of conv9_1"),
-        ({"conv5_4": None}, "not every layer has a metric"),
+        ("conv2_1", {"metric": torch.eye(5)}, "metric of conv2_1 is not 6×6"),
+        ("conv1_1", {"metric": torch.ones(4)}, "metric of conv1_1 is not 4×4"),
+        ("conv1_1", {"metric": torch.full((4, 4), torch.nan)}, "conv1_1 holds values that are not finite"),
+        ("conv2_2", {"projection": torch.full((3, 6), torch.inf)}, "conv2_2 holds values that are not finite"),
+        ("conv2_2", {"projection": torch.ones(3, 5)}, r"projection of conv2_2 has shape \(3, 5\), not r×6"),
+        ("conv2_2", {"projection": torch.ones(4, 6)}, r"projection of conv2_2 has shape \(4, 6\), not r×6"),
+        ("conv2_2", {"projection": torch.ones(18)}, r"projection of conv2_2 has shape \(18,\), not r×6"),
+        ("conv2_2", {"projection": torch.ones(3, 6), "weight": torch.ones(3)}, "projection of conv2_2"),
+        ("conv2_2", {"projection": torch.ones(0, 6), "weight": torch.ones(6, 0, 3, 3)}, "projection of conv2_2"),
+        ("conv1_1", {"projection": torch.eye(3)}, "projection of conv1_1"),
+        ("conv3_1", {"projection": None}, r"conv3_1 has shape \(8, 3, 3, 3\), not N×6×3×3"),
     ],
 )
-def test_metrics_that_do_not_fit_are_refused(
-    tmp_path: Path, changed: dict[str, torch.Tensor | None], saying: str
+def test_metrics_and_projections_that_do_not_fit_are_refused(
+    tmp_path: Path, layer: str, changed: dict[str, torch.Tensor | None], saying: str
 ) -> None:
     path = tmp_path / "small.safetensors"
-    save(TRUNK, path, {k: v for k, v in {**METRICS, **changed}.items() if v is not None})
+    save({**DOUBLE, layer: DOUBLE[layer]._replace(**changed)}, path)
     for reading in (lambda: load_model("auto", str(path)), lambda: verify(path)):
         with pytest.raises(StyleTransferError, match=saying) as caught:
             reading()

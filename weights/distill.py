@@ -12,7 +12,7 @@ leaves unexplained, plus the relative error of the Gram matrices at the paper's 
 
 **Its own pictures.** An optimised picture shows a network what no photograph does: it finds whatever lowers the
 student's loss and not VGG-19's, which is seen as grain. So every few hundred steps pictures are made with the student
-as it is, and it learns what VGG-19 sees in them.
+as it is, and it learns what VGG-19 sees in them. Some are made with VGG-19, so that it knows the way to the end.
 
 **Gradients.** What an optimiser follows is the gradient with respect to the picture, which two networks can disagree on
 though their features are alike. So in the last part the loss also holds the distance of the two networks' gradients of
@@ -42,13 +42,20 @@ from styletransfer import Options, stylize
 from styletransfer.files import sha256_of
 from styletransfer.machine.hardware import select_precision
 from styletransfer.network import Encoder, weights
+from styletransfer.network.convolution import Convolution
+from styletransfer.network.formats import Convolutions
+from styletransfer.network.layers import VGG19_WIDTHS
 from styletransfer.objective.losses import gram_matrix
 from styletransfer.options import LAYERS
 from styletransfer.pictures import to_pil
 
 TRUNK = LAYERS[: LAYERS.index("conv5_1") + 1]
-#: Filters of each layer: chosen for the least error at a sixth of VGG-19's time (README.md).
-WIDTHS = dict(zip(TRUNK, (16, 24, 48, 64, 96, 96, 80, 80, 176, 176, 176, 176, 256), strict=True))
+#: Filters of each layer, and how many directions of the layer before they look at if not all: chosen for the least
+#: error at a quarter of VGG-19's time (README.md).
+WIDTHS = dict(zip(TRUNK, (24, 32, 64, 72, 256, 256, 256, 256, 512, 512, 512, 512, 512), strict=True))
+RANKS = {layer: {"3": 32, "4": 64, "5": 128}[layer[4]] for layer in TRUNK if layer[4] > "2"}
+#: Layers with fewer filters than VGG-19 has: their features are compared through heads.
+NARROW = tuple(layer for layer in TRUNK if WIDTHS[layer] < VGG19_WIDTHS[layer])
 OPTIONS = Options()
 STYLE_LAYERS = tuple(OPTIONS.style_weights)
 #: What a layer counts in the loss: those of the default losses more than the others.
@@ -61,9 +68,11 @@ DEFAULT_SHARES = {
     **{layer: OPTIONS.beta * share for layer, share in OPTIONS.style_weights.items()},
 }
 START_BATCHES, START_POSITIONS = 8, 4096
+#: Relative to the size of each tensor at the start: they differ by a factor of two hundred.
 LEARNING_RATE, WARM_UP, LAST = 1e-3, 50, 0.02
 MEMORY = 0.98  # of the moments that the heads follow from, in each step
-OWN_EVERY, OWN_PICTURES, OWN_KEPT = 250, 8, 400
+OWN_EVERY, OWN_PICTURES, OWN_KEPT = 300, 8, 400
+BY_TEACHER = 4  # of so many of these one is VGG-19's
 SAVE_EVERY, SETTLING = 250, 60
 
 
@@ -71,35 +80,50 @@ SAVE_EVERY, SETTLING = 250, 60
 
 
 class Student(nn.Module):
-    """The trunk: 3×3 convolution and ReLU; average pooling between blocks, replicated borders."""
+    """The trunk: projection where there is one, 3×3 convolution, ReLU; average pooling between blocks, replicated
+    borders."""
 
     def __init__(self) -> None:
         super().__init__()
-        inputs = (3, *WIDTHS.values())
-        shapes = {layer: (WIDTHS[layer], c, 3, 3) for layer, c in zip(TRUNK, inputs, strict=False)}
-        self.weights = nn.ParameterDict({layer: torch.zeros(shape) for layer, shape in shapes.items()})
-        self.biases = nn.ParameterDict({layer: torch.zeros(shape[0]) for layer, shape in shapes.items()})
+        self.weights, self.biases, self.projections = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
+        channels = 3
+        for layer, width in WIDTHS.items():
+            if layer in RANKS:
+                self.projections[layer] = torch.zeros(RANKS[layer], channels)
+            self.weights[layer] = torch.zeros(width, RANKS.get(layer, channels), 3, 3)
+            self.biases[layer] = torch.zeros(width)
+            channels = width
 
-    def convolution(self, name: str) -> tuple[Tensor, Tensor]:
-        """Weight and bias of one layer, as `Encoder.convolution`."""
-        return self.weights[name].contiguous(memory_format=torch.channels_last), self.biases[name]
+    def convolution(self, name: str) -> Convolution:
+        """As `Encoder.convolution`."""
+        weight = self.weights[name].contiguous(memory_format=torch.channels_last)
+        return Convolution(weight, self.biases[name], self.projections.get(name))
 
     @torch.no_grad()
-    def take(self, convolutions: weights.Convolutions) -> None:
+    def take(self, convolutions: Convolutions) -> None:
         """Takes over the weights of a finished network."""
-        for name, (weight, bias) in convolutions.items():
-            self.weights[name].copy_(weight)
-            self.biases[name].copy_(bias)
+        for name, layer in convolutions.items():
+            for kept, value in (
+                (self.weights, layer.weight),
+                (self.biases, layer.bias),
+                (self.projections, layer.projection),
+            ):
+                if value is not None:
+                    kept[name].copy_(value)
 
-    def convolutions(self) -> weights.Convolutions:
-        """As the package loads them."""
-        return {layer: (self.weights[layer].detach(), self.biases[layer].detach()) for layer in TRUNK}
+    @torch.no_grad()
+    def finished(self, heads: "Heads") -> Convolutions:
+        """As the package loads them, with the metrics of narrow layers."""
+        metrics = {layer: heads.metric(layer) for layer in NARROW}
+        return {layer: self.convolution(layer)._replace(metric=metrics.get(layer)) for layer in TRUNK}
 
 
-def padded(name: str, x: Tensor) -> Tensor:
-    """What a layer's convolution gets, from the features of the layer before."""
+def padded(name: str, x: Tensor, projection: Tensor | None) -> Tensor:
+    """What a layer's 3×3 convolution gets, from the features of the layer before."""
     if name.endswith("_1") and name != "conv1_1":
         x = F.avg_pool2d(x, 2)
+    if projection is not None:
+        x = F.conv2d(x, projection[:, :, None, None])
     return F.pad(x, (1, 1, 1, 1), mode="replicate")
 
 
@@ -107,8 +131,8 @@ def look(network: Student | Encoder, x: Tensor) -> dict[str, Tensor]:
     """``{layer: B×N×H×W}`` of either network, float32, for autograd."""
     features, x = {}, x.contiguous(memory_format=torch.channels_last)
     for name in TRUNK:
-        kernel, bias = network.convolution(name)
-        x = F.conv2d(padded(name, x.to(kernel.dtype)), kernel, bias).relu()
+        layer = network.convolution(name)
+        x = F.conv2d(padded(name, x.to(layer.weight.dtype), layer.projection), layer.weight, layer.bias).relu()
         features[name] = x.float()
     return features
 
@@ -140,19 +164,41 @@ def choose_filters(gram: Tensor, count: int) -> list[int]:
     return chosen
 
 
+def choose_directions(inputs: Sequence[Tensor], kernel: Tensor, count: int) -> Tensor:
+    """The projection r×C onto directions of a layer's inputs B×C×H×W that matter most to kernels on them, whitened.
+
+    Args:
+        kernel: N×C×3×3 of the teacher if it has the same channels, otherwise of another shape: then each channel
+            counts alike.
+    """
+    covariance = torch.cat([x.transpose(0, 1).flatten(1) for x in inputs], 1).double().cov()
+    covariance += 1e-6 * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=covariance.dtype)
+    if kernel.shape[1] == len(covariance):
+        importance = torch.einsum("ocij,odij->cd", kernel.double(), kernel.double())
+    else:
+        importance = (1 / covariance.diagonal()).diag()
+    values, vectors = torch.linalg.eigh(covariance)
+    root, inverse = vectors * values.sqrt() @ vectors.T, vectors / values.sqrt() @ vectors.T
+    return (torch.linalg.eigh(root @ importance @ root)[1][:, -count:].T @ inverse).float()
+
+
 @torch.no_grad()
 def initialize(student: Student, teacher: Encoder, pictures: Sequence[Tensor], rng: torch.Generator) -> None:
-    """Gives the student chosen filters of the teacher, fitted to its own features layer by layer."""
+    """Gives the student chosen filters and directions of the teacher, fitted to its own features layer by layer."""
     own, theirs = list(pictures), list(pictures)
     for name in TRUNK:
-        kernel, bias = teacher.convolution(name)
-        before = [F.conv2d(padded(name, x), kernel, bias) for x in theirs]
+        kernel, bias = teacher.convolution(name)[:2]
+        before = [F.conv2d(padded(name, x, None), kernel, bias) for x in theirs]
         theirs = [x.relu() for x in before]
         gram = torch.stack([gram_matrix(x[None]) for batch in theirs for x in batch]).sum(0)
-        chosen = choose_filters(gram, WIDTHS[name]) if WIDTHS[name] < len(bias) else list(range(len(bias)))
+        chosen = choose_filters(gram, WIDTHS[name]) if name in NARROW else list(range(len(bias)))
+        if name in RANKS:
+            inputs = [padded(name, x, None)[..., 1:-1, 1:-1] for x in own]
+            student.projections[name].copy_(choose_directions(inputs, kernel, RANKS[name]))
+        projection = student.convolution(name).projection
         normal, cross = torch.zeros(()), torch.zeros(())
         for x, wanted in zip(own, before, strict=True):
-            patches = F.unfold(padded(name, x), 3)
+            patches = F.unfold(padded(name, x, projection), 3)
             some = torch.randperm(patches.shape[2], generator=rng)[:START_POSITIONS]
             patches = F.pad(patches[:, :, some], (0, 0, 0, 1), value=1.0).transpose(0, 1).flatten(1)
             wanted = wanted[:, chosen].flatten(2)[:, :, some].transpose(0, 1).flatten(1)
@@ -160,7 +206,8 @@ def initialize(student: Student, teacher: Encoder, pictures: Sequence[Tensor], r
         solution = solve(normal, cross, 1e-4).float()
         student.weights[name].copy_(solution[:, :-1].view_as(student.weights[name]))
         student.biases[name].copy_(solution[:, -1])
-        own = [F.conv2d(padded(name, x), *student.convolution(name)).relu() for x in own]
+        layer = student.convolution(name)
+        own = [F.conv2d(padded(name, x, projection), layer.weight, layer.bias).relu() for x in own]
 
 
 def solve(normal: Tensor, cross: Tensor, ridge: float) -> Tensor:
@@ -173,7 +220,7 @@ def solve(normal: Tensor, cross: Tensor, ridge: float) -> Tensor:
 
 
 class Heads:
-    """The linear maps N×n from the student's features to the teacher's, from second moments of both.
+    """The linear maps N×n from a narrow layer's features to the teacher's, from second moments of both.
 
     Args:
         memory: the share of the past that a batch leaves at most; with 1 all batches count alike.
@@ -186,7 +233,7 @@ class Heads:
 
     def learn(self, features: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Takes in a batch; returns its moments, as `moments` gives them."""
-        seen = {layer: moments(features[layer], targets[layer]) for layer in TRUNK}
+        seen = {layer: moments(features[layer], targets[layer]) for layer in NARROW}
         past = min(self.memory, self.batches / (self.batches + 1))
         for layer, (own, cross) in seen.items():
             own, cross = own.detach().mean(0), cross.detach().mean(0)
@@ -222,31 +269,39 @@ def gram_matrices(features: Tensor) -> Tensor:
     return f @ f.mT / f.shape[2]
 
 
-def unexplained(head: Tensor, own: Tensor, cross: Tensor, target: Tensor) -> Tensor:
-    """Share of the target's variance over batch and positions, all filters together, that a head misses."""
-    power = target.square().mean((2, 3)).sum()
-    missed = (head @ own * head).sum() - 2 * (head * cross).sum() + power
-    return missed / (power - len(target) * target.mean((0, 2, 3)).square().sum())
+def compare(
+    features: dict[str, Tensor], targets: dict[str, Tensor], seen: dict[str, tuple[Tensor, Tensor]], heads: Heads
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Of every layer the share of the target's variance over batch and positions, all filters together, that the
+    student misses, and per picture ‖G − A‖² / ‖A‖² of the Gram matrices.
 
-
-def gram_errors(head: Tensor, own: Tensor, target: Tensor) -> Tensor:
-    """Per picture ‖G − A‖² / ‖A‖² of the Gram matrices of prediction and target."""
-    wanted = gram_matrices(target)
-    return (head @ own @ head.T - wanted).square().sum((1, 2)) / wanted.square().sum((1, 2))
+    Args:
+        seen: of narrow layers, their `moments`.
+    """
+    result = {}
+    for layer, target in targets.items():
+        power, wanted = target.square().mean((2, 3)).sum(), gram_matrices(target)
+        if layer in seen:
+            (own, cross), head = seen[layer], heads.head(layer)
+            missed, gram = (head @ own * head).sum() - 2 * (head * cross).sum() + power, head @ own @ head.T
+        else:
+            missed = (features[layer] - target).square().mean((2, 3)).sum()
+            gram = gram_matrices(features[layer])
+        variance = power - len(target) * target.mean((0, 2, 3)).square().sum()
+        result[layer] = missed / variance, (gram - wanted).square().sum((1, 2)) / wanted.square().sum((1, 2))
+    return result
 
 
 def feature_loss(
     features: dict[str, Tensor], targets: dict[str, Tensor], heads: Heads
 ) -> tuple[Tensor, dict[str, float]]:
-    """How far heads are from explaining the targets, and the share that each layer leaves unexplained."""
+    """How far the student is from explaining the targets, and the share that it leaves unexplained in each layer."""
     total, left = torch.zeros(()), {}
-    for layer, (own, cross) in heads.learn(features, targets).items():
-        head = heads.head(layer)
-        missed = unexplained(head, own, cross, targets[layer])
+    for layer, (missed, gram_error) in compare(features, targets, heads.learn(features, targets), heads).items():
         left[layer] = float(missed.detach())
         total = total + SHARES[layer] * missed
         if layer in STYLE_LAYERS:
-            total = total + GRAM_SHARE * gram_errors(head, own, targets[layer]).mean()
+            total = total + GRAM_SHARE * gram_error.mean()
     return total, left
 
 
@@ -297,10 +352,12 @@ def loss_of(
         layer: share * torch.randn(len(x), generator=training.rng).exp() for layer, share in DEFAULT_SHARES.items()
     }
     theirs = image_gradient(seen, targets, image, shares).detach()
-    metrics = {layer: heads.metric(layer)[:, :, None, None] for layer in shares}
+    metrics = {layer: heads.metric(layer)[:, :, None, None] for layer in NARROW}
     # The student's targets are its own, and move when it learns; without that, what it sees in its own optimum would
     # seem to depend on every weight.
-    own, fixed = ({n: F.conv2d(f[n], t) for n, t in metrics.items()} for f in (features, look(student, x)))
+    own, fixed = (
+        {n: F.conv2d(f[n], metrics[n]) if n in metrics else f[n] for n in shares} for f in (features, look(student, x))
+    )
     mismatch = gradient_mismatch(image_gradient(own, fixed, image, shares), theirs)
     return total + GRADIENT_SHARE * mismatch, left, float(mismatch.detach())
 
@@ -312,7 +369,12 @@ class Training:
         self.path, self.step = path, 0
         self.student, self.heads, self.own = Student(), Heads(MEMORY), list[Triple]()
         self.rng = torch.Generator().manual_seed(0)
-        self.optimizer = torch.optim.Adam(self.student.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98))
+        self.optimizer = torch.optim.Adam([{"params": [p]} for p in self.student.parameters()], betas=(0.9, 0.98))
+
+    def begin(self) -> None:
+        """Takes the student as it is for the start."""
+        for group in self.optimizer.param_groups:
+            group["size"] = float(group["params"][0].detach().square().mean().sqrt())
 
     def save(self) -> None:
         state = {
@@ -338,19 +400,29 @@ class Training:
 def make_own_pictures(
     student: Student, heads: Heads, photos: Pictures, paintings: Pictures, rng: torch.Generator
 ) -> list[Triple]:
-    """Photographs, paintings and what the student makes of them on the way, uint8 3×OWN_CROP×OWN_CROP."""
+    """Photographs, paintings and what the student, or now and then VGG-19, makes of them on the way.
+
+    As uint8 3×OWN_CROP×OWN_CROP.
+    """
     made: list[Triple] = []
     with TemporaryDirectory() as folder:
         file = Path(folder) / "student.safetensors"
-        weights.save(student.convolutions(), file, {layer: heads.metric(layer) for layer in TRUNK})
-        for _ in range(OWN_PICTURES):
+        weights.save(student.finished(heads), file)
+        for index in range(OWN_PICTURES):
             photo, painting = (crop(pictures, OWN_CROP, rng) for pictures in (photos, paintings))
-            frames, wanted = list[Tensor](), ((15, 60), (30, 100))[below(2, rng)]
-            beta = 10 ** (0.5 + 2 * float(torch.rand((), generator=rng)))
-            options = Options(size=OWN_CROP, weights=str(file), iterations=max(wanted), scales="1", beta=beta)
+            scales, wanted = (("1", (30, 100)), ("2", (15, 40)))[below(2, rng)]
+            options = Options(
+                size=OWN_CROP,
+                model="vgg19-8bit",
+                weights=str(file) if index % BY_TEACHER else None,
+                iterations=100,
+                scales=scales,
+                beta=10 ** (0.5 + 2 * float(torch.rand((), generator=rng))),
+            )
+            frames = list[Tensor]()
 
             def keep(step: Any, frames: list[Tensor] = frames, wanted: tuple[int, ...] = wanted) -> None:
-                if step.iteration in wanted:
+                if step.iteration in wanted and step.image.shape[3] == OWN_CROP:
                     frames.append(step.image[0].clamp(0, 1))
 
             stylize(to_pil(photo[None]), to_pil(painting[None]), options, callback=keep)
@@ -373,7 +445,7 @@ def train(
         loss, left, mismatch = loss_of(training, teacher, x, gradients=step >= plain_steps)
         rate = min(1, (step + 1) / WARM_UP) * max(LAST, 0.5 * (1 + math.cos(math.pi * step / steps)))
         for group in training.optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * rate
+            group["lr"] = LEARNING_RATE * group["size"] * rate
         training.optimizer.zero_grad()
         loss.backward()
         training.optimizer.step()
@@ -408,15 +480,13 @@ def report(student: Student, heads: Heads, teacher: Encoder, held_out: dict[str,
     """Per layer the share of variance explained and the Gram matrices' relative error on whole held-out pictures."""
     lines = ["layer     " + "".join(f"{kind + ': explained':>24}{'Gram error':>12}" for kind in held_out)]
     sums: dict[tuple[str, str], Tensor] = {}
-    linear = {layer: heads.head(layer) for layer in TRUNK}
     for kind, pictures in held_out.items():
         for scales in pictures:
             x = scales[min(1, len(scales) - 1)][None] / 255
-            targets = look(teacher, x)
-            for layer, features in look(student, x).items():
-                own, cross = moments(features, targets[layer])
-                left = unexplained(linear[layer], own, cross, targets[layer])
-                values = torch.stack([left, gram_errors(linear[layer], own, targets[layer])[0].sqrt()])
+            features, targets = look(student, x), look(teacher, x)
+            seen = {layer: moments(features[layer], targets[layer]) for layer in NARROW}
+            for layer, (missed, gram_error) in compare(features, targets, seen, heads).items():
+                values = torch.stack([missed, gram_error[0].sqrt()])
                 sums[kind, layer] = sums.get((kind, layer), torch.zeros(2)) + values / len(pictures)
     for layer in TRUNK:
         cells = [sums[kind, layer].tolist() for kind in held_out]
@@ -426,8 +496,7 @@ def report(student: Student, heads: Heads, teacher: Encoder, held_out: dict[str,
 
 def write(student: Student, heads: Heads, path: Path) -> None:
     """Writes the file that the package loads, in float16."""
-    half = {layer: (w.half(), b.half()) for layer, (w, b) in student.convolutions().items()}
-    weights.save(half, path, {layer: heads.metric(layer).half() for layer in TRUNK})
+    weights.save({name: layer.to(torch.float16) for name, layer in student.finished(heads).items()}, path)
 
 
 def main() -> None:
@@ -452,6 +521,7 @@ def main() -> None:
     dtype = select_precision("auto", torch.device("cpu")).backward  # exact enough to learn from
     teacher.cast(dtype, dtype)
     if not training.step:
+        training.begin()
         training.heads = settled_heads(training, teacher, photos, paintings)
         training.heads.memory = MEMORY
     plain_steps = 0 if args.start else round(GRADIENTS_FROM * args.steps)

@@ -34,12 +34,14 @@ def layers_command(
     """
     from ..network import layers
 
-    widths = layers.VGG19_WIDTHS
+    widths, ranks = layers.VGG19_WIDTHS, dict[str, int]()
     if model != "vgg19":
         from ..network import weights
 
-        widths = {name: len(bias) for name, (_, bias) in weights.load_model(model).convolutions.items()}
-    rows = layers.table(Options(size=size).size, widths)
+        convolutions = weights.load_model(model).convolutions
+        widths = {name: len(layer.bias) for name, layer in convolutions.items()}
+        ranks = {name: len(p) for name, layer in convolutions.items() if (p := layer.projection) is not None}
+    rows = layers.table(Options(size=size).size, widths, ranks)
     print("layer    kernel  stride  padding       output  field  channels  parameters          operations")
     for row in rows:
         kernel, output = f"{row.kernel}×{row.kernel}", f"{row.size}×{row.size}"

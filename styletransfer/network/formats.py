@@ -18,8 +18,9 @@ from torch import Tensor
 
 from ..errors import StyleTransferError
 from ..options import LAYERS
+from .convolution import Convolution
 
-Convolutions = dict[str, tuple[Tensor, Tensor]]
+Convolutions = dict[str, Convolution]
 
 _DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8}
 _WIDEST = 4096  # filters; VGG-19's widest layers have 512
@@ -31,19 +32,16 @@ _NAMED_BY_TENSORS = re.compile(
 )
 
 
-def read_tensors(path: Path, ending: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors of floating-point numbers or 8-bit codes in a weights file under its own keys, and its metadata. Of
-    safetensors only those whose keys end so are read; other files have no metadata.
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors of floating-point numbers or 8-bit codes in a weights file under its own keys, and its metadata,
+    which other files than safetensors don't have.
 
     Raises `StyleTransferError` when the file is not one of weights, or holds more than plain tensors.
     """
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
-                tensors, metadata = {}, file.metadata()
-                for key in file.keys():  # noqa: SIM118
-                    if key.endswith(ending):
-                        tensors[key] = file.get_tensor(key)
+                metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         else:
             _check_pickles(path)
             tensors, metadata = torch.load(path, map_location="cpu", weights_only=True), None
@@ -88,7 +86,8 @@ def read_convolutions(path: Path, preprocessing: str) -> Convolutions:
     for key, weight in tensors.items():
         layer, bias, table = _companions(key, tensors)
         if layer and bias is not None and (weight.dtype == torch.uint8) == (table is not None):
-            found[layer] = (weight, bias)
+            stem = key.removesuffix("weight")
+            found[layer] = Convolution(weight, bias, tensors.get(stem + "projection"), tensors.get(stem + "metric"))
             if table is not None:
                 tables[layer] = table
     found = {layer: found[layer] for layer in LAYERS if layer in found}
@@ -96,38 +95,17 @@ def read_convolutions(path: Path, preprocessing: str) -> Convolutions:
     for layer, table in tables.items():
         if table.shape != (256,):
             raise StyleTransferError(f"{path}: the table of {layer} has shape {tuple(table.shape)}, not 256")
-        found[layer] = (table[found[layer][0].long()], found[layer][1])
+        found[layer] = found[layer]._replace(weight=table[found[layer].weight.long()])
     matrix, offset = _input_transform(path, tensors, metadata, preprocessing)
-    convolutions = {layer: (weight.float(), bias.float()) for layer, (weight, bias) in found.items()}
-    weight, bias = convolutions["conv1_1"]
-    bias = bias.double() + torch.einsum("oikl,i->o", weight.double(), offset)
-    weight = torch.einsum("oikl,ij->ojkl", weight.double(), matrix)
-    convolutions["conv1_1"] = (weight.float(), bias.float())
-    for layer, pair in convolutions.items():
-        if not all(tensor.isfinite().all() for tensor in pair):
+    convolutions = {layer: convolution.to(torch.float32) for layer, convolution in found.items()}
+    first = convolutions["conv1_1"]
+    bias = first.bias.double() + torch.einsum("oikl,i->o", first.weight.double(), offset)
+    weight = torch.einsum("oikl,ij->ojkl", first.weight.double(), matrix)
+    convolutions["conv1_1"] = first._replace(weight=weight.float(), bias=bias.float())
+    for layer, convolution in convolutions.items():
+        if not all(tensor.isfinite().all() for tensor in convolution if tensor is not None):
             raise StyleTransferError(f"{path}: {layer} holds values that are not finite")
     return convolutions
-
-
-def read_metrics(path: Path) -> dict[str, Tensor]:
-    """The metrics of a network that stands for a larger one, ``{layer: T}`` (`Encoder`), float32; none of others.
-
-    Only the package's own files, which are safetensors, have any. Raises `StyleTransferError` when they aren't those of
-    the file's convolutions.
-    """
-    if path.suffix != ".safetensors":
-        return {}
-    metrics, biases = (
-        {key.removesuffix(ending): tensor.float() for key, tensor in read_tensors(path, ending)[0].items()}
-        for ending in (".metric", ".bias")
-    )
-    for layer, metric in metrics.items():
-        size = len(biases.get(layer, ()))
-        if metric.shape != (size, size) or not metric.isfinite().all():
-            raise StyleTransferError(f"{path}: the metric of {layer} is not a finite {size}×{size} matrix")
-    if metrics and metrics.keys() != biases.keys():
-        raise StyleTransferError(f"{path}: not every layer has a metric")
-    return metrics
 
 
 def _companions(key: str, tensors: Mapping[str, Tensor]) -> tuple[str | None, Tensor | None, Tensor | None]:
@@ -159,14 +137,21 @@ def _check_shapes(path: Path, convolutions: Convolutions) -> None:
             f"{path}: has no VGG-19 convolutions (floats named features.0.weight … or conv1_1.weight …)"
         )
     channels = 3
-    for layer, (weight, bias) in convolutions.items():
+    for layer, (weight, bias, projection, metric) in convolutions.items():
         shape = tuple(weight.shape)
+        if projection is not None:  # conv1_1 takes the preprocessing in, which has three channels
+            if projection.shape != (*shape[1:2], channels) or not projection.numel() or layer == "conv1_1":
+                found = tuple(projection.shape)
+                raise StyleTransferError(f"{path}: the projection of {layer} has shape {found}, not r×{channels}")
+            channels = shape[1]
         if shape[1:] != (channels, 3, 3) or bias.shape != shape[:1]:
             raise StyleTransferError(f"{path}: {layer} has shape {shape}, not N×{channels}×3×3")
         channels = shape[0]
         if not 0 < channels <= _WIDEST:
             raise StyleTransferError(f"{path}: {layer} has {channels} filters, not 1 to {_WIDEST}")
-    size = sum(tensor.nbytes for pair in convolutions.values() for tensor in pair)
+        if metric is not None and metric.shape != (channels, channels):
+            raise StyleTransferError(f"{path}: the metric of {layer} is not {channels}×{channels}")
+    size = sum(tensor.nbytes for layer in convolutions.values() for tensor in layer if tensor is not None)
     if size > path.stat().st_size:
         raise StyleTransferError(f"{path}: damaged: it is too small for the {size} bytes of its tensors")
 

@@ -42,11 +42,13 @@ def output_size(size: int, kernel: int, stride: int = 1, padding: int = 0) -> in
     return 1 + (size + 2 * padding - kernel) // stride
 
 
-def table(size: int, widths: Mapping[str, int] = VGG19_WIDTHS) -> list[Layer]:
+def table(size: int, widths: Mapping[str, int] = VGG19_WIDTHS, ranks: Mapping[str, int] | None = None) -> list[Layer]:
     """The layers of a network of VGG-19's kind for a picture of size × size pixels, at least 16, RGB.
 
     Args:
         widths: filters of each convolution, from conv1_1 on without gaps; the table ends with the last.
+        ranks: of convolutions that look at fewer directions of the layer before than it has channels
+            (`Convolution.projection`): how many. The 1×1 convolution onto these is counted with them.
     """
     rows: list[Layer] = []
     channels, field, spacing = 3, 1, 1  # spacing: pixels between neighbouring positions
@@ -55,7 +57,8 @@ def table(size: int, widths: Mapping[str, int] = VGG19_WIDTHS) -> list[Layer]:
             size, field, spacing = output_size(size, 2, 2), field + spacing, 2 * spacing
             rows.append(Layer(f"pool{int(name[4]) - 1}", 2, 2, 0, size, field, channels, 0, 0))
         size, field = output_size(size, 3, padding=1), field + 2 * spacing
-        weights = 9 * channels * width
+        rank = (ranks or {}).get(name)
+        weights = 9 * channels * width if rank is None else channels * rank + 9 * rank * width
         rows.append(Layer(name, 3, 1, 1, size, field, width, weights + width, weights * size**2))
         channels = width
     return rows

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import zip_longest
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -15,13 +14,12 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..options import LAYERS
+from .convolution import Convolution, convolve, convolve_back
 from .strips import Halving, Queue, Sliding
 
 #: A filter that hardly fires on the job's pictures is scaled as if its mean activation were this share of its layer's
 #: average. Without the floor such filters get thousandfold weights and ruin the conditioning of the optimisation.
 ACTIVATION_FLOOR = 0.05
-#: Feature maps with so many values are not copied for the sake of their padding, if their border is cheap to do again.
-LARGE_MAP = 1 << 23
 
 
 def _l2_pool(x: Tensor) -> Tensor:
@@ -35,9 +33,6 @@ POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "l2": _l2_pool,
 }
 
-#: oneDNN's convolution that applies the ReLU while the values are still in the cache: what inductor's code calls.
-_FUSED = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
-
 #: Called with a layer's name, the number of a row of its feature map and a strip of the map from there on, 1×N×rows×W.
 #: Gives the part of the loss's gradient with respect to the strip that can be told from it alone, if there is any.
 Tap = Callable[[str, int, Tensor], Tensor | None]
@@ -50,12 +45,10 @@ class Encoder(nn.Module):
     """Maps an image to the feature maps of chosen layers; `Trace` takes gradients with respect to those back.
 
     Args:
-        weights: ``{"conv1_1": (weight Cout×Cin×3×3, bias Cout), …}`` that take RGB in [0, 1], in the order of `LAYERS`
-            (`weights.load` gives them so).
+        weights: ``{"conv1_1": Convolution, …}``, or as much of its fields as there are, that take RGB in [0, 1], in the
+            order of `LAYERS` (`weights.load` gives them so).
         layers: names of the layers to return; the network ends after the deepest.
         pooling: "avg" (as in the paper, where VGG-19 was trained with max), "max" or "l2".
-        metrics: of a network that stands for a larger one: ``{layer: T}``, n×n for n filters, such that distances of
-            T·F are those of the larger one's features. None measures in its own features.
 
     Borders are padded by replication. Deviation: VGG-19 pads with zeros, which the optimisation paints as a frame.
 
@@ -65,10 +58,9 @@ class Encoder(nn.Module):
 
     def __init__(
         self,
-        weights: Mapping[str, tuple[Tensor, Tensor]],
+        weights: Mapping[str, Sequence[Tensor | None]],
         layers: Iterable[str],
         pooling: str = "avg",
-        metrics: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.layers = sorted(set(layers), key=LAYERS.index)
@@ -78,33 +70,43 @@ class Encoder(nn.Module):
         self.pool, self.average = POOLINGS[pooling], pooling == "avg"
         self.names = LAYERS[: LAYERS.index(self.layers[-1]) + 1]
         for name in self.names:
-            self._store(name, *weights[name])
-        for name in self.layers:
-            if metrics:
-                self.register_buffer(f"{name}_metric", metrics[name].detach().clone())
+            self._store(name, Convolution(*weights[name]))  # type: ignore[arg-type]
 
-    def _store(self, name: str, weight: Tensor, bias: Tensor) -> None:
-        """Channels-last, which oneDNN and cuDNN need no copies for; `adjoint` is the kernel of the way back."""
-        adjoint = weight.flip(2, 3).transpose(0, 1)
-        for what, value in (("weight", weight), ("adjoint", adjoint)):
-            value = value.detach().clone(memory_format=torch.channels_last)
+    def _store(self, name: str, layer: Convolution) -> None:
+        """Channels-last, which oneDNN and cuDNN need no copies for; what the way back takes is called `adjoint`."""
+        projection = None if layer.projection is None else layer.projection[:, :, None, None]
+        tensors = {
+            "weight": layer.weight,
+            "adjoint": layer.weight.flip(2, 3).transpose(0, 1),
+            "projection": projection,
+            "projection_adjoint": None if projection is None else projection.transpose(0, 1),
+        }
+        for what, value in tensors.items():
+            if value is not None:
+                value = value.detach().clone(memory_format=torch.channels_last)
             self.register_buffer(f"{name}_{what}", value)
-        self.register_buffer(f"{name}_bias", bias.detach().clone())
+        self.register_buffer(f"{name}_bias", layer.bias.detach().clone())
+        self.register_buffer(f"{name}_metric", None if layer.metric is None else layer.metric.detach().clone())
 
-    def convolution(self, name: str) -> tuple[Tensor, Tensor]:
-        """Weight and bias of one layer."""
-        return self.get_buffer(f"{name}_weight"), self.get_buffer(f"{name}_bias")
+    def convolution(self, name: str) -> Convolution:
+        """What one layer holds."""
+        projection = self._buffers[f"{name}_projection"]
+        if projection is not None:
+            projection = projection[:, :, 0, 0]
+        return Convolution(
+            self.get_buffer(f"{name}_weight"), self.get_buffer(f"{name}_bias"), projection, self.metric(name)
+        )
 
     def metric(self, name: str) -> Tensor | None:
-        """T of one layer, n×n: what its features are to be multiplied by before they are compared; None for nothing."""
-        return self._buffers.get(f"{name}_metric")
+        """T of one layer, N×N: what its features are to be multiplied by before they are compared; None for nothing."""
+        return self._buffers[f"{name}_metric"]
 
     def cast(self, forward: torch.dtype, backward: torch.dtype) -> "Encoder":
         """Computes features in one precision and gradients in another from now on; returns itself."""
         for name in self.names:
-            weight, bias = self.convolution(name)
-            if self.get_buffer(f"{name}_adjoint").dtype != weight.dtype:  # exact again, as far as the weights are
-                self._store(name, weight, bias)
+            layer = self.convolution(name)
+            if self.get_buffer(f"{name}_adjoint").dtype != layer.weight.dtype:  # exact again, as far as the weights are
+                self._store(name, layer)
         for name, buffer in self.named_buffers():
             if not name.endswith("metric"):  # Gram matrices are never less than float32
                 buffer.data = buffer.to(backward if name.endswith("adjoint") else forward)
@@ -126,7 +128,8 @@ class Encoder(nn.Module):
 
     def macs(self, layer: str) -> float:
         """Multiply-adds per pixel of the image for one layer's features."""
-        return 9 * self.convolution(layer)[0].shape[:2].numel() / 4.0 ** level(layer)
+        weight, _, projection, _ = self.convolution(layer)
+        return (weight.numel() + (0 if projection is None else projection.numel())) / 4.0 ** level(layer)
 
     @property
     def macs_per_pixel(self) -> float:
@@ -159,8 +162,8 @@ class Encoder(nn.Module):
         pools = [Halving(self.pool) for _ in range(5)]
         convolutions = {}
         for name in names:
-            weight, bias = self.convolution(name)
-            operation = partial(_convolve, kernel=weight, bias=bias)
+            weight, bias = self.convolution(name)[:2]
+            operation = partial(convolve, kernel=weight, bias=bias, projection=self._buffers[f"{name}_projection"])
             convolutions[name] = Sliding(operation, image.shape[2] >> level(name))
         for top in range(0, image.shape[2], rows):
             x: Tensor | None = image[:, :, top : top + rows]
@@ -199,9 +202,9 @@ class Encoder(nn.Module):
         Args:
             means: ``{layer: N}``, each filter's mean activation, as `mean_activations` gives them.
         """
-        previous = torch.ones_like(self.convolution("conv1_1")[0][0, :, 0, 0])
+        previous = torch.ones(3).to(self.get_buffer("conv1_1_weight"))
         for name in self.names:
-            weight, bias = self.convolution(name)
+            weight, bias, projection, metric = self.convolution(name)
             mean = means[name].to(weight)
             firing = mean > 0
             average = mean[firing].mean() if firing.any() else torch.ones_like(previous[0])
@@ -209,9 +212,14 @@ class Encoder(nn.Module):
             # (`losses.energy`): features times √(N/N₊) make it 1 for each of the N₊ that do.
             share = firing.sum().clamp(min=1) / firing.numel()
             scale = mean.clamp(min=ACTIVATION_FLOOR * average) * share.sqrt()
-            self._store(name, weight * previous[None, :, None, None] / scale[:, None, None, None], bias / scale)
-            if (metric := self.metric(name)) is not None:
-                metric *= scale
+            weight = weight / scale[:, None, None, None]
+            if projection is None:
+                weight = weight * previous[:, None, None]
+            else:
+                projection = projection * previous
+            self._store(
+                name, Convolution(weight, bias / scale, projection, metric if metric is None else metric * scale)
+            )
             previous = scale
 
     @torch.no_grad()
@@ -256,7 +264,8 @@ class Trace:
         self.layers: dict[str, _Layer] = {}
         for name, following in zip_longest(encoder.names, encoder.names[1:]):
             height, pooled = image.shape[2] >> level(name), following is not None and _follows_pooling(following)
-            back = partial(_convolve_back, kernel=encoder.get_buffer(f"{name}_adjoint"))
+            kernel, projection = encoder.get_buffer(f"{name}_adjoint"), encoder._buffers[f"{name}_projection_adjoint"]
+            back = partial(convolve_back, kernel=kernel, projection=projection)
             self.layers[name] = _Layer(name, pooled, height, Sliding(back, height))
 
     @torch.no_grad()
@@ -348,48 +357,3 @@ class _Layer:
             rows = self.missing
         self.missing -= rows
         return rows
-
-
-def _convolve(x: Tensor, top: bool, bottom: bool, kernel: Tensor, bias: Tensor) -> Tensor:
-    """A 3×3 convolution and its ReLU, with replicated borders: left and right, and at the top and bottom if told."""
-    channels, height, width = x.shape[1:]
-    if x.numel() < LARGE_MAP or channels * (height + width) > height * width / 2:
-        return _convolve_and_rectify(F.pad(x, (1, 1, int(top), int(bottom)), mode="replicate"), kernel, bias)
-    # A padded copy would cost more memory and time than doing the border once more.
-    if top != bottom:
-        x, top, bottom = F.pad(x, (0, 0, int(top), int(bottom)), mode="replicate"), False, False
-    y = _convolve_and_rectify(x, kernel, bias, (int(top), 1))
-    if top:
-        for row, strip, padding in ((0, x[:, :, :2], (1, 1, 1, 0)), (-1, x[:, :, -2:], (1, 1, 0, 1))):
-            y[:, :, row] = _convolve_and_rectify(F.pad(strip, padding, mode="replicate"), kernel, bias)[:, :, 0]
-    for column, strip, sides in ((0, x[..., :2], (1, 0)), (-1, x[..., -2:], (0, 1))):
-        strip = F.pad(strip, (*sides, int(top), int(top)), mode="replicate")
-        y[..., column] = _convolve_and_rectify(strip, kernel, bias)[..., 0]
-    return y
-
-
-def _convolve_and_rectify(x: Tensor, kernel: Tensor, bias: Tensor, padding: tuple[int, int] = (0, 0)) -> Tensor:
-    if _FUSED and x.device.type == "cpu" and x.dtype == torch.float32:
-        return cast(Tensor, _FUSED(x, kernel, bias, padding, [1, 1], [1, 1], 1, "relu", [], ""))
-    return F.conv2d(x, kernel, bias, padding=padding).relu_()
-
-
-def _convolve_back(gradient: Tensor, top: bool, bottom: bool, kernel: Tensor) -> Tensor:
-    """Adjoint of a 3×3 convolution with borders replicated likewise; kernel is the flipped and transposed one.
-
-    What reaches the padding, a ring one pixel wide, is added to the border pixels that it replicates. The ring is
-    computed from the border strips: taking it from one convolution of (H + 2)×(W + 2) costs a tenth more.
-    """
-    rows = [(0, kernel[:, :, 2:])] * top + [(-1, kernel[:, :, :1])] * bottom
-    rings = [F.conv2d(gradient[:, :, row, None], taps, padding=(0, 2))[:, :, 0] for row, taps in rows]
-    if top != bottom:
-        gradient = F.pad(gradient, (0, 0, int(top), int(bottom)))
-    within = int(top and bottom)
-    x = F.conv2d(gradient, kernel, padding=(within, 1))
-    for (row, _), ring in zip(rows, rings, strict=True):
-        ring[..., 1] += ring[..., 0]
-        ring[..., -2] += ring[..., -1]
-        x[:, :, row] += ring[..., 1:-1]
-    for column, taps in ((0, kernel[..., 2:]), (-1, kernel[..., :1])):
-        x[..., column] += F.conv2d(gradient[..., column, None], taps, padding=(within, 0))[..., 0]
-    return x

@@ -7,8 +7,8 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from ..errors import StyleTransferError, UsageError
 from ..files import sha256_of, write_atomically
 from .download import download
-from .formats import Convolutions, read_convolutions, read_metrics
+from .formats import Convolutions, read_convolutions
 
 log = logging.getLogger(__name__)
 
@@ -93,22 +93,21 @@ class Weights:
     Attributes:
         name: of the network, or of the file if it is one's own.
         path: the file.
-        convolutions: ``{"conv1_1": (weight Cout×Cin×3×3, bias Cout), …}``, float32, for RGB in [0, 1].
-        metrics: ``{layer: T}`` of a network that stands for a larger one (`Encoder`); none of others.
+        convolutions: ``{"conv1_1": Convolution, …}``, float32, for RGB in [0, 1].
     """
 
     name: str
     path: Path
     convolutions: Convolutions
-    metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
     def means(self, pooling: str) -> dict[str, Tensor] | None:
         """Mean activation of each filter over many photographs (weights/README.md): ``{layer: N}``; None if unknown.
 
         Raises `StyleTransferError` when the file of them is missing.
         """
-        if self.metrics or self.path.name == _NORMALIZED:
-            return {layer: torch.ones_like(bias) for layer, (_, bias) in self.convolutions.items()}
+        double = any(layer.metric is not None for layer in self.convolutions.values())
+        if double or self.path.name == _NORMALIZED:
+            return {layer: torch.ones_like(c.bias) for layer, c in self.convolutions.items()}
         if self.path.name not in _MEANS_OF:
             return None
         path = next((folder / _MEANS for folder in _bundled_folders() if (folder / _MEANS).is_file()), None)
@@ -169,7 +168,7 @@ def load_model(model: str, weights: str | None = None, preprocessing: str = "aut
     """
     if weights is not None:
         own = Path(weights)
-        return Weights(own.name, own, load(own, preprocessing), read_metrics(own))
+        return Weights(own.name, own, load(own, preprocessing))
     for name in _SAME if model in ("auto", "vgg19") else ():
         path = find(name)
         if path is None:
@@ -188,7 +187,7 @@ def load_model(model: str, weights: str | None = None, preprocessing: str = "aut
         remedies = " or ".join(f"{NETWORKS[name].remedy} ({NETWORKS[name].size})" for name in _SAME)
         log.warning("VGG-19 is not here, using the bundled vgg19-lite; to get it %s", remedies)
     path = fetch(model)
-    return Weights(model, path, load(path, preprocessing), read_metrics(path))
+    return Weights(model, path, load(path, preprocessing))
 
 
 # --- fetching ------------------------------------------------------------------------------------------------------
@@ -217,7 +216,6 @@ def verify(path: Path) -> str:
     """
     digest = _check_promise(path)
     read_convolutions(path, "auto")
-    read_metrics(path)
     return digest
 
 
@@ -248,7 +246,7 @@ def _promised_hash(path: Path) -> str:
 
 
 def load(path: Path, preprocessing: str = "auto") -> Convolutions:
-    """Loads a weights file as ``{"conv1_1": (weight Cout×Cin×3×3, bias Cout), …}``, float32, for RGB in [0, 1].
+    """Loads a weights file as ``{"conv1_1": Convolution, …}``, float32, for RGB in [0, 1].
 
     Reads safetensors and PyTorch state dicts (tensors only: no other pickled object is ever built) with torchvision's
     keys (``features.0.weight``), caffe's layer names (``conv1_1.weight``), or the same without the underscore.
@@ -276,14 +274,17 @@ def load(path: Path, preprocessing: str = "auto") -> Convolutions:
     return convolutions
 
 
-def save(convolutions: Convolutions, path: Path, metrics: Mapping[str, Tensor] | None = None) -> None:
-    """Writes convolutions for RGB in [0, 1], and metrics, as safetensors.
+def save(convolutions: Convolutions, path: Path) -> None:
+    """Writes convolutions for RGB in [0, 1] as safetensors.
 
     Raises `StyleTransferError` when they can't be written.
     """
-    tensors = {f"{layer}.metric": metric.contiguous() for layer, metric in (metrics or {}).items()}
-    for name, (weight, bias) in convolutions.items():
-        tensors[f"{name}.weight"], tensors[f"{name}.bias"] = weight.contiguous(), bias.contiguous()
+    tensors = {
+        f"{name}.{field}": tensor.contiguous()
+        for name, layer in convolutions.items()
+        for field, tensor in layer._asdict().items()
+        if tensor is not None
+    }
     write_atomically(path, safetensors_bytes(tensors, metadata={"preprocessing": "rgb"}))
 
 

@@ -153,7 +153,7 @@ def build_encoder(loaded: weights.Weights, inputs: Inputs, options: Options, dev
     Deviation: a network whose mean activations aren't known is normalised over the run's own pictures.
     """
     layers = {**options.content_weights, **options.style_weights}
-    encoder = Encoder(loaded.convolutions, layers, options.pooling, loaded.metrics).to(device)
+    encoder = Encoder(loaded.convolutions, layers, options.pooling).to(device)
     own = (_shrink(picture, encoder).tensor().to(device) for picture in (inputs.content, *inputs.styles))
     encoder.normalize(loaded.means(options.pooling) or encoder.mean_activations(list(own)))
     return encoder

@@ -103,7 +103,8 @@ def _describe_run(job: Job, convolutions: Convolutions) -> dict[str, Any]:
     digest, hashes = hashlib.sha256(), job.originals.hashes()
     for layer in convolutions.values():
         for tensor in layer:
-            digest.update(tensor.contiguous().numpy().data)  # not copied
+            if tensor is not None:
+                digest.update(tensor.contiguous().numpy().data)  # not copied
     if job.options.init in STARTS:
         hashes["init"] = job.options.init
     # Of several GPUs another one may go on.

@@ -1,0 +1,87 @@
+"""One convolution of the encoder: what it holds, and how it and its adjoint are computed with replicated borders."""
+
+from typing import NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+#: Feature maps with so many values are not copied for the sake of their padding, if their border is cheap to do again.
+LARGE_MAP = 1 << 23
+#: oneDNN's convolution that applies the ReLU while the values are still in the cache: what inductor's code calls.
+_FUSED = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
+
+
+class Convolution(NamedTuple):
+    """What a layer holds, of N filters on the C channels of the layer before.
+
+    Attributes:
+        weight: N×C×3×3; N×r×3×3 after a projection.
+        bias: N.
+        projection: r×C: the r directions of the layer before that the filters look at (Zhang, Zou, He, Sun,
+            *Accelerating Very Deep Convolutional Networks*, 2015, section 3.1, there after the filters). None for all.
+        metric: T, N×N, of a layer that stands for a larger one: distances of T·F are those of the larger one's
+            features. None where the layer's own are compared.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    projection: Tensor | None = None
+    metric: Tensor | None = None
+
+    def to(self, dtype: torch.dtype) -> "Convolution":
+        """The same in another precision."""
+        return Convolution(*(None if tensor is None else tensor.to(dtype) for tensor in self))  # type: ignore[arg-type]
+
+
+def convolve(x: Tensor, top: bool, bottom: bool, kernel: Tensor, bias: Tensor, projection: Tensor | None) -> Tensor:
+    """A 3×3 convolution and its ReLU, with replicated borders: left and right, and at the top and bottom if told.
+
+    Args:
+        x: 1×C×H×W.
+        kernel, bias: N×C×3×3 and N; N×r×3×3 if there is a projection.
+        projection: r×C×1×1.
+    """
+    if projection is not None:
+        x = F.conv2d(x, projection)
+    channels, height, width = x.shape[1:]
+    if x.numel() < LARGE_MAP or channels * (height + width) > height * width / 2:
+        return _convolve_and_rectify(F.pad(x, (1, 1, int(top), int(bottom)), mode="replicate"), kernel, bias)
+    # A padded copy would cost more memory and time than doing the border once more.
+    if top != bottom:
+        x, top, bottom = F.pad(x, (0, 0, int(top), int(bottom)), mode="replicate"), False, False
+    y = _convolve_and_rectify(x, kernel, bias, (int(top), 1))
+    if top:
+        for row, strip, padding in ((0, x[:, :, :2], (1, 1, 1, 0)), (-1, x[:, :, -2:], (1, 1, 0, 1))):
+            y[:, :, row] = _convolve_and_rectify(F.pad(strip, padding, mode="replicate"), kernel, bias)[:, :, 0]
+    for column, strip, sides in ((0, x[..., :2], (1, 0)), (-1, x[..., -2:], (0, 1))):
+        strip = F.pad(strip, (*sides, int(top), int(top)), mode="replicate")
+        y[..., column] = _convolve_and_rectify(strip, kernel, bias)[..., 0]
+    return y
+
+
+def _convolve_and_rectify(x: Tensor, kernel: Tensor, bias: Tensor, padding: tuple[int, int] = (0, 0)) -> Tensor:
+    if _FUSED and x.device.type == "cpu" and x.dtype == torch.float32:
+        return cast(Tensor, _FUSED(x, kernel, bias, padding, [1, 1], [1, 1], 1, "relu", [], ""))
+    return F.conv2d(x, kernel, bias, padding=padding).relu_()
+
+
+def convolve_back(gradient: Tensor, top: bool, bottom: bool, kernel: Tensor, projection: Tensor | None) -> Tensor:
+    """Adjoint of the linear part of `convolve`; kernel is the flipped and transposed one, projection C×r×1×1.
+
+    What reaches the padding, a ring one pixel wide, is added to the border pixels that it replicates. The ring is
+    computed from the border strips: taking it from one convolution of (H + 2)×(W + 2) costs a tenth more.
+    """
+    rows = [(0, kernel[:, :, 2:])] * top + [(-1, kernel[:, :, :1])] * bottom
+    rings = [F.conv2d(gradient[:, :, row, None], taps, padding=(0, 2))[:, :, 0] for row, taps in rows]
+    if top != bottom:
+        gradient = F.pad(gradient, (0, 0, int(top), int(bottom)))
+    within = int(top and bottom)
+    x = F.conv2d(gradient, kernel, padding=(within, 1))
+    for (row, _), ring in zip(rows, rings, strict=True):
+        ring[..., 1] += ring[..., 0]
+        ring[..., -2] += ring[..., -1]
+        x[:, :, row] += ring[..., 1:-1]
+    for column, taps in ((0, kernel[..., 2:]), (-1, kernel[..., :1])):
+        x[..., column] += F.conv2d(gradient[..., column, None], taps, padding=(within, 0))[..., 0]
+    return x if projection is None else F.conv2d(x, projection)
