@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench import alternating, isolated, network
+from measuring import alternating, isolated
 from PIL import Image
 
 from styletransfer import Options, stylize
 from styletransfer.machine import hardware
-from styletransfer.network import Encoder, Tiling
+from styletransfer.network import Encoder, Tiling, weights
 from styletransfer.objective import Objective
 
 HERE = Path(__file__).resolve().parent
@@ -37,7 +37,7 @@ CPU = torch.device("cpu")
 
 def objective(name: str, width: int, height: int, tiling: Tiling, precision: str = "auto") -> tuple[Objective, Any]:
     options, chosen = Options(), hardware.select_precision(precision, CPU)
-    encoder = Encoder(network(name), {**options.content_weights, **options.style_weights})
+    encoder = Encoder(weights.load_model(name).convolutions, {**options.content_weights, **options.style_weights})
     encoder.cast(chosen.forward, chosen.backward)
     generator = torch.Generator().manual_seed(0)
     content = torch.rand(1, 3, height, width, generator=generator)
@@ -164,12 +164,12 @@ def show_memory(args: argparse.Namespace) -> list[dict[str, float]]:
 def show_overhead(args: argparse.Namespace) -> list[Any]:
     tilings = [Tiling(), Tiling(None, 256, 1), Tiling(None, 256, 3), Tiling(None, 256, 4), Tiling(None, 256, 6)]
     tilings += [Tiling(1024, 256, 6), Tiling(512, 256, 6)]
-    return compared([("vgg19-lite", 2048), ("vgg19-lite", 4096), ("vgg19-shaped", 2048)], tilings)
+    return compared([("vgg19-lite", 2048), ("vgg19-lite", 4096), ("vgg19", 2048)], tilings)
 
 
 def show_large(args: argparse.Namespace) -> list[Any]:
     """The whole at once takes 19 GB."""
-    return compared([("vgg19-shaped", 4096)], [Tiling(), Tiling(None, 256, 4), Tiling(None, 256, 6)])
+    return compared([("vgg19", 4096)], [Tiling(), Tiling(None, 256, 4), Tiling(None, 256, 6)])
 
 
 def compared(pictures: list[tuple[str, int]], tilings: list[Tiling]) -> list[Any]:

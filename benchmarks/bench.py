@@ -1,25 +1,17 @@
 """How fast it is, side by side with what the hardware could do and with what the popular tools do.
 
-    make bench                                  CPU, under ten minutes on four cores
-    make bench-gpu                              the same table on CUDA
-    python benchmarks/bench.py --help           other pictures, weights, parts
+    make bench                                                      CPU: an hour and a half on two cores
+    make bench ARGS='--part table'                                  only this
+    make bench ARGS='--part quality --size 256 --iterations 100 --pairs 1'
+    make bench-gpu                                                  on CUDA
 
 Prints tables and writes everything as JSON. Each part runs in a process of its own, so that none profits from what
 another has set up. Times are medians; floor and ours alternate within one process.
-
-The VGG-19 of the tables has random weights of the true shape: the time doesn't depend on their values. The time to a
-quality does: it takes VGG-19 itself where it is (`styletransfer weights path`) or the file of --weights, else only the
-bundled network.
 """
 
 import argparse
-import concurrent.futures
 import itertools
 import json
-import multiprocessing
-import os
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,61 +22,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from measuring import EXAMPLES, HERE, alternating, isolated, processor
+from quality import PAIRS, compare_pairs
 from reference import Reference
 from torch import Tensor
 
-from styletransfer import Options, pictures, stylize
+from styletransfer import Options
 from styletransfer.machine import hardware
 from styletransfer.network import Encoder, weights
 from styletransfer.objective import Evaluate, Objective
 from styletransfer.objective.losses import gram_matrix
 from styletransfer.optimizer import InverseHessian, Step, minimize
-from styletransfer.options import LAYERS
-from styletransfer.painting import bleed, evaluation, job, progress
-
-HERE = Path(__file__).resolve().parent
-EXAMPLES = HERE.parent / "examples"
-ITERATIONS = 500  # of the reference
-
-
-def vgg19_shaped() -> weights.Convolutions:
-    """Random convolutions of VGG-19's widths."""
-    widths, channels, result = {"1": 64, "2": 128, "3": 256, "4": 512, "5": 512}, 3, {}
-    for layer in LAYERS:
-        width = widths[layer[4]]
-        result[layer] = (torch.randn(width, channels, 3, 3) * (2 / (9 * channels)) ** 0.5, torch.zeros(width))
-        channels = width
-    return result
-
-
-def network(name: str) -> weights.Convolutions:
-    return vgg19_shaped() if name == "vgg19-shaped" else weights.load_model(name).convolutions
-
-
-def isolated(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of a call in a fresh process."""
-    spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        return pool.submit(function, *arguments).result()
-
-
-def alternating(device: torch.device, runs: int, *functions: Callable[[], object]) -> list[float]:
-    """Median seconds of each of several functions, called in turn, after one call each to warm up."""
-    times: list[list[float]] = [[] for _ in functions]
-    for run, (i, function) in itertools.product(range(runs + 1), enumerate(functions)):
-        wait(device)
-        start = time.perf_counter()
-        function()
-        wait(device)
-        if run:
-            times[i].append(time.perf_counter() - start)
-    return [statistics.median(t) for t in times]
-
-
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
+from styletransfer.painting import evaluation
 
 # --- what the hardware could do ------------------------------------------------------------------------------------
 
@@ -102,6 +51,11 @@ def peaks(device_name: str) -> dict[str, float]:
     return result
 
 
+def load_encoder(name: str) -> Encoder:
+    options = Options()
+    return Encoder(weights.load_model(name).convolutions, {**options.content_weights, **options.style_weights})
+
+
 def floor(encoder: Encoder, size: int, device: torch.device, precision: hardware.Precision) -> Callable[[], None]:
     """The bare convolutions of one evaluation, forward and with respect to their input, as fast as torch has them."""
 
@@ -111,13 +65,15 @@ def floor(encoder: Encoder, size: int, device: torch.device, precision: hardware
     calls = []
     for name in encoder.names:
         side = size >> (int(name[4]) - 1)
-        out, into = encoder.convolution(name)[0].shape[:2]
-        for dtype, n, m in ((precision.forward, into, out), (precision.backward, out, into)):
-            calls.append((tensor(dtype, 1, n, side, side), tensor(dtype, m, n, 3, 3)))
+        weight, _, projection, _ = encoder.convolution(name)
+        kernels = [(*weight.shape[:2], 3)] + ([] if projection is None else [(*projection.shape, 1)])
+        for out, into, kernel in kernels:
+            for dtype, n, m in ((precision.forward, into, out), (precision.backward, out, into)):
+                calls.append((tensor(dtype, 1, n, side, side), tensor(dtype, m, n, kernel, kernel)))
 
     def run() -> None:
         for x, kernel in calls:
-            F.conv2d(x, kernel, padding=1)
+            F.conv2d(x, kernel, padding=kernel.shape[2] // 2)
 
     return run
 
@@ -127,7 +83,9 @@ def middle_of_a_run(
 ) -> tuple[Encoder, Tensor, Evaluate, Iterator[Step]]:
     """Network, image, evaluation and steps of L-BFGS with a full history, at size × size."""
     options = Options()
-    encoder = Encoder(network(name), {**options.content_weights, **options.style_weights}).to(device)
+    encoder = Encoder(weights.load_model(name).convolutions, {**options.content_weights, **options.style_weights}).to(
+        device
+    )
     encoder.cast(precision.forward, precision.backward)
     content, style = torch.rand(2, 1, 3, size, size, device=device)
     objective = Objective(encoder, content, style, options.content_weights, options.style_weights, 1.0, options.beta)
@@ -169,7 +127,7 @@ def beyond_the_floor(size: int, device_name: str) -> dict[str, float]:
     device = hardware.select_device(device_name)
     precision = hardware.select_precision("auto", device)
     with hardware.runtime_settings(device, tf32=precision.tf32), torch.no_grad():
-        encoder, content, *_ = middle_of_a_run("vgg19-shaped", size, precision, device)
+        encoder, content, *_ = middle_of_a_run("vgg19", size, precision, device)
         maps, shape = {}, {"memory_format": torch.channels_last}
         for name in encoder.names:
             channels, side = encoder.convolution(name)[0].shape[0], size >> (int(name[4]) - 1)
@@ -210,7 +168,9 @@ def memory_of_ours(name: str, size: int, precision_name: str, device_name: str) 
 def memory_of_reference(name: str, size: int, device_name: str) -> int:
     """Peak bytes of an iteration of the reference with a full history, which is filled on a cheap function."""
     device, options = hardware.select_device(device_name), Options()
-    encoder = Encoder(network(name), {**options.content_weights, **options.style_weights}).to(device)
+    encoder = Encoder(weights.load_model(name).convolutions, {**options.content_weights, **options.style_weights}).to(
+        device
+    )
     content, style = torch.rand(2, 1, 3, size, size, device=device)
     reference = Reference(encoder, content, style, options)
     true, scales = reference.loss, torch.rand_like(content) + 0.5
@@ -218,70 +178,6 @@ def memory_of_reference(name: str, size: int, device_name: str) -> int:
     reference.loss = lambda x: (scales * x * x).sum() if next(count) < 104 else true(x)  # type: ignore[method-assign]
     reference.optimize(content, "lbfgs", 105, lambda *_: None)
     return hardware.peak_memory(device)
-
-
-# --- time to quality -----------------------------------------------------------------------------------------------
-
-
-def exact(args: argparse.Namespace, options: Options) -> tuple[Encoder, Tensor, Tensor]:
-    """The run's normalised network in float32 and its two targets, as `stylize` makes them."""
-    device = hardware.select_device(options.device)
-    inputs = pictures.read_inputs(args.content, args.style, options)
-    both = inputs.content, *inputs.styles
-    small, large = (p.resize(pictures.fit_size(p.rgb.size, options.size)).tensor().to(device) for p in both)
-    loaded = weights.load_model(options.model, options.weights)
-    return job.build_encoder(loaded, inputs, options, device), bleed.add_bleed(small, options), large
-
-
-def run_of_reference(args: argparse.Namespace, options: Options, optimizer: str) -> dict[str, Any]:
-    encoder, content, style = exact(args, options)
-    curve: list[tuple[float, float]] = []
-    reference = Reference(encoder, content, style, options)
-    last = reference.optimize(content, optimizer, ITERATIONS, lambda i, loss, s: curve.append((s, loss)))
-    return {"curve": curve, "seconds": curve[-1][0], "loss": reference.loss(last).item()}
-
-
-def run_of_ours(args: argparse.Namespace, options: Options, target: float) -> dict[str, Any]:
-    """Until the loss is reached, with everything that a call does counted: loading, targets, warm start."""
-    curve: list[tuple[float, float]] = []
-    start = time.perf_counter()
-
-    def listen(step: Any) -> bool:
-        if step.network == "vgg19-lite" and options.model != "vgg19-lite":  # the warm start
-            return False
-        curve.append((time.perf_counter() - start, step.losses.total))
-        return curve[-1][1] <= target
-
-    progress.SETTLED = -1.0  # never
-    result = stylize(args.content, args.style, options, callback=listen)
-    loss = result.best.total
-    return {
-        "curve": curve,
-        "seconds": curve[-1][0],
-        "loss": loss,
-        "reached": loss <= target,
-        "iterations": len(curve) - 1,
-    }
-
-
-def time_to_quality(args: argparse.Namespace, model: str, size: int, optimizers: tuple[str, ...]) -> dict[str, Any]:
-    file = str(args.weights) if model == "vgg19" else None
-    options = Options(size=size, device=args.device, iterations=ITERATIONS, model=model, weights=file)
-    result: dict[str, Any] = {"size": size}
-    print(f"{model}, {size} px")
-    for optimizer in optimizers:
-        result[f"reference {optimizer}"] = isolated(run_of_reference, args, options, optimizer)
-        print_run(f"reference, {optimizer}, {ITERATIONS} iterations", result[f"reference {optimizer}"])
-    target = result["reference lbfgs"]["loss"]
-    ours = result["ours"] = isolated(run_of_ours, args, options, target)
-    print_run(f"ours, {ours['iterations']} iterations", ours)
-    ratio = result["reference lbfgs"]["seconds"] / ours["seconds"]
-    print(f"    {ratio:.2f} times faster" if ours["reached"] else "    not reached")
-    return result
-
-
-def print_run(what: str, run: dict[str, Any]) -> None:
-    print(f"    {what:38} {run['seconds']:7.1f} s  loss {run['loss']:.4f}", flush=True)
 
 
 # --- the command ---------------------------------------------------------------------------------------------------
@@ -305,7 +201,9 @@ def main() -> None:
     parser.add_argument("--content", type=Path, default=EXAMPLES / "coffee.jpg")
     parser.add_argument("--style", type=Path, default=EXAMPLES / "swirls.jpg")
     parser.add_argument("--size", type=int, default=512, help="of the time to quality")
-    parser.add_argument("--weights", type=Path, default=weights.find("vgg19"))
+    parser.add_argument("--iterations", type=int, default=500, help="of reference and peer in the time to quality")
+    parser.add_argument("--pairs", type=int, default=len(PAIRS), help="in the time to quality")
+    parser.add_argument("--figure", type=Path, default=Path("out/quality.svg"), help="of the time to quality")
     parser.add_argument("--part", choices=("table", "memory", "quality", "command", "beyond"), help="only this one")
     parser.add_argument("--json", type=Path, default=Path("out/bench.json"))
     args = parser.parse_args()
@@ -321,7 +219,7 @@ def main() -> None:
         print(f"\n{'':14}{'':6}{'':6}{'floor':>9}{'evaluation':>12}{'iteration':>11}{'of the floor':>14}{'GFLOP/s':>9}")
         report["table"] = []
         precisions = ("fp32", "tf32", "bf16", "auto") if gpu else ("fp32", "auto")
-        for name, size, precision in itertools.product(("vgg19-lite", "vgg19-shaped"), (256, 512, 1024), precisions):
+        for name, size, precision in itertools.product(("vgg19-lite", "vgg19"), (256, 512, 1024), precisions):
             runs = 20 if gpu else 5 if size < 1024 else 2
             row = isolated(per_evaluation, name, size, precision, args.device, runs)
             report["table"].append({"network": name, "size": size, "precision": precision, **row})
@@ -335,12 +233,12 @@ def main() -> None:
         for size in (512, 1024):
             report[f"beyond {size}"] = row = isolated(beyond_the_floor, size, args.device)
             bare = row.pop("floor")
-            print(f"\nvgg19-shaped, {size}, auto: floor {bare:.4f} s")
+            print(f"\nvgg19, {size}, auto: floor {bare:.4f} s")
             for what, seconds in row.items():
                 print(f"    {what:45}{seconds / bare:6.3f} of it")
             print(f"    {'all of it':45}{1 + sum(row.values()) / bare:6.3f}")
     if args.part in (None, "memory"):
-        name = "vgg19-shaped"
+        name = "vgg19"
         ours = isolated(memory_of_ours, name, 1024, "auto", args.device)
         theirs = isolated(memory_of_reference, name, 1024, args.device)
         report["memory"] = {"ours": ours, "reference": theirs}
@@ -351,24 +249,10 @@ def main() -> None:
         share = run["evaluations"] / run["seconds"]
         print(f"\ncommand, vgg19-lite, shell to file: {run['seconds']:.1f} s, {share:.0%} of it in evaluations")
     if args.part in (None, "quality"):
-        print(f"\ntime to the loss that the reference has after {ITERATIONS} iterations")
-        size = args.size if gpu or not args.weights else args.size // 2  # to be done in ten minutes
-        report["quality"] = {"vgg19-lite": time_to_quality(args, "vgg19-lite", size, ("lbfgs", "adam"))}
-        if args.weights:
-            report["quality"]["vgg19"] = time_to_quality(args, "vgg19", args.size, ("lbfgs", "adam")[: 1 + gpu])
-        else:
-            print("VGG-19 isn't here (styletransfer weights fetch): only the bundled network was timed")
+        report["quality"] = compare_pairs(args.pairs, args.size, args.iterations, args.device, args.figure)
     args.json.parent.mkdir(parents=True, exist_ok=True)
     args.json.write_text(json.dumps(report, indent=1))
     print(f"\n{args.json}")
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or os.uname().machine
 
 
 if __name__ == "__main__":

@@ -20,7 +20,9 @@ class Reference:
 
     def __init__(self, encoder: Encoder, content: Tensor, style: Tensor, options: Options) -> None:
         self.names, self.options = encoder.names, options
-        self.weights = {name: [tensor.contiguous() for tensor in encoder.convolution(name)] for name in encoder.names}
+        self.weights = {
+            name: [tensor.contiguous() for tensor in encoder.convolution(name)[:2]] for name in encoder.names
+        }
         with torch.no_grad():
             self.content = {layer: self.features(content)[layer] for layer in options.content_weights}
             self.style = {layer: self.gram(self.features(style)[layer]) for layer in options.style_weights}
@@ -53,9 +55,9 @@ class Reference:
         return total + GAMUT_WEIGHT * (self.options.alpha + self.options.beta) * outside
 
     def optimize(
-        self, image: Tensor, optimizer: str, iterations: int, listen: Callable[[int, float, float], object]
+        self, image: Tensor, optimizer: str, iterations: int, listen: Callable[[int, float, float, Tensor], object]
     ) -> Tensor:
-        """Runs for so many iterations; `listen` gets iteration, loss and seconds. Returns the last image."""
+        """Runs for so many iterations; `listen` gets iteration, loss, seconds and image. Returns the last image."""
         x, count, start = image.clone().contiguous().requires_grad_(), 0, time.perf_counter()
 
         def closure() -> Tensor:
@@ -63,7 +65,7 @@ class Reference:
             driver.zero_grad()
             loss = self.loss(x)
             loss.backward()
-            listen(count, loss.item(), time.perf_counter() - start)
+            listen(count, loss.item(), time.perf_counter() - start, x.detach())
             count += 1
             return loss
 

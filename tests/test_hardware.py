@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,15 +21,29 @@ def test_precisions_on_a_cpu() -> None:
     fp32, bf16 = torch.float32, torch.bfloat16
     assert hardware.select_precision("fp32", CPU) == hardware.Precision(fp32, fp32)
     assert hardware.select_precision("bf16", CPU) == hardware.Precision(bf16, bf16)
-    assert hardware.select_precision("auto", CPU) == hardware.Precision(fp32, bf16 if hardware.has_bf16() else fp32)
     with pytest.raises(UsageError, match="tf32"):
         hardware.select_precision("tf32", CPU)
 
 
-@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="only Linux tells the processor's features there")
-def test_bfloat16_in_hardware_is_what_the_system_says() -> None:
-    flags = Path("/proc/cpuinfo").read_text().split()
-    assert hardware.has_bf16() == bool({"avx512_bf16", "amx_bf16"} & set(flags))
+@pytest.mark.parametrize("slow", [torch.float32, torch.bfloat16])
+def test_auto_is_what_convolutions_are_faster_in(slow: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine that is made to wait in one of the two; it is measured once."""
+    convolve, calls = torch.nn.functional.conv2d, []
+
+    def waiting(x: torch.Tensor, *arguments: Any, **more: Any) -> torch.Tensor:
+        calls.append(x.dtype)
+        time.sleep(0.1 if x.dtype == slow else 0)
+        return convolve(x, *arguments, **more)
+
+    monkeypatch.setattr(torch.nn.functional, "conv2d", waiting)
+    hardware.bf16_is_fast.cache_clear()
+    fast = ({torch.float32, torch.bfloat16} - {slow}).pop()
+    try:
+        assert hardware.select_precision("auto", CPU) == hardware.Precision(torch.float32, fast)
+        measured = len(calls)
+        assert hardware.select_precision("auto", CPU).backward == fast and len(calls) == measured > 0
+    finally:
+        hardware.bf16_is_fast.cache_clear()
 
 
 @pytest.mark.parametrize(("content", "expected"), [("50000 100000", 1), ("150000 100000", 2), ("max 100000", None)])

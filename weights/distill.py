@@ -72,7 +72,7 @@ START_BATCHES, START_POSITIONS = 8, 4096
 LEARNING_RATE, WARM_UP, LAST = 1e-3, 50, 0.02
 MEMORY = 0.98  # of the moments that the heads follow from, in each step
 OWN_EVERY, OWN_PICTURES, OWN_KEPT = 300, 8, 400
-BY_TEACHER = 4  # of so many of these one is VGG-19's
+BY_TEACHER = 2  # of these
 SAVE_EVERY, SETTLING = 250, 60
 
 
@@ -398,9 +398,9 @@ class Training:
 
 
 def make_own_pictures(
-    student: Student, heads: Heads, photos: Pictures, paintings: Pictures, rng: torch.Generator
+    student: Student, heads: Heads, photos: Pictures, paintings: Pictures, rng: torch.Generator, by_teacher: int = 0
 ) -> list[Triple]:
-    """Photographs, paintings and what the student, or now and then VGG-19, makes of them on the way.
+    """Photographs, paintings and what the student, or VGG-19 for some, makes of them on the way.
 
     As uint8 3×OWN_CROP×OWN_CROP.
     """
@@ -414,7 +414,7 @@ def make_own_pictures(
             options = Options(
                 size=OWN_CROP,
                 model="vgg19-8bit",
-                weights=str(file) if index % BY_TEACHER else None,
+                weights=None if index < by_teacher else str(file),
                 iterations=100,
                 scales=scales,
                 beta=10 ** (0.5 + 2 * float(torch.rand((), generator=rng))),
@@ -439,7 +439,7 @@ def train(
     while training.step < steps:
         step, rng, student, heads = training.step, training.rng, training.student, training.heads
         if step % OWN_EVERY == OWN_EVERY // 4:
-            training.own += make_own_pictures(student, heads, photos, paintings, rng)
+            training.own += make_own_pictures(student, heads, photos, paintings, rng, BY_TEACHER)
             del training.own[:-OWN_KEPT]
         x = make_batch(photos, paintings, training.own, rng)
         loss, left, mismatch = loss_of(training, teacher, x, gradients=step >= plain_steps)
@@ -529,7 +529,9 @@ def main() -> None:
     heads = settled_heads(training, teacher, photos, paintings)
     write(training.student, heads, args.output)
     teacher.cast(torch.float32, torch.float32)
-    print(report(training.student, heads, teacher, {"photos": photos_out, "paintings": paintings_out}))
+    own = make_own_pictures(training.student, heads, photos_out, paintings_out, training.rng)
+    held_out = {"photos": photos_out, "paintings": paintings_out, "own": [[picture] for *_, picture in own]}
+    print(report(training.student, heads, teacher, held_out))
     print(f"{args.output}  SHA-256 {sha256_of(args.output)}")
 
 

