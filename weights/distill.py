@@ -1,14 +1,20 @@
-"""Trains `vgg19-lite.safetensors`, the bundled encoder: a trunk of an eighth of VGG-19's multiply-adds, distilled.
+"""Trains `vgg19-lite.safetensors`, the bundled encoder: a trunk of a fifth of VGG-19's multiply-adds, distilled.
 
     python weights/distill.py --photos FOLDER --paintings FOLDER [--steps 3200] [-o FILE]
 
-**Start.** Layer by layer: the filters of VGG-19 that between them tell most of all its filters' activations, each with
-the least-squares weights that give its pre-activation from the student's layer before (as Zhang, Zou, He and Sun,
+**Architecture.** From conv3_1 on all of VGG-19's filters, each of which looks at few directions of the layer before
+(`Convolution.projection`); fewer filters in the first two blocks, whose maps are large (README.md has what else was
+tried).
+
+**Start.** Layer by layer: the directions of the student's layer before that matter most to VGG-19's kernels, and for
+narrow layers the filters of VGG-19 that between them tell most of all its filters' activations; each filter with the
+least-squares weights that give its pre-activation from the student's layer before (as Zhang, Zou, He and Sun,
 *Accelerating Very Deep Convolutional Networks*, 2015, fit their layers to the errors of those before).
 
-**Training.** A linear 1×1 head H maps each layer's features f to VGG-19's normalised features F. It is never trained:
-it is the least-squares one for the last batches' second moments. The loss is the share of the variance of F that H·f
-leaves unexplained, plus the relative error of the Gram matrices at the paper's style layers.
+**Training.** Of every layer the share of the variance of VGG-19's normalised features F that the student leaves
+unexplained, plus the relative error of the Gram matrices at the paper's style layers. A narrow layer's features f are
+compared through a linear 1×1 head H. It is never trained: it is the least-squares one for the last batches' second
+moments.
 
 **Its own pictures.** An optimised picture shows a network what no photograph does: it finds whatever lowers the
 student's loss and not VGG-19's, which is seen as grain. So every few hundred steps pictures are made with the student
@@ -19,10 +25,11 @@ though their features are alike. So in the last part the loss also holds the dis
 content and style losses, weighted at random around the defaults (*Sobolev Training for Neural Networks*, Czarnecki,
 Osindero, Jaderberg, Swirszcz, Pascanu, 2017). A step then takes more than twice as long.
 
-**Metric.** What is kept of H is T, n×n, with TᵀT = HᵀH·n/N: distances of T·f are those of H·f (`Encoder.metric`).
+**Metric.** What is kept of H is T, n×n, with TᵀT = HᵀH·n/N: distances of T·f are those of H·f (`Convolution.metric`).
 
 A run that was interrupted goes on where it was when the same command is given again; --start trains a finished network
-further. A tenth of the pictures is held out; the report at the end is about those.
+further. A tenth of the pictures is held out; the report at the end is about those, and about pictures that the student
+has made of them.
 """
 
 import argparse

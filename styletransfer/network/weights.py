@@ -72,8 +72,8 @@ NETWORKS = {
     "vgg19-lite": Network(
         "vgg19-lite",
         ("vgg19-lite.safetensors",),
-        "be766c32d0fcfc7c99769b4b2fb00d2244ea201fe6a9ab5e066c27e4d539a5be",
-        "4 MB",
+        "4d8b9db8b9584d7cb9b569e4655d3718a1ec026a4e12f998634d7e03df62782e",
+        "5 MB",
         "distilled, bundled with the package",
         "reinstall styletransfer",
     ),

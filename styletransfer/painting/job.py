@@ -25,8 +25,8 @@ Callback = Callable[[Step], object]
 
 #: The longer side at which mean activations that aren't known are taken, so that they don't depend on --size.
 NORMALIZATION_SIZE = 256
-#: A network with so many multiply-adds per pixel is worth starting with the bundled one, which has 47 000 and needs a
-#: sixth of the time; VGG-19 has 360 000.
+#: A network with so many multiply-adds per pixel is worth starting with the bundled one, which has 65 000 and needs a
+#: quarter of the time; VGG-19 has 360 000.
 LARGE_NETWORK = 100_000
 #: Pictures start with a longer side between this and twice this: there the deepest filters see large forms as a whole,
 #: and an iteration costs little. From 64 px it is sooner done, but less of the content is left (docs/method.md).
