@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import SMALL, random_convolutions
+from conftest import SMALL, kernel_of, random_convolutions
 from PIL import Image
 from test_checkpoint import in_a_small_file_system
 from test_cli import COMMAND, run
@@ -56,8 +56,8 @@ def test_a_step_of_a_dream_is_one_up_the_gradient_of_autograd(pooling: str, cont
     for name in encoder.names:
         if name in ("conv2_1", "conv3_1"):
             x = F.avg_pool2d(x, 2) if pooling == "avg" else F.max_pool2d(x, 2)
-        weight, bias = (value.double() for value in encoder.convolution(name)[:2])
-        x = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), weight, bias).relu()
+        layer = encoder.convolution(name)
+        x = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel_of(layer), layer.bias.double()).relu()
     (gradient,) = torch.autograd.grad(x.square().sum() / 2, image)
     expected = (image + activations.STEP * gradient / gradient.abs().mean()).clamp(0, 1)
     np.testing.assert_allclose(after.numpy(), expected.detach().numpy(), atol=1e-5)

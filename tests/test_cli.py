@@ -496,7 +496,7 @@ def test_weights_commands(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run("weights", "list", capsys=capsys)
     assert code == 0 and [line.split()[0] for line in out.splitlines()] == ["vgg19", "vgg19-8bit", "vgg19-lite"]
     path = Path(run("weights", "path", "vgg19-lite", capsys=capsys)[1].strip())
-    assert path.is_file() and path.stat().st_size <= 4_000_000
+    assert path.is_file() and path.stat().st_size <= 8_000_000  # the wheel's limit for it
     assert run("weights", "fetch", "vgg19-lite", capsys=capsys)[1].strip() == str(path)
     code, out, _ = run("weights", "verify", "vgg19-lite", capsys=capsys)
     import hashlib
