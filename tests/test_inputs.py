@@ -91,7 +91,7 @@ def test_what_is_kept_is_the_photograph_to_the_last_bit(
 def test_regions_have_the_style_of_their_own(files: dict[str, Path], tile: str) -> None:
     masks = tuple((str(files[side]), "-") for side in ("left", "right"))
     styles = [files["red"], files["blue"]]
-    result = stylize(files["photo"], styles, SMALL, mask=masks, iterations=150, beta=1000.0, tile=tile)
+    result = stylize(files["photo"], styles, SMALL, mask=masks, iterations=100, beta=1000.0, tile=tile)
     encoder = Encoder(weights.load_model("vgg19-lite").convolutions, ["conv1_1", "conv2_1"])
 
     def distance(part: torch.Tensor, style: str) -> float:

@@ -148,7 +148,7 @@ def test_a_picture_is_made_in_little_memory(content_path: Path, style_path: Path
         "resource.setrlimit(resource.RLIMIT_AS, (limit, -1))\n"
         "cli.main(sys.argv[1:])"
     )
-    options = shlex.split("--size 1000 --enlarge --scales 1 --iterations 1 --model vgg19-lite -o out.png")
+    options = shlex.split("--size 900 --enlarge --scales 1 --iterations 1 --model vgg19-lite -o out.png")
     command = [sys.executable, "-c", code, str(content_path), str(style_path), *options]
     environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
