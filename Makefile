@@ -46,7 +46,7 @@ weights: $(READY)
 figures: $(READY)
 	$(BIN)/python docs/figures.py $(ARGS)
 
-# Under ten minutes on four cores. Options in ARGS, as in ARGS='--part table'.
+# More than an hour on two cores. Options in ARGS, as in ARGS='--part table'.
 bench: $(READY)
 	$(BIN)/python benchmarks/bench.py $(ARGS)
 

@@ -1,6 +1,6 @@
 """How fast it is, side by side with what the hardware could do and with what the popular tools do.
 
-    make bench                                                      CPU: an hour and a half on two cores
+    make bench                                                      CPU: more than an hour on two cores
     make bench ARGS='--part table'                                  only this
     make bench ARGS='--part quality --size 256 --iterations 100 --pairs 1'
     make bench-gpu                                                  on CUDA
