@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import alternating, isolated
+from measuring import alternating, isolated, load_encoder
 from PIL import Image
 
 from styletransfer import Options, stylize
 from styletransfer.machine import hardware
-from styletransfer.network import Encoder, Tiling, weights
+from styletransfer.network import Tiling
 from styletransfer.objective import Objective
 
 HERE = Path(__file__).resolve().parent
@@ -37,7 +37,7 @@ CPU = torch.device("cpu")
 
 def objective(name: str, width: int, height: int, tiling: Tiling, precision: str = "auto") -> tuple[Objective, Any]:
     options, chosen = Options(), hardware.select_precision(precision, CPU)
-    encoder = Encoder(weights.load_model(name).convolutions, {**options.content_weights, **options.style_weights})
+    encoder = load_encoder(name)
     encoder.cast(chosen.forward, chosen.backward)
     generator = torch.Generator().manual_seed(0)
     content = torch.rand(1, 3, height, width, generator=generator)

@@ -22,14 +22,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from measuring import EXAMPLES, HERE, alternating, isolated, processor
+from measuring import EXAMPLES, HERE, alternating, isolated, load_encoder, processor
 from quality import PAIRS, compare_pairs
 from reference import Reference
 from torch import Tensor
 
 from styletransfer import Options
 from styletransfer.machine import hardware
-from styletransfer.network import Encoder, weights
+from styletransfer.network import Encoder
 from styletransfer.objective import Evaluate, Objective
 from styletransfer.objective.losses import gram_matrix
 from styletransfer.optimizer import InverseHessian, Step, minimize
@@ -49,11 +49,6 @@ def peaks(device_name: str) -> dict[str, float]:
             (seconds,) = alternating(device, 5, lambda a=a, b=b: a @ b)
         result[name] = 2 * 4096**3 / seconds / 1e9
     return result
-
-
-def load_encoder(name: str) -> Encoder:
-    options = Options()
-    return Encoder(weights.load_model(name).convolutions, {**options.content_weights, **options.style_weights})
 
 
 def floor(encoder: Encoder, size: int, device: torch.device, precision: hardware.Precision) -> Callable[[], None]:
@@ -83,9 +78,7 @@ def middle_of_a_run(
 ) -> tuple[Encoder, Tensor, Evaluate, Iterator[Step]]:
     """Network, image, evaluation and steps of L-BFGS with a full history, at size × size."""
     options = Options()
-    encoder = Encoder(weights.load_model(name).convolutions, {**options.content_weights, **options.style_weights}).to(
-        device
-    )
+    encoder = load_encoder(name).to(device)
     encoder.cast(precision.forward, precision.backward)
     content, style = torch.rand(2, 1, 3, size, size, device=device)
     objective = Objective(encoder, content, style, options.content_weights, options.style_weights, 1.0, options.beta)
@@ -168,9 +161,7 @@ def memory_of_ours(name: str, size: int, precision_name: str, device_name: str) 
 def memory_of_reference(name: str, size: int, device_name: str) -> int:
     """Peak bytes of an iteration of the reference with a full history, which is filled on a cheap function."""
     device, options = hardware.select_device(device_name), Options()
-    encoder = Encoder(weights.load_model(name).convolutions, {**options.content_weights, **options.style_weights}).to(
-        device
-    )
+    encoder = load_encoder(name).to(device)
     content, style = torch.rand(2, 1, 3, size, size, device=device)
     reference = Reference(encoder, content, style, options)
     true, scales = reference.loss, torch.rand_like(content) + 0.5

@@ -1,4 +1,4 @@
-"""What the benchmarks share: processes of their own, medians, the machine's name."""
+"""What the benchmarks share: processes of their own, medians, networks, the machine's name."""
 
 import concurrent.futures
 import itertools
@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from styletransfer import Options
+from styletransfer.network import Encoder, weights
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE.parent / "examples"
@@ -40,6 +43,12 @@ def alternating(device: torch.device, runs: int, *functions: Callable[[], object
 def wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def load_encoder(name: str) -> Encoder:
+    """A known network, not normalised, cut to the layers of the default losses."""
+    options = Options()
+    return Encoder(weights.load_model(name).convolutions, {**options.content_weights, **options.style_weights})
 
 
 def processor() -> str:

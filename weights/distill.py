@@ -110,13 +110,10 @@ class Student(nn.Module):
     def take(self, convolutions: Convolutions) -> None:
         """Takes over the weights of a finished network."""
         for name, layer in convolutions.items():
-            for kept, value in (
-                (self.weights, layer.weight),
-                (self.biases, layer.bias),
-                (self.projections, layer.projection),
-            ):
-                if value is not None:
-                    kept[name].copy_(value)
+            self.weights[name].copy_(layer.weight)
+            self.biases[name].copy_(layer.bias)
+            if layer.projection is not None:
+                self.projections[name].copy_(layer.projection)
 
     @torch.no_grad()
     def finished(self, heads: "Heads") -> Convolutions:
@@ -125,10 +122,14 @@ class Student(nn.Module):
         return {layer: self.convolution(layer)._replace(metric=metrics.get(layer)) for layer in TRUNK}
 
 
+def pooled(name: str, x: Tensor) -> Tensor:
+    """What a layer gets, from the features of the layer before."""
+    return F.avg_pool2d(x, 2) if name.endswith("_1") and name != "conv1_1" else x
+
+
 def padded(name: str, x: Tensor, projection: Tensor | None) -> Tensor:
     """What a layer's 3×3 convolution gets, from the features of the layer before."""
-    if name.endswith("_1") and name != "conv1_1":
-        x = F.avg_pool2d(x, 2)
+    x = pooled(name, x)
     if projection is not None:
         x = F.conv2d(x, projection[:, :, None, None])
     return F.pad(x, (1, 1, 1, 1), mode="replicate")
@@ -200,7 +201,7 @@ def initialize(student: Student, teacher: Encoder, pictures: Sequence[Tensor], r
         gram = torch.stack([gram_matrix(x[None]) for batch in theirs for x in batch]).sum(0)
         chosen = choose_filters(gram, WIDTHS[name]) if name in NARROW else list(range(len(bias)))
         if name in RANKS:
-            inputs = [padded(name, x, None)[..., 1:-1, 1:-1] for x in own]
+            inputs = [pooled(name, x) for x in own]
             student.projections[name].copy_(choose_directions(inputs, kernel, RANKS[name]))
         projection = student.convolution(name).projection
         normal, cross = torch.zeros(()), torch.zeros(())

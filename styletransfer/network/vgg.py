@@ -57,10 +57,7 @@ class Encoder(nn.Module):
     """
 
     def __init__(
-        self,
-        weights: Mapping[str, Sequence[Tensor | None]],
-        layers: Iterable[str],
-        pooling: str = "avg",
+        self, weights: Mapping[str, Sequence[Tensor | None]], layers: Iterable[str], pooling: str = "avg"
     ) -> None:
         super().__init__()
         self.layers = sorted(set(layers), key=LAYERS.index)
