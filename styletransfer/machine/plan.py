@@ -77,6 +77,11 @@ class Needs:
         """Feature values per pixel of the image."""
         return float(sum(self.encoder.convolution(name)[0].shape[0] / 4 ** level(name) for name in layers))
 
+    def _kept(self, layers: Iterable[str]) -> float:
+        """Bytes per pixel of the image of what the way back needs of these layers."""
+        itemsize = self.precision.backward.itemsize
+        return sum(self._values([name]) * (itemsize if self.encoder.needs_values(name) else 1) for name in layers)
+
     def _blocks(self, first: int, last: int) -> list[str]:
         return [name for name in self.encoder.names if first <= level(name) + 1 <= last]
 
@@ -92,8 +97,8 @@ class Needs:
         widths = [band.right - band.left for band in bands(self.width, tiling.columns, self.encoder)]
         mine = sorted(widths, reverse=True)[: -(-len(widths) // self.world_size)]
         in_flight = min(self.height, 2 * self.encoder.halo + 3 * rows)
-        kept = self.height * sum(mine) * self._values(self._blocks(tiling.kept, 5)) * back
-        lost = in_flight * mine[0] * self._values(self._blocks(1, tiling.kept - 1)) * back
+        kept = self.height * sum(mine) * self._kept(self._blocks(tiling.kept, 5))
+        lost = in_flight * mine[0] * self._kept(self._blocks(1, tiling.kept - 1))
         strip = min(rows + 4, self.height) * mine[0] * 3.5 * self._largest * there
         targets = pixels * self._values(self.content_layers) * there
         optimizer = pixels * (12 * (VECTORS + self.images) + 6 * back * history)

@@ -6,7 +6,6 @@ Simonyan and Zisserman, *Very Deep Convolutional Networks for Large-Scale Image 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import zip_longest
 
 import torch
 import torch.nn.functional as F
@@ -122,6 +121,15 @@ class Encoder(nn.Module):
         positions of the deepest layer, so that what is padded beyond reaches no position that counts.
         """
         return -(-sum(1 << level(name) for name in self.names) // self.minimum_size) * self.minimum_size
+
+    def is_pooled(self, layer: str) -> bool:
+        """Whether a pooling follows a layer."""
+        following = self.names[self.names.index(layer) + 1 :]
+        return bool(following) and _follows_pooling(following[0])
+
+    def needs_values(self, layer: str) -> bool:
+        """Whether the way back needs a layer's features: of the others only where they are positive."""
+        return layer in self.layers or (self.is_pooled(layer) and not self.average)
 
     def macs(self, layer: str) -> float:
         """Multiply-adds per pixel of the image for one layer's features."""
@@ -244,10 +252,10 @@ def _follows_pooling(layer: str) -> bool:
 class Trace:
     """The way of one image through the encoder and of a gradient back, without autograd.
 
-    Frozen convolutions need no more than the signs of their outputs and what the taps use of them; these are kept in
-    the precision of the way back. The image can go in strips, and the maps of the first blocks, which are the largest,
-    can be computed once more instead of being kept. Of those, only the rows between the way there and the way back
-    are then in memory: twice the halo and some strips. The result is the same in every case.
+    Frozen convolutions need no more than the signs of their outputs, a byte each, and what the taps use of them; this
+    is kept in the precision of the way back. The image can go in strips, and the maps of the first blocks, which are
+    the largest, can be computed once more instead of being kept. Of those, only the rows between the way there and the
+    way back are then in memory: twice the halo and some strips. The result is the same in every case.
 
     Args:
         image: 1×3×H×W, RGB in [0, 1].
@@ -259,11 +267,11 @@ class Trace:
         self.encoder, self.image, self.rows, self.kept = encoder, image, rows or image.shape[2], kept
         self.precision = encoder.get_buffer(f"{encoder.names[0]}_adjoint").dtype
         self.layers: dict[str, _Layer] = {}
-        for name, following in zip_longest(encoder.names, encoder.names[1:]):
-            height, pooled = image.shape[2] >> level(name), following is not None and _follows_pooling(following)
+        for name in encoder.names:
+            height = image.shape[2] >> level(name)
             kernel, projection = encoder.get_buffer(f"{name}_adjoint"), encoder._buffers[f"{name}_projection_adjoint"]
             back = partial(convolve_back, kernel=kernel, projection=projection)
-            self.layers[name] = _Layer(name, pooled, height, Sliding(back, height))
+            self.layers[name] = _Layer(name, encoder.is_pooled(name), height, Sliding(back, height))
 
     @torch.no_grad()
     def forward(self, tap: Tap) -> None:
@@ -305,7 +313,8 @@ class Trace:
 
     def _keep(self, name: str, x: Tensor, pull: Tensor | None) -> None:
         # Mixing precisions within one operation is slow, and the way back needs no more than its own.
-        self.layers[name].waiting.push(x.to(self.precision), pull if pull is None else pull.to(self.precision))
+        x = x.to(self.precision if self.encoder.needs_values(name) else torch.bool)
+        self.layers[name].waiting.push(x, pull if pull is None else pull.to(self.precision))
 
     def _back(
         self,
@@ -329,6 +338,8 @@ class Trace:
                 if more is not None:
                     part[..., within] += more
             layer.used += x.shape[2]
+            if x.dtype == torch.bool:
+                x = x.view(torch.uint8).to(part.dtype)  # multiplying by truth values takes five times as long
             torch.ops.aten.threshold_backward.grad_input(part, x, 0, grad_input=part)
             top += x.shape[2]
             del x, known, more, part
