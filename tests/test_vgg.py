@@ -8,7 +8,7 @@ from torch import nn
 from torchvision.models import vgg19
 
 from styletransfer import UsageError
-from styletransfer.network import convolution
+from styletransfer.network import convolution, winograd
 from styletransfer.network.vgg import ACTIVATION_FLOOR, Encoder, Trace
 from styletransfer.options import LAYERS
 
@@ -55,6 +55,64 @@ def test_every_way_of_convolving_gives_the_same(
         x = torch.nn.functional.conv2d(x, kernel_of(layer), layer.bias.double()).relu()
     features = encoder.to(dtype)(image.to(dtype))["conv2_2"]
     np.testing.assert_allclose(features.numpy(), x.numpy(), rtol=tolerance, atol=tolerance * float(x.max()))
+
+
+@pytest.mark.skipif(winograd._product is None, reason="this torch has no products of oneDNN's")
+@pytest.mark.parametrize("filters", [(5, 7), (8, 3)])
+@pytest.mark.parametrize("size", [(13, 18), (4, 8), (37, 41), (3, 2)])
+@pytest.mark.parametrize(("top", "bottom"), [(True, True), (True, False), (False, True), (False, False)])
+def test_winograds_convolution_is_the_direct_one(
+    filters: tuple[int, int], size: tuple[int, int], top: bool, bottom: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(winograd, "TILES", 20)  # several blocks, of which the last has fewer rows
+    kernel = torch.randn(filters[0], filters[1], 3, 3, dtype=torch.float64)
+    bias, x = torch.randn(filters[0], dtype=torch.float64), torch.rand(1, filters[1], *size, dtype=torch.float64)
+    padded = torch.nn.functional.pad(x, (1, 1, int(top), int(bottom)), mode="replicate").requires_grad_()
+    linear = torch.nn.functional.conv2d(padded, kernel, bias)
+    gradient = torch.randn_like(linear)
+    transformed = winograd.transform(kernel.float())
+
+    found = convolution.convolve(x.float(), top, bottom, kernel.float(), bias.float(), None, transformed)
+    np.testing.assert_allclose(found.numpy(), linear.relu().detach().numpy(), rtol=1e-4, atol=1e-4)
+    if top and bottom:  # the whole map: autograd's gradient with respect to the padded one, and the ring folded in
+        (ring,) = torch.autograd.grad(linear, padded, gradient)
+        ring[:, :, 1] += ring[:, :, 0]
+        ring[:, :, -2] += ring[:, :, -1]
+        ring[..., 1] += ring[..., 0]
+        ring[..., -2] += ring[..., -1]
+        adjoint = kernel.float().flip(2, 3).transpose(0, 1).contiguous()
+        back = convolution.convolve_back(gradient.float(), top, bottom, adjoint, None, transformed)
+        np.testing.assert_allclose(back.numpy(), ring[:, :, 1:-1, 1:-1].numpy(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(winograd._product is None, reason="this torch has no products of oneDNN's")
+def test_wide_layers_are_convolved_by_winograd_and_give_the_same() -> None:
+    weights, layers = random_convolutions({**SMALL, "2": 256}), ["conv1_1", "conv2_2"]
+    encoder, image = Encoder(weights, layers), torch.rand(1, 3, 41, 46)
+    assert [encoder.transforms(name, 20 * 23) for name in encoder.names] == [False, False, False, True]
+    assert not encoder.transforms("conv2_2", 12)  # so few positions
+    found, (terms, gradient) = encoder(image), _weighted_sum(encoder, image)
+    exact = Encoder(weights, layers).double()
+    assert not exact.transforms("conv2_2", 20 * 23)
+    expected, (exact_terms, exact_gradient) = exact(image.double()), _weighted_sum(exact, image.double())
+    for layer, features in expected.items():
+        np.testing.assert_allclose(found[layer].numpy(), features.numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(terms, exact_terms, rtol=1e-5)
+    np.testing.assert_allclose(gradient.numpy(), exact_gradient.numpy(), rtol=1e-3, atol=1e-4 * float(gradient.max()))
+
+
+def _weighted_sum(encoder: Encoder, image: torch.Tensor) -> tuple[float, torch.Tensor]:
+    """Half the squares of all features, and their gradient."""
+    total, gradient = [0.0], torch.zeros_like(image)
+
+    def tap(name: str, top: int, x: torch.Tensor) -> torch.Tensor:
+        total[0] += float(x.double().square().sum()) / 2
+        return x
+
+    trace = Trace(encoder, image)
+    trace.forward(tap)
+    trace.backward(lambda *_: None, tap, gradient)
+    return total[0], gradient
 
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 31), (37, 18)])

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..errors import StyleTransferError
-from ..network import Encoder, Tiling, bands, level
+from ..network import Encoder, Tiling, bands, level, winograd
 from .hardware import Precision
 
 #: Share of the free memory that may be planned with: formulas are not exact, and others want some too.
@@ -82,6 +82,15 @@ class Needs:
         itemsize = self.precision.backward.itemsize
         return sum(self._values([name]) * (itemsize if self.encoder.needs_values(name) else 1) for name in layers)
 
+    def _transformed(self) -> int:
+        """Bytes of transformed kernels, and of what a convolution with one takes."""
+        kernels = [
+            winograd.memory(self.encoder.convolution(name)[0])
+            for name in self.encoder.names
+            if self.encoder.transforms(name, (self.height >> level(name)) * (self.width >> level(name)))
+        ]
+        return sum(kept for kept, _ in kernels) + max((working for _, working in kernels), default=0)
+
     def _blocks(self, first: int, last: int) -> list[str]:
         return [name for name in self.encoder.names if first <= level(name) + 1 <= last]
 
@@ -102,7 +111,7 @@ class Needs:
         strip = min(rows + 4, self.height) * mine[0] * 3.5 * self._largest * there
         targets = pixels * self._values(self.content_layers) * there
         optimizer = pixels * (12 * (VECTORS + self.images) + 6 * back * history)
-        return int(CONSTANT + kept + lost + strip + targets + optimizer)
+        return int(CONSTANT + self._transformed() + kept + lost + strip + targets + optimizer)
 
     def work(self, tiling: Tiling) -> float:
         """Time of an evaluation relative to one of the whole picture at once."""

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import winograd
+
 #: Feature maps with so many values are not copied for the sake of their padding, if their border is cheap to do again.
 LARGE_MAP = 1 << 23
 #: oneDNN's convolution that applies the ReLU while the values are still in the cache: what inductor's code calls.
@@ -34,16 +36,27 @@ class Convolution(NamedTuple):
         return Convolution(*(None if tensor is None else tensor.to(dtype) for tensor in self))  # type: ignore[arg-type]
 
 
-def convolve(x: Tensor, top: bool, bottom: bool, kernel: Tensor, bias: Tensor, projection: Tensor | None) -> Tensor:
+def convolve(
+    x: Tensor,
+    top: bool,
+    bottom: bool,
+    kernel: Tensor,
+    bias: Tensor,
+    projection: Tensor | None,
+    transformed: Tensor | None,
+) -> Tensor:
     """A 3×3 convolution and its ReLU, with replicated borders: left and right, and at the top and bottom if told.
 
     Args:
         x: 1×C×H×W.
         kernel, bias: N×C×3×3 and N; N×r×3×3 if there is a projection.
         projection: r×C×1×1.
+        transformed: of the kernel (`winograd.transform`), where that is the faster way.
     """
     if projection is not None:
         x = F.conv2d(x, projection)
+    if transformed is not None:
+        return winograd.convolve(x, top, bottom, transformed, bias)
     channels, height, width = x.shape[1:]
     if x.numel() < LARGE_MAP or channels * (height + width) > height * width / 2:
         return _convolve_and_rectify(F.pad(x, (1, 1, int(top), int(bottom)), mode="replicate"), kernel, bias)
@@ -66,7 +79,9 @@ def _convolve_and_rectify(x: Tensor, kernel: Tensor, bias: Tensor, padding: tupl
     return F.conv2d(x, kernel, bias, padding=padding).relu_()
 
 
-def convolve_back(gradient: Tensor, top: bool, bottom: bool, kernel: Tensor, projection: Tensor | None) -> Tensor:
+def convolve_back(
+    gradient: Tensor, top: bool, bottom: bool, kernel: Tensor, projection: Tensor | None, transformed: Tensor | None
+) -> Tensor:
     """Adjoint of the linear part of `convolve`; kernel is the flipped and transposed one, projection C×r×1×1.
 
     What reaches the padding, a ring one pixel wide, is added to the border pixels that it replicates. The ring is
@@ -77,7 +92,10 @@ def convolve_back(gradient: Tensor, top: bool, bottom: bool, kernel: Tensor, pro
     if top != bottom:
         gradient = F.pad(gradient, (0, 0, int(top), int(bottom)))
     within = int(top and bottom)
-    x = F.conv2d(gradient, kernel, padding=(within, 1))
+    if transformed is None:
+        x = F.conv2d(gradient, kernel, padding=(within, 1))
+    else:
+        x = winograd.convolve(gradient, bool(within), bool(within), transformed, adjoint=True)
     for (row, _), ring in zip(rows, rings, strict=True):
         ring[..., 1] += ring[..., 0]
         ring[..., -2] += ring[..., -1]

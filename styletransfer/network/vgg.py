@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..options import LAYERS
+from . import winograd
 from .convolution import Convolution, convolve, convolve_back
 from .strips import Halving, Queue, Sliding
 
@@ -65,6 +66,7 @@ class Encoder(nn.Module):
             raise UsageError(f"the network ends at {list(weights)[-1]}: it has no {', '.join(missing)}")
         self.pool, self.average = POOLINGS[pooling], pooling == "avg"
         self.names = LAYERS[: LAYERS.index(self.layers[-1]) + 1]
+        self._transformed: dict[str, Tensor] = {}
         for name in self.names:
             self._store(name, Convolution(*weights[name]))  # type: ignore[arg-type]
 
@@ -81,6 +83,7 @@ class Encoder(nn.Module):
             if value is not None:
                 value = value.detach().clone(memory_format=torch.channels_last)
             self.register_buffer(f"{name}_{what}", value)
+        self._transformed.pop(name, None)
         self.register_buffer(f"{name}_bias", layer.bias.detach().clone())
         self.register_buffer(f"{name}_metric", None if layer.metric is None else layer.metric.detach().clone())
 
@@ -97,6 +100,19 @@ class Encoder(nn.Module):
         """T of one layer, N×N: what its features are to be multiplied by before they are compared; None for nothing."""
         return self._buffers[f"{name}_metric"]
 
+    def transforms(self, name: str, positions: int) -> bool:
+        """Whether a layer's maps of so many positions are convolved as `winograd` does."""
+        return winograd.pays(self.get_buffer(f"{name}_weight"), positions)
+
+    def transformed(self, name: str, positions: int) -> Tensor | None:
+        """Of a layer's kernel, for `winograd`, if that is the way."""
+        weight = self.get_buffer(f"{name}_weight")
+        if not self.transforms(name, positions):
+            return None
+        if name not in self._transformed:
+            self._transformed[name] = winograd.transform(weight)
+        return self._transformed[name]
+
     def cast(self, forward: torch.dtype, backward: torch.dtype) -> "Encoder":
         """Computes features in one precision and gradients in another from now on; returns itself."""
         for name in self.names:
@@ -106,6 +122,7 @@ class Encoder(nn.Module):
         for name, buffer in self.named_buffers():
             if not name.endswith("metric"):  # Gram matrices are never less than float32
                 buffer.data = buffer.to(backward if name.endswith("adjoint") else forward)
+        self._transformed.clear()
         return self
 
     @property
@@ -168,8 +185,15 @@ class Encoder(nn.Module):
         convolutions = {}
         for name in names:
             weight, bias = self.convolution(name)[:2]
-            operation = partial(convolve, kernel=weight, bias=bias, projection=self._buffers[f"{name}_projection"])
-            convolutions[name] = Sliding(operation, image.shape[2] >> level(name))
+            height, width = (side >> level(name) for side in image.shape[2:])
+            operation = partial(
+                convolve,
+                kernel=weight,
+                bias=bias,
+                projection=self._buffers[f"{name}_projection"],
+                transformed=self.transformed(name, height * width),
+            )
+            convolutions[name] = Sliding(operation, height)
         for top in range(0, image.shape[2], rows):
             x: Tensor | None = image[:, :, top : top + rows]
             for name in names:
@@ -268,9 +292,11 @@ class Trace:
         self.precision = encoder.get_buffer(f"{encoder.names[0]}_adjoint").dtype
         self.layers: dict[str, _Layer] = {}
         for name in encoder.names:
-            height = image.shape[2] >> level(name)
+            height, width = (side >> level(name) for side in image.shape[2:])
             kernel, projection = encoder.get_buffer(f"{name}_adjoint"), encoder._buffers[f"{name}_projection_adjoint"]
-            back = partial(convolve_back, kernel=kernel, projection=projection)
+            same = self.precision == encoder.get_buffer(f"{name}_weight").dtype
+            transformed = encoder.transformed(name, height * width) if same else None
+            back = partial(convolve_back, kernel=kernel, projection=projection, transformed=transformed)
             self.layers[name] = _Layer(name, encoder.is_pooled(name), height, Sliding(back, height))
 
     @torch.no_grad()
