@@ -88,6 +88,27 @@ def test_the_spectrum_of_a_function_that_is_diagonal_there_is_its_inverse_hessia
     np.testing.assert_allclose((back / x).numpy(), (back / x).mean().item(), rtol=1e-9)
 
 
+def test_a_finer_scale_starts_with_the_spectrum_of_the_coarser() -> None:
+    """The same gain for the same cycles per pixel, and no pairs."""
+    rng = np.random.default_rng(6)
+    coarse, fine = (InverseHessian(torch.zeros(1, 3, side, side, dtype=torch.float64), 4) for side in (16, 32))
+    for _ in range(3):
+        coarse.learn(*torch.tensor(rng.normal(size=(2, 1, 3, 16, 16))))
+    assert len(coarse.spectrum.gain.unique()) > 3
+    fine.inherit(coarse.state())
+    y, x = np.mgrid[:32, :32]
+    for wave in ((0, 4), (6, 2), (14, 14)):
+        for hessian, side in ((coarse, 16), (fine, 32)):
+            hessian.forget(torch.tensor(True))
+            picture = torch.tensor(np.cos(2 * np.pi * (wave[0] * y + wave[1] * x) / 32))[:side, :side]
+            picture = picture.expand(1, 3, side, side)
+            result = hessian.apply(picture) / hessian.scale
+            if side == 16:
+                expected = float(result[0, 0, 0, 0] / picture[0, 0, 0, 0])
+        np.testing.assert_allclose(result.numpy(), expected * picture.numpy(), rtol=1e-9, atol=1e-9)
+    fine.inherit({})
+
+
 def test_the_spectrum_is_symmetric_and_positive() -> None:
     spectrum = Spectrum(torch.zeros(SHAPE, dtype=torch.float64))
     spectrum.gain = torch.tensor(np.random.default_rng(4).uniform(0.1, 10, (3, len(BANDS) - 1)))

@@ -114,6 +114,16 @@ class InverseHessian:
             if name != "pairs":
                 mine.copy_(state[name])
 
+    def inherit(self, state: Mapping[str, Tensor]) -> None:
+        """Starts with the spectrum, if there is one, that another one has learnt on images of another size.
+
+        What the spectrum is due to happens within the network's kernels, which are as many pixels wide in every size;
+        its bands are in cycles per pixel.
+        """
+        for name, mine in self.state().items():
+            if name.startswith("spectrum") and name in state:
+                mine.copy_(state[name])
+
     def forget(self, really: Tensor) -> None:
         """Drops every pair if the 0-dimensional truth value says so."""
         self.alive = self.alive & ~really

@@ -112,8 +112,12 @@ class Painting:
         return any(run.network == network.name and run.scale == scale and run.stopped for run in self.runs)
 
     def _enter(self, scale: Scale) -> None:
-        """Makes the plan of a scale, its canvas, and L-BFGS's memory, which goes from one network to the next."""
+        """Makes the plan of a scale, its canvas, and L-BFGS's memory, which goes from one network to the next; of the
+        last scale's the spectrum remains."""
+        known = self._curvature.state() if self._curvature else self._state
+        spectrum = {name: tensor for name, tensor in known.items() if name.startswith("spectrum")}
         self._curvature = None
+        del known  # large
         hardware.release_memory(self.job.device)
         plan = plan_scale(self.job, scale)
         begun = bool(self.runs) and self.runs[-1].scale == scale
@@ -132,6 +136,8 @@ class Painting:
         if plan.tiling.rows:
             log.info("%d×%d: %s", *scale.content, plan)
         self._plan, self._curvature = plan, make_curvature(self.job, self.image, plan)
+        if self._curvature:
+            self._curvature.inherit(spectrum)
         self._finish = make_finisher(self.job, scale.content)
         if begun and self.runs[-1].stopped:  # it was interrupted between two networks
             if self._curvature and self._state:
