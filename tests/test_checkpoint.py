@@ -19,6 +19,7 @@ from test_cli import COMMAND, here, run
 
 from styletransfer import Options, StyleTransferError, UsageError, cli, stylize
 from styletransfer.files import atomic_write
+from styletransfer.machine import hardware
 from styletransfer.optimizer import Step
 from styletransfer.painting import checkpoint_path, progress
 
@@ -70,6 +71,20 @@ def test_gone_on_with_where_it_was_stopped_a_run_gives_the_same_picture(
         stylize(content_path, style_path, options, checkpoint=path, callback=told)
         resumed = stylize(content_path, style_path, options, checkpoint=path, resume=True)
         assert torch.equal(resumed.tensor, alone.tensor) and resumed.losses == alone.losses
+
+
+def test_it_goes_on_in_the_precision_it_began_with(
+    content_path: Path, style_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the measurement has another outcome now, as on another machine."""
+    steps, path = itertools.count(1), tmp_path / "state"
+    monkeypatch.setattr(hardware, "bf16_is_fast", lambda: True)
+    alone = stylize(content_path, style_path, SMALL)
+    stylize(content_path, style_path, SMALL, checkpoint=path, callback=lambda _: next(steps) >= 9)
+    monkeypatch.setattr(hardware, "bf16_is_fast", lambda: False)
+    other = stylize(content_path, style_path, SMALL)
+    resumed = stylize(content_path, style_path, SMALL, checkpoint=path, resume=True)
+    assert torch.equal(resumed.tensor, alone.tensor) and not torch.equal(other.tensor, alone.tensor)
 
 
 def test_without_the_optimisers_memory_it_goes_on_all_the_same(

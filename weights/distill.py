@@ -1,6 +1,6 @@
 """Trains `vgg19-lite.safetensors`, the bundled encoder: a trunk of a fifth of VGG-19's multiply-adds, distilled.
 
-    python weights/distill.py --photos FOLDER --paintings FOLDER [--steps 3200] [-o FILE]
+    python weights/distill.py --photos FOLDER --paintings FOLDER [--steps 5000] [-o FILE]
 
 **Architecture.** From conv3_1 on all of VGG-19's filters, each of which looks at few directions of the layer before
 (`Convolution.projection`); fewer filters in the first two blocks, whose maps are large (README.md has what else was
@@ -67,7 +67,7 @@ OPTIONS = Options()
 STYLE_LAYERS = tuple(OPTIONS.style_weights)
 #: What a layer counts in the loss: those of the default losses more than the others.
 SHARES = {layer: 1.0 if layer in OPTIONS.style_weights or layer in OPTIONS.content_weights else 0.3 for layer in TRUNK}
-GRAM_SHARE, GRADIENT_SHARE = 0.25, 1.0
+GRAM_SHARE, GRADIENT_SHARE = 1.0, 1.0
 #: The last part of the steps, in which gradients count too, and what layers count in them on average.
 GRADIENTS_FROM = 0.35
 DEFAULT_SHARES = {
@@ -511,7 +511,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--paintings", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=3200)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--start", type=Path, help="a file made before, instead of VGG-19's filters")
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "vgg19-lite.safetensors")
     args = parser.parse_args()

@@ -72,7 +72,7 @@ NETWORKS = {
     "vgg19-lite": Network(
         "vgg19-lite",
         ("vgg19-lite.safetensors",),
-        "4d8b9db8b9584d7cb9b569e4655d3718a1ec026a4e12f998634d7e03df62782e",
+        "0322c8de28fa35b00c7dc307d6f072ec76f864ad2842edabe3d71c541b4ac651",
         "5 MB",
         "distilled, bundled with the package",
         "reinstall styletransfer",

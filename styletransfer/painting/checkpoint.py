@@ -24,7 +24,7 @@ from ..files import atomic_write
 log = logging.getLogger(__name__)
 
 #: Changes whenever what is written does.
-FORMAT = "3"
+FORMAT = "4"
 #: The next checkpoint is due no sooner than after this share's inverse of the time that the last one took, so that a
 #: slow disk doesn't slow the run, however often they are wanted.
 SHARE = 0.02

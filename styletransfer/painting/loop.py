@@ -61,6 +61,7 @@ class Painting:
             self.runs, self.recoveries, self._plan = before.runs, before.recoveries, before.plan
             self._last, self.image, self._state = before.image, before.best, before.optimizer
             self._clock.charge(before.seconds)
+            self.job = _cast(job, replace(job.precision, backward=before.backward))
             for _ in range(self.recoveries):
                 self.job = _make_careful(self.job)
 
@@ -193,7 +194,8 @@ class Painting:
 
     def _save_progress(self, writer: CheckpointWriter, step: Step) -> None:
         seconds, state = self._clock.spent, step.state()
-        now = Progress(self.runs, self._plan, self.recoveries, seconds, step.image, self.image, state)
+        backward = self.job.precision.backward
+        now = Progress(self.runs, self._plan, backward, self.recoveries, seconds, step.image, self.image, state)
         writer.write(now.described(), now.tensors())
 
     def _steps(self, network: Network, run: Run) -> Iterator[Step]:
@@ -256,10 +258,14 @@ def _can_be_more_careful(job: Job) -> bool:
 
 def _make_careful(job: Job) -> Job:
     """The job in full precision, and with shorter steps; L-BFGS has tried those already."""
-    precision, options = hardware.select_precision("fp32", job.device), job.options
-    for network in job.networks:
-        network.encoder.cast(precision.forward, precision.backward)
+    job, options = _cast(job, hardware.select_precision("fp32", job.device)), job.options
     if options.optimizer in LEARNING_RATES:
         rate = LEARNING_RATES[options.optimizer] if options.learning_rate is None else options.learning_rate
         options = replace(options, learning_rate=SHORTER * rate)
-    return replace(job, precision=precision, options=options)
+    return replace(job, options=options)
+
+
+def _cast(job: Job, precision: hardware.Precision) -> Job:
+    for network in job.networks:
+        network.encoder.cast(precision.forward, precision.backward)
+    return replace(job, precision=precision)

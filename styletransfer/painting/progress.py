@@ -140,6 +140,7 @@ class Progress:
     Attributes:
         runs: in order; the last may be under way.
         plan: of the last run's scale.
+        backward: in what gradients are carried back: which is faster was measured, and may be told otherwise next time.
         recoveries: how often the loss was no longer finite.
         seconds: spent of the time limit.
         image: the last canvas.
@@ -149,6 +150,7 @@ class Progress:
 
     runs: list[Run]
     plan: Plan
+    backward: torch.dtype
     recoveries: int
     seconds: float
     image: Tensor
@@ -158,8 +160,9 @@ class Progress:
     def described(self) -> dict[str, Any]:
         """All but the tensors, for JSON."""
         runs = [dataclasses.asdict(run) for run in self.runs]
-        plan = dataclasses.asdict(self.plan)
-        return {"runs": runs, "plan": plan, "recoveries": self.recoveries, "seconds": self.seconds}
+        plan, backward = dataclasses.asdict(self.plan), str(self.backward).removeprefix("torch.")
+        rest = {"recoveries": self.recoveries, "seconds": self.seconds}
+        return {"runs": runs, "plan": plan, "backward": backward, **rest}
 
     def tensors(self) -> dict[str, Tensor]:
         """The last canvas, the best if that is another one, and the optimiser's state if it isn't too large."""
@@ -181,5 +184,6 @@ class Progress:
             losses = [Losses(**terms) for terms in run["losses"]]
             runs.append(Run(run["network"], scale, losses, run["best"], run["stopped"]))
         plan = Plan(**{**told["plan"], "tiling": Tiling(**told["plan"]["tiling"])})
+        backward = getattr(torch, told["backward"])
         optimizer = {name.removeprefix("optimizer."): tensor for name, tensor in tensors.items()}
-        return cls(runs, plan, told["recoveries"], told["seconds"], image, best, optimizer)
+        return cls(runs, plan, backward, told["recoveries"], told["seconds"], image, best, optimizer)
