@@ -97,6 +97,8 @@ def test_wide_layers_are_convolved_by_winograd_and_give_the_same() -> None:
     expected, (exact_terms, exact_gradient) = exact(image.double()), _weighted_sum(exact, image.double())
     for layer, features in expected.items():
         np.testing.assert_allclose(found[layer].numpy(), features.numpy(), rtol=1e-4, atol=1e-5)
+    for layer, features in encoder(torch.cat([image, image.flip(3)])).items():
+        np.testing.assert_allclose(features[:1].numpy(), found[layer].numpy(), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(terms, exact_terms, rtol=1e-5)
     np.testing.assert_allclose(gradient.numpy(), exact_gradient.numpy(), rtol=1e-3, atol=1e-4 * float(gradient.max()))
 

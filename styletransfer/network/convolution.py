@@ -48,14 +48,14 @@ def convolve(
     """A 3×3 convolution and its ReLU, with replicated borders: left and right, and at the top and bottom if told.
 
     Args:
-        x: 1×C×H×W.
+        x: B×C×H×W.
         kernel, bias: N×C×3×3 and N; N×r×3×3 if there is a projection.
         projection: r×C×1×1.
-        transformed: of the kernel (`winograd.transform`), where that is the faster way.
+        transformed: of the kernel (`winograd.transform`), where that is the faster way for a single map.
     """
     if projection is not None:
         x = F.conv2d(x, projection)
-    if transformed is not None:
+    if transformed is not None and len(x) == 1:
         return winograd.convolve(x, top, bottom, transformed, bias)
     channels, height, width = x.shape[1:]
     if x.numel() < LARGE_MAP or channels * (height + width) > height * width / 2:
