@@ -144,6 +144,17 @@ def test_auto_says_which_network_it_takes(
     assert run(content_path, style_path, "--iterations", "0", "-q", capsys=capsys)[2] == ""
 
 
+@pytest.mark.parametrize(
+    ("options", "told"), [(["--optimizer", "rmsprop", "--learning-rate", "1"], True), (["--optimizer", "lbfgs"], False)]
+)
+def test_when_the_loss_rises_clearly_the_better_picture_is_told(
+    options: list[str], told: bool, content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--model", "vgg19-lite", "--size", "64", "--iterations", "5"]
+    code, _, err = run(content_path, style_path, *small, *options, capsys=capsys)
+    assert code == 0 and ("the loss rose again at the end; the picture is from iteration" in err) == told
+
+
 def broken_pictures(folder: Path) -> dict[str, Path]:
     """Files that are no pictures, each in its own way."""
     (folder / "text.jpg").write_text("not a picture")

@@ -237,6 +237,8 @@ def plan_command(given: dict[str, Any], content: ContentPath, style: StylePaths)
 
 def _explain_end(result: "Result", target: Path, interrupted: int, resume: str) -> int:
     """The exit code, and a line for what didn't go as meant."""
+    from ..painting.progress import SETTLED
+
     log = logging.getLogger(__name__)
     done = f"after {result.iterations} iterations"
     if interrupted and result.stopped != "callback":
@@ -252,7 +254,7 @@ def _explain_end(result: "Result", target: Path, interrupted: int, resume: str) 
     if result.stopped == "time" and result.scales[-1][:2] != result.size:
         width, height, _ = result.scales[-1]
         log.info("not enough time for %d×%d pixels; %s is enlarged from %d×%d", *result.size, target, width, height)
-    if result.best_iteration < len(result.losses) - 1:
+    if result.losses[-1].total > (1 + SETTLED) * result.best.total:
         log.info("the loss rose again at the end; the picture is from iteration %d", result.best_iteration)
     return 0
 
