@@ -27,6 +27,7 @@ from torch import Tensor
 
 from styletransfer import Options, pictures, stylize
 from styletransfer.figures.curves import write_figure
+from styletransfer.files import write_atomically
 from styletransfer.machine import hardware
 from styletransfer.network import Encoder, weights
 from styletransfer.painting import bleed, job
@@ -140,7 +141,7 @@ def compare_pairs(pairs: Sequence[int], size: int, iterations: int, device: str,
         for name, curve in curves.items():
             seconds, verdict = curve[-1]
             print(f"    {name:26}{seconds:9.1f}{verdict.content:9.3f}{verdict.style:9.3f}{verdict.fine:9.3f}")
-        kept.write_text(json.dumps(_describe(results), indent=1))
+        write_atomically(kept, json.dumps(_describe(results), indent=1).encode())
     for pair, curves in results.items():
         for name, ours in itertools.product(OTHERS, OURS):
             taken, needed = curves[name][-1][0], seconds_until(curves[ours], curves[name][-1][1])

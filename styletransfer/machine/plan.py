@@ -87,7 +87,7 @@ class Needs:
         kernels = [
             winograd.memory(self.encoder.convolution(name)[0])
             for name in self.encoder.names
-            if self.encoder.transforms(name, (self.height >> level(name)) * (self.width >> level(name)))
+            if self.encoder.transforms(name, (self.height, self.width))
         ]
         return sum(kept for kept, _ in kernels) + max((working for _, working in kernels), default=0)
 

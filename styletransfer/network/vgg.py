@@ -100,17 +100,17 @@ class Encoder(nn.Module):
         """T of one layer, N×N: what its features are to be multiplied by before they are compared; None for nothing."""
         return self._buffers[f"{name}_metric"]
 
-    def transforms(self, name: str, positions: int) -> bool:
-        """Whether a layer's maps of so many positions are convolved as `winograd` does."""
-        return winograd.pays(self.get_buffer(f"{name}_weight"), positions)
+    def transforms(self, name: str, size: Sequence[int]) -> bool:
+        """Whether a layer's maps of an image (height, width) are convolved as `winograd` does."""
+        height, width = (side >> level(name) for side in size)
+        return winograd.pays(self.get_buffer(f"{name}_weight"), height * width)
 
-    def transformed(self, name: str, positions: int) -> Tensor | None:
+    def transformed(self, name: str, size: Sequence[int]) -> Tensor | None:
         """Of a layer's kernel, for `winograd`, if that is the way."""
-        weight = self.get_buffer(f"{name}_weight")
-        if not self.transforms(name, positions):
+        if not self.transforms(name, size):
             return None
         if name not in self._transformed:
-            self._transformed[name] = winograd.transform(weight)
+            self._transformed[name] = winograd.transform(self.get_buffer(f"{name}_weight"))
         return self._transformed[name]
 
     def cast(self, forward: torch.dtype, backward: torch.dtype) -> "Encoder":
@@ -185,15 +185,9 @@ class Encoder(nn.Module):
         convolutions = {}
         for name in names:
             weight, bias = self.convolution(name)[:2]
-            height, width = (side >> level(name) for side in image.shape[2:])
-            operation = partial(
-                convolve,
-                kernel=weight,
-                bias=bias,
-                projection=self._buffers[f"{name}_projection"],
-                transformed=self.transformed(name, height * width),
-            )
-            convolutions[name] = Sliding(operation, height)
+            projection, transformed = self._buffers[f"{name}_projection"], self.transformed(name, image.shape[2:])
+            operation = partial(convolve, kernel=weight, bias=bias, projection=projection, transformed=transformed)
+            convolutions[name] = Sliding(operation, image.shape[2] >> level(name))
         for top in range(0, image.shape[2], rows):
             x: Tensor | None = image[:, :, top : top + rows]
             for name in names:
@@ -292,11 +286,11 @@ class Trace:
         self.precision = encoder.get_buffer(f"{encoder.names[0]}_adjoint").dtype
         self.layers: dict[str, _Layer] = {}
         for name in encoder.names:
-            height, width = (side >> level(name) for side in image.shape[2:])
             kernel, projection = encoder.get_buffer(f"{name}_adjoint"), encoder._buffers[f"{name}_projection_adjoint"]
             same = self.precision == encoder.get_buffer(f"{name}_weight").dtype
-            transformed = encoder.transformed(name, height * width) if same else None
+            transformed = encoder.transformed(name, image.shape[2:]) if same else None
             back = partial(convolve_back, kernel=kernel, projection=projection, transformed=transformed)
+            height = image.shape[2] >> level(name)
             self.layers[name] = _Layer(name, encoder.is_pooled(name), height, Sliding(back, height))
 
     @torch.no_grad()

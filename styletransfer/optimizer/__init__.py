@@ -3,7 +3,7 @@
 May import objective.
 """
 
-from .curvature import HISTORY, InverseHessian
+from .curvature import HISTORY, InverseHessian, spectrum_of
 from .optimize import PATIENCE, Step, minimize
 
-__all__ = ["HISTORY", "PATIENCE", "InverseHessian", "Step", "minimize"]
+__all__ = ["HISTORY", "PATIENCE", "InverseHessian", "Step", "minimize", "spectrum_of"]

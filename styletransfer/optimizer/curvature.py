@@ -120,9 +120,9 @@ class InverseHessian:
         What the spectrum is due to happens within the network's kernels, which are as many pixels wide in every size;
         its bands are in cycles per pixel.
         """
-        for name, mine in self.state().items():
-            if name.startswith("spectrum") and name in state:
-                mine.copy_(state[name])
+        mine = self.state()
+        for name, tensor in spectrum_of(state).items():
+            mine[name].copy_(tensor)
 
     def forget(self, really: Tensor) -> None:
         """Drops every pair if the 0-dimensional truth value says so."""
@@ -168,6 +168,11 @@ class InverseHessian:
         del q
         second = solve(triangle.T, triangle.diagonal() * first - by_age(self.slopes.products(r)), upper=False)
         return self.steps.add_rows(r, by_slot(second)).view_as(gradient)
+
+
+def spectrum_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `InverseHessian.inherit` needs of a state; the rest is large."""
+    return {name: tensor for name, tensor in state.items() if name.startswith("spectrum")}
 
 
 class _Rows:

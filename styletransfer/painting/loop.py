@@ -14,7 +14,7 @@ from ..errors import StyleTransferError
 from ..machine import hardware, ranks
 from ..machine.plan import Plan, make_smaller_plan
 from ..objective import Losses
-from ..optimizer import InverseHessian, Step, minimize
+from ..optimizer import InverseHessian, Step, minimize, spectrum_of
 from ..options import LEARNING_RATES
 from .bleed import add_bleed, trim_bleed
 from .canvas import content_canvas, make_finisher, make_start, step_up
@@ -115,10 +115,8 @@ class Painting:
     def _enter(self, scale: Scale) -> None:
         """Makes the plan of a scale, its canvas, and L-BFGS's memory, which goes from one network to the next; of the
         last scale's the spectrum remains."""
-        known = self._curvature.state() if self._curvature else self._state
-        spectrum = {name: tensor for name, tensor in known.items() if name.startswith("spectrum")}
+        spectrum = spectrum_of(self._curvature.state() if self._curvature else self._state)
         self._curvature = None
-        del known  # large
         hardware.release_memory(self.job.device)
         plan = plan_scale(self.job, scale)
         begun = bool(self.runs) and self.runs[-1].scale == scale
