@@ -398,7 +398,7 @@ def test_a_cluster_makes_the_same_pictures_even_when_a_worker_dies(
 ) -> None:
     address, processes = dask
     command = shlex.split("batch photos --styles paintings/x.png -q --iterations 20 --model vgg19-lite --size 64")
-    command += ["--device", "cpu", "--precision", "fp32"]  # auto measures, and busy workers may measure otherwise
+    command += ["--device", "cpu"]
     code, _, err = run(*command, "-o", "here", "--jobs", "2", capsys=capsys)
     assert (code, err) == (0, "")
     process = subprocess.Popen(

@@ -27,15 +27,22 @@ def test_precisions_on_a_cpu() -> None:
 
 @pytest.mark.parametrize("slow", [torch.float32, torch.bfloat16])
 def test_auto_is_what_convolutions_are_faster_in(slow: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a machine that is made to wait in one of the two; it is measured once."""
+    """On a machine that has ten times the work in one of the two, and waits for others in the other one.
+
+    It is measured once.
+    """
     convolve, calls = torch.nn.functional.conv2d, []
 
-    def waiting(x: torch.Tensor, *arguments: Any, **more: Any) -> torch.Tensor:
+    def laborious(x: torch.Tensor, *arguments: Any, **more: Any) -> torch.Tensor:
         calls.append(x.dtype)
-        time.sleep(0.1 if x.dtype == slow else 0)
+        if x.dtype == slow:
+            for _ in range(9):
+                convolve(x, *arguments, **more)
+        elif sys.platform != "win32":  # where no thread's own time is known as exactly
+            time.sleep(0.1)
         return convolve(x, *arguments, **more)
 
-    monkeypatch.setattr(torch.nn.functional, "conv2d", waiting)
+    monkeypatch.setattr(torch.nn.functional, "conv2d", laborious)
     hardware.bf16_is_fast.cache_clear()
     fast = ({torch.float32, torch.bfloat16} - {slow}).pop()
     try:

@@ -25,6 +25,8 @@ _DEFAULT_TRIM_THRESHOLD, _DEFAULT_MMAP_MAX = 128 * 1024, 65536
 _CONVOLUTIONS = ((64, 96), (256, 24), (512, 12))
 #: bfloat16 is fast where it takes at most this share of float32's time: half and twice on the two processors measured.
 _CLEARLY = 0.8
+#: What else the machine does takes none of a thread's own time. Windows counts that in steps of 16 ms.
+_processor_time = time.perf_counter if sys.platform == "win32" else time.thread_time
 
 
 @dataclass(frozen=True)
@@ -80,20 +82,22 @@ def select_precision(name: str, on: torch.device) -> Precision:
 def bf16_is_fast() -> bool:
     """Whether convolutions on this CPU are clearly faster in bfloat16: measured in a tenth of a second, once a process.
 
+    It is the same however busy the machine is, so that the processes of a batch agree.
+
     What the processor says doesn't tell: with AVX512-BF16 they take half the time on AMD's, and twice the time on some
     of Intel's.
     """
     fastest: dict[tuple[int, torch.dtype], float] = {}
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # several wait for each other as long as other programs like
+    torch.set_num_threads(1)  # the caller's own
     try:
         # In turn, so that what else the machine does hits both.
         for _, (filters, side), dtype in itertools.product(range(5), _CONVOLUTIONS, (torch.float32, torch.bfloat16)):
             x, kernel = torch.ones(1, filters, side, side), torch.ones(filters, filters, 3, 3)
             x, kernel = (t.to(dtype, memory_format=torch.channels_last) for t in (x, kernel))
-            start = time.perf_counter()
+            start = _processor_time()
             F.conv2d(x, kernel, padding=1)
-            seconds = time.perf_counter() - start
+            seconds = _processor_time() - start
             fastest[filters, dtype] = min(seconds, fastest.get((filters, dtype), math.inf))
     finally:
         torch.set_num_threads(threads)
