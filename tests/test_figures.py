@@ -172,11 +172,11 @@ def test_a_texture_has_any_size_and_the_styles_statistics(
             grams = [metric @ gram @ metric.T for gram in grams]
         assert (grams[0] - grams[1]).norm() < 0.1 * grams[1].norm()
     (here / style_path.name).write_bytes(style_path.read_bytes())
-    assert run("again", "texture.png", "-q", capsys=capsys) == (0, "texture_again.png\n", "")
-    assert (here / "texture_again.png").read_bytes() == (here / "texture.png").read_bytes()
     larger = ("--size", "100", "--iterations", "5", "-q", "-o", "larger.png")
     assert run("again", "texture.png", *larger, capsys=capsys) == (0, "larger.png\n", "")
     assert Image.open("larger.png").size == (100, 75)
+    assert run("again", "larger.png", "-q", capsys=capsys) == (0, "larger_again.png\n", "")
+    assert (here / "larger_again.png").read_bytes() == (here / "larger.png").read_bytes()
     code, _, err = run("texture", style_path, "--size", "wide", *LITE, capsys=capsys)
     assert code == 2 and "1024x768" in err
     for shape in ("0x50", "9999999999", "20000x20000"):
