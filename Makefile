@@ -11,7 +11,7 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow test-gpu fuzz lint weights figures bench bench-any-size bench-gpu gallery clean
+.PHONY: demo test test-slow test-browser test-gpu fuzz lint weights figures bench bench-any-size bench-gpu gallery clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -24,6 +24,10 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow -n 0
+
+# Skipped without Debian's chromium and chromium-driver.
+test-browser: $(READY)
+	$(BIN)/python -m pytest -m browser -n 0
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu -n 0

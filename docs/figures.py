@@ -1,7 +1,11 @@
 """Draws the figures of the README and of docs/: `make figures` (an hour and a half on two cores), or some of them:
 `make figures ARGS='ratios colors'`."""
 
+import io
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -305,9 +309,42 @@ def networks() -> None:
     write_figure(figure, FIGURES / "networks.svg")
 
 
+# --- page.md ---------------------------------------------------------------------------------------------------------
+
+
+def page() -> None:
+    """The page with a finished draft, in Debian's chromium."""
+    from selenium import webdriver
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    options = webdriver.ChromeOptions()
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,1240"):
+        options.add_argument(argument)
+    with TemporaryDirectory() as folder, webdriver.Chrome(options=options) as browser:
+        command = [sys.executable, "-m", "styletransfer", "ui", "--no-browser", "--port", "7861", "--folder", folder]
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        try:
+            assert server.stdout
+            browser.get(server.stdout.readline().strip())
+            wait = WebDriverWait(browser, 120)
+            for place, path in (("photo", ASTRONAUT), ("paintings", SWIRLS)):
+                upload = f"#{place} input[type=file]"
+                wait.until(lambda b, upload=upload: b.find_elements("css selector", upload))
+                browser.find_element("css selector", upload).send_keys(str(path))
+                wait.until(lambda b, place=place: b.find_elements("css selector", f"#{place} img"))
+            browser.find_element("id", "go").click()
+            wait.until(lambda b: b.find_elements("css selector", "#compare img"))
+            time.sleep(2)  # until it is drawn
+            screen = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
+        finally:
+            server.send_signal(signal.SIGINT)
+            server.wait()
+    screen.save(FIGURES / "page.jpg", quality=85)
+
+
 DRAWN = (
     *(overview, ratios, content_layers, colors, regions, blends, strokes, starts, regularisers, sizes, progress),
-    *(reconstructions, optimisers, painters, photographs, textures, presets, networks),
+    *(reconstructions, optimisers, painters, photographs, textures, presets, networks, page),
 )
 
 if __name__ == "__main__":

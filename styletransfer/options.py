@@ -224,6 +224,20 @@ class Options:
         self.map_files(note)
         return found
 
+    def to_arguments(self) -> list[str]:
+        """The command line's options that give these settings, in the order of the fields."""
+        arguments: list[str] = []
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if value == f.default:
+                continue
+            if isinstance(value, bool):
+                arguments.append(flag(f.name) if value else "--no-" + flag(f.name).removeprefix("--"))
+                continue
+            for one in value if isinstance(value, tuple) else [value]:
+                arguments += [flag(f.name), *(one if isinstance(one, tuple) else [str(one)])]
+        return arguments
+
     @property
     def seconds(self) -> float:
         """The time that the run may take, ∞ if there is no limit. Raises `UsageError` if it can't be read."""
@@ -246,6 +260,11 @@ class Options:
     def style_weights(self) -> dict[str, float]:
         """Style layers with their shares w_l of the style loss (sum 1)."""
         return layer_weights(self.style_layers)
+
+
+def flag(name: str) -> str:
+    """The command line's name of a field of `Options`."""
+    return Options.__dataclass_fields__[name].metadata["flag"] or "--" + name.replace("_", "-")
 
 
 _HINTS = get_type_hints(Options)

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ..errors import UsageError
-from ..options import PRESETS, Options, PresetName
+from ..options import PRESETS, Options, PresetName, flag
 
 DEFAULT_COMMAND = "stylize"
 BETWEEN = "\0"  # what no argument can hold
@@ -93,11 +93,6 @@ app = typer.Typer(
 ContentPath = Annotated[Path, typer.Argument(metavar="CONTENT", help="The photograph.")]
 
 
-def _flag(name: str) -> str:
-    """The command line's name of a field of `Options`."""
-    return Options.__dataclass_fields__[name].metadata["flag"] or "--" + name.replace("_", "-")
-
-
 RUN = "Run"  # the panel of what makes no difference to the picture
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no notices.", rich_help_panel=RUN)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.", rich_help_panel=RUN)]
@@ -127,7 +122,7 @@ _Preset = Annotated[
         help="Settings that go together; others may be added. "
         + "; ".join(
             f"{name}: "
-            + " ".join(_flag(key) if value is True else f"{_flag(key)} {value}" for key, value in preset.items())
+            + " ".join(flag(key) if value is True else f"{flag(key)} {value}" for key, value in preset.items())
             for name, preset in PRESETS.items()
         ),
     ),
@@ -149,10 +144,10 @@ def from_options(function: Callable[..., None], names: Sequence[str] = ()) -> Ca
         many = get_origin(hints[field.name]) is tuple
         each = get_args(hints[field.name])[0] if many else None
         shown = {name: field.metadata[name] for name in ("help", "metavar")}
-        flag = _flag(field.name)
+        name = flag(field.name)
         if hints[field.name] is bool:  # a preset's or a picture's own can be taken back
-            flag += "/--no-" + flag.removeprefix("--")
-        option = typer.Option(flag, rich_help_panel=field.metadata["panel"], **shown)
+            name += "/--no-" + name.removeprefix("--")
+        option = typer.Option(name, rich_help_panel=field.metadata["panel"], **shown)
         hint = list[float] if each is float else list[str] if many else hints[field.name]
         default: Any = field.default
         default = list(default) if many else default

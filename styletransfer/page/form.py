@@ -1,0 +1,105 @@
+"""The page's controls: one for each field of `Options` that can be chosen on a page, made of what the field tells of
+itself, as the command's options are. No default and no help text is said here.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import gradio as gr
+
+from ..errors import UsageError
+from ..options import STARTS, Options
+
+_HINTS = get_type_hints(Options)
+#: What is chosen otherwise (the balance, drawn masks), names a file of the server's, or is the server's business.
+_ELSEWHERE = ("alpha", "beta", "mask", "keep", "weights", "preprocessing", "max_pixels", "checkpoint_every", "tile")
+#: The fields of most use, which are always to be seen.
+FIRST = ("style_scale", "size", "color", "model")
+#: log₁₀(α/β) of the lecture's sweep, from all painting to nearly all photograph, and the range of the slider.
+MARKS, LEAST, MOST = (-4, -3, -2, -1), -4.0, 0.5
+
+
+class Form:
+    """The controls of a page, made where it is created: in a `Blocks`, those of `FIRST` first, the rest folded away."""
+
+    def __init__(self) -> None:
+        ratio = math.log10(Options.alpha / Options.beta)
+        self.balance = gr.Slider(
+            LEAST,
+            MOST,
+            ratio,
+            step=0.1,
+            label="Balance of photograph and painting",
+            info="log₁₀(α/β), content weight to style weight: −4 is all painting, 0 nearly all photograph.",
+            elem_id="balance",
+        )
+        with gr.Row(equal_height=True):
+            for mark in MARKS:
+                button = gr.Button(f"1e{mark}", size="sm", min_width=40, elem_id=f"mark{-mark}")
+                button.click(None, None, self.balance, js=f"() => {mark}", queue=False, api_visibility="private")
+        shown = [f for f in fields(Options) if f.name not in _ELSEWHERE]
+        self.controls = {name: _control(name) for name in FIRST}
+        for panel in dict.fromkeys(f.metadata["panel"] for f in shown if f.name not in FIRST):
+            with gr.Accordion(panel or "More", open=False):
+                self.controls |= {
+                    f.name: _control(f.name) for f in shown if f.metadata["panel"] == panel and f.name not in FIRST
+                }
+
+    @property
+    def inputs(self) -> list[Any]:
+        """What `read` takes the values of, in this order."""
+        return [self.balance, *self.controls.values()]
+
+    def read(self, values: Sequence[Any]) -> dict[str, Any]:
+        """The settings that aren't the defaults, by name. Raises `UsageError` for what can't be read."""
+        balance, *rest = values
+        settings = {name: _read(name, value) for name, value in zip(self.controls, rest, strict=True)}
+        if abs(balance - math.log10(Options.alpha / Options.beta)) > 1e-6:
+            settings |= {"alpha": 1.0, "beta": float(f"{10**-balance:.3g}")}
+        defaults = Options()
+        return {name: value for name, value in settings.items() if value != getattr(defaults, name)}
+
+    def fill(self, options: Options) -> list[Any]:
+        """The values that say these settings, in the order of `inputs`."""
+        ratio = options.alpha / options.beta if options.beta else math.inf
+        balance = MOST if ratio == math.inf else math.log10(ratio) if ratio else LEAST
+        shown = [_show(name, getattr(options, name)) for name in self.controls]
+        return [min(max(balance, LEAST), MOST), *shown]
+
+
+def _control(name: str) -> Any:
+    """A control for a field, by its type."""
+    told, hint, value = Options.__dataclass_fields__[name].metadata, _HINTS[name], getattr(Options(), name)
+    given: dict[str, Any] = {"value": _show(name, value), "label": name.replace("_", " ").capitalize()}
+    given |= {"info": told["help"], "elem_id": name}
+    kinds = get_args(hint)
+    if hint is bool:
+        return gr.Checkbox(**given)
+    if name == "init" or get_origin(hint) is Literal:
+        return gr.Dropdown(list(STARTS if name == "init" else kinds), **given)
+    if hint in (int, float) or (float in kinds and get_origin(hint) is not tuple):
+        return gr.Number(precision=0 if hint is int else None, **given)
+    return gr.Textbox(max_lines=1, **given)
+
+
+def _show(name: str, value: Any) -> Any:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    return STARTS[0] if name == "init" and value not in STARTS else value
+
+
+def _read(name: str, value: Any) -> Any:
+    hint, default = _HINTS[name], getattr(Options(), name)
+    if value is None:
+        return default
+    if get_origin(hint) is not tuple:
+        return value.strip() or default if isinstance(value, str) else hint(value) if hint in (int, float) else value
+    parts = [part.strip() for part in value.split(",") if part.strip()]
+    if get_args(hint)[0] is not float:
+        return tuple(parts) or default
+    try:
+        return tuple(map(float, parts))
+    except ValueError:
+        raise UsageError(f"{name} is {value!r}; it must be numbers, with commas between them") from None

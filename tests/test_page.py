@@ -1,0 +1,234 @@
+"""The page without a browser: its controls, drawn masks, and runs that are watched."""
+
+import dataclasses
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_cli import here, run
+
+from styletransfer import Options, StyleTransferError, UsageError, pictures, stylize
+from styletransfer.page import server, watching
+from styletransfer.page.watching import Watched, choose_target, keep_input
+
+gr = pytest.importorskip("gradio", reason="the page needs Gradio")
+from styletransfer.page import form, masks  # noqa: E402
+
+__all__ = ["here"]
+QUICK = Options(iterations=3, model="vgg19-lite", device="cpu")
+LONG = dataclasses.replace(QUICK, iterations=100_000, scales="1", time="60s")
+SHOWN = {
+    "style_scale": 0.5,
+    "size": 300,
+    "color": "luminance",
+    "model": "vgg19-lite",
+    "enlarge": True,
+    "tv": 3.0,
+    "style_layers": ("conv1_1", "conv2_1=2"),
+    "style_weight": (1.0, 2.5),
+    "optimizer": "adam",
+    "learning_rate": 0.01,
+    "iterations": 7,
+    "time": "90s",
+    "init": "noise",
+    "deterministic": True,
+}
+
+
+@pytest.fixture(scope="module")
+def controls() -> form.Form:
+    with gr.Blocks():
+        return form.Form()
+
+
+def test_controls_show_the_defaults_and_hide_none_but_the_servers_business(controls: form.Form) -> None:
+    assert controls.read([control.value for control in controls.inputs]) == {}
+    told = {control.elem_id: control.info for control in controls.controls.values()}
+    for field in dataclasses.fields(Options):
+        assert field.name in form._ELSEWHERE or told[field.name] == field.metadata["help"]
+
+
+def test_what_is_filled_in_is_read_back(controls: form.Form) -> None:
+    for changes in ({name: value} for name, value in SHOWN.items() if name != "learning_rate"):
+        assert controls.read(controls.fill(Options(**changes))) == changes
+    assert controls.read(controls.fill(Options(**SHOWN))) == SHOWN
+
+
+@pytest.mark.parametrize("mark", form.MARKS)
+def test_the_lectures_marks_are_its_ratios(controls: form.Form, mark: int) -> None:
+    _, *rest = controls.fill(Options())
+    options = Options(**controls.read([mark, *rest]))
+    assert options.alpha / options.beta == pytest.approx(10**mark)
+    assert controls.fill(options)[0] == pytest.approx(mark)
+
+
+def test_what_is_no_number_is_told(controls: form.Form) -> None:
+    values = dict(zip(["balance", *controls.controls], controls.fill(Options()), strict=True))
+    with pytest.raises(UsageError, match="style_weight is '1, two'"):
+        controls.read(list((values | {"style_weight": "1, two"}).values()))
+
+
+def test_arguments_give_the_same_settings(
+    content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of every kind, read by the command itself."""
+    Image.new("L", (8, 8), 255).save("white.png")
+    options = Options(
+        **{**SHOWN, "time": "off", "size": 64, "style_weight": (), "iterations": 1, "tv": 0.1 + 0.2},
+        mask=(("white.png", "-"),),
+        keep="white.png",
+    )
+    arguments = ["-q", content_path, style_path, *options.to_arguments(), "-o", "out.png"]
+    assert run(*arguments, capsys=capsys)[0] == 0
+    assert Options.from_settings(pictures.read_settings(Path("out.png"))) == options
+    assert Options().to_arguments() == []
+
+
+def drawing(*parts: tuple[slice, tuple[int, int, int]]) -> dict[str, Any]:
+    layer = np.zeros((20, 40, 4), np.uint8)
+    for columns, color in parts:
+        layer[:, columns] = *color, 255
+    return {"layers": [Image.fromarray(layer)]}
+
+
+WHITE, RED, GREEN, BLUE = (255, 255, 255), (230, 25, 75), (60, 180, 75), (67, 99, 216)
+
+
+def columns_of(path: str) -> list[int]:
+    """Which columns of a mask are white; each must be white or black throughout."""
+    values = np.asarray(Image.open(path))
+    assert values.shape == (20, 40) and set(np.unique(values)) <= {0, 255} and (values == values[0]).all()
+    return np.flatnonzero(values[0]).tolist()
+
+
+def test_drawn_masks_are_files_that_options_name(tmp_path: Path, content_path: Path) -> None:
+    drawn = drawing((slice(0, 10), WHITE), (slice(10, 15), GREEN), (slice(15, 20), RED))
+    made = masks.draw_masks(drawn, 2, content_path, tmp_path)
+    first, second = (one for one, all_of_it in made["mask"] if all_of_it == "-")
+    assert columns_of(made["keep"]) == list(range(10))
+    assert columns_of(second) == list(range(10, 15))
+    assert columns_of(first) == [*range(10), *range(15, 40)]
+    assert masks.draw_masks(drawn, 2, content_path, tmp_path) == made  # no second files
+    assert len(list(tmp_path.iterdir())) == 3
+    for nothing in (None, {"layers": []}, drawing()):
+        assert masks.draw_masks(nothing, 2, content_path, tmp_path) == {}
+    assert masks.draw_masks(drawing((slice(0, 9), RED)), 1, content_path, tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("drawn", "styles", "said"),
+    [
+        (drawing((slice(0, 9), BLUE)), 2, "blue is for painting 3, but there are 2"),
+        (drawing((slice(0, 9), BLUE)), 3, "no region is left for painting 2"),
+        (drawing((slice(0, 40), GREEN)), 2, "no region is left for painting 1"),
+    ],
+)
+def test_what_cant_be_meant_by_a_drawing_is_told(
+    tmp_path: Path, content_path: Path, drawn: dict[str, Any], styles: int, said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        masks.draw_masks(drawn, styles, content_path, tmp_path)
+
+
+def start(watched: Watched) -> threading.Thread:
+    thread = threading.Thread(target=watched.paint)
+    thread.start()
+    return thread
+
+
+def test_a_watched_run_makes_the_picture_of_the_command(
+    content_path: Path, style_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "EVERY", 0.02)
+    watched = Watched(content_path, [style_path], QUICK, tmp_path / "out.png")
+    thread = start(watched)
+    seen = list(watched.views())
+    thread.join()
+    *under_way, last = filter(None, seen)
+    assert under_way and all(view.path is None for view in under_way)
+    assert [view.iteration for view in under_way] == sorted(view.iteration for view in under_way)
+    assert (last.path, last.iteration, last.size) == (tmp_path / "out.png", 3, (80, 64))
+    stylize(content_path, style_path, QUICK).save(tmp_path / "alone.png")
+    assert (tmp_path / "out.png").read_bytes() == (tmp_path / "alone.png").read_bytes()
+
+
+@pytest.mark.parametrize("how", ["stopped", "closed", "forgotten", "ended"])
+def test_a_run_ends_soon_and_its_picture_is_kept(
+    content_path: Path, style_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(watching, "PATIENCE", 2.0)
+    watched, done = Watched(content_path, [style_path], LONG, tmp_path / "out.png"), threading.Event()
+    thread = threading.Thread(target=watched.paint, args=[done.is_set])
+    thread.start()
+    views = watched.views()
+    while not next(views):
+        pass
+    if how == "closed":
+        views.close()
+    elif how == "stopped":
+        watched.stop()
+        assert [view for view in views if view][-1].path == tmp_path / "out.png"
+    elif how == "ended":
+        done.set()
+    thread.join(20)
+    assert not thread.is_alive()
+    told = pictures.read_settings(tmp_path / "out.png")
+    assert told["result"]["stopped"] == "callback" and told["result"]["iterations"] < LONG.iterations
+
+
+@pytest.mark.parametrize("how", ["stopped", "closed"])
+def test_a_run_that_is_given_up_before_it_begins_makes_nothing(
+    content_path: Path, style_path: Path, tmp_path: Path, how: str
+) -> None:
+    watched = Watched(content_path, [style_path], LONG, tmp_path / "out.png")
+    views = watched.views()
+    assert next(views) is None
+    if how == "stopped":
+        watched.stop()
+    else:
+        views.close()
+    watched.paint()
+    assert list(views) == [] and list(tmp_path.iterdir()) == []
+
+
+def test_what_goes_wrong_is_told_to_who_looks(content_path: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(content_path.read_bytes()[:200])
+    watched = Watched(content_path, [broken], QUICK, tmp_path / "out.png")
+    thread = start(watched)
+    with pytest.raises(StyleTransferError, match=r"broken\.png"):
+        list(watched.views())
+    thread.join()
+
+
+def test_inputs_are_kept_once_and_names_given_once(content_path: Path, style_path: Path, tmp_path: Path) -> None:
+    kept = keep_input(content_path, tmp_path)
+    assert kept == tmp_path / "cat.png" and kept.read_bytes() == content_path.read_bytes()
+    assert keep_input(content_path, tmp_path) == keep_input(kept, tmp_path) == kept
+    other = tmp_path / "elsewhere" / "cat.png"
+    other.parent.mkdir()
+    other.write_bytes(style_path.read_bytes())
+    assert keep_input(other, tmp_path) == tmp_path / "cat-2.png" == keep_input(other, tmp_path)
+    with pytest.raises(StyleTransferError, match=r"none\.png"):
+        keep_input(tmp_path / "elsewhere" / "none.png", tmp_path)
+
+    names = [choose_target(tmp_path, kept, [style_path])]
+    assert names == [tmp_path / "cat_paint.png"]
+    names[0].touch()
+    names.append(choose_target(tmp_path, kept, [style_path]))
+    names.append(choose_target(tmp_path, kept, [style_path], taken=names))
+    assert [path.name for path in names] == ["cat_paint.png", "cat_paint-2.png", "cat_paint-3.png"]
+
+
+def test_others_need_a_password() -> None:
+    assert server.choose_login("127.0.0.1", None) is server.choose_login("localhost", None) is None
+    assert server.choose_login("::1", None) is None
+    logins = [server.choose_login(host, None) for host in ("0.0.0.0", "192.168.0.2", "myhost", "::")]
+    assert all(login and len(login[1]) >= 12 for login in logins) and len(set(logins)) == len(logins)
+    assert server.choose_login("127.0.0.1", "me:a:b") == ("me", "a:b")
+    for wrong in ("me", ":secret", "me:"):
+        with pytest.raises(UsageError, match="USER:PASSWORD"):
+            server.choose_login("127.0.0.1", wrong)
