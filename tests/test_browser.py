@@ -60,7 +60,7 @@ class Tab:
         self.driver = webdriver.Chrome(options=options, service=service)
         self.driver.set_window_size(width, 1600)
         self.driver.get(address)
-        wait_for(lambda: self.find("#photo input[type=file]"), "the page")
+        wait_for(lambda: self.find("#photo input[type=file]") and not self.texts(".loading"), "the page")
 
     def find(self, selector: str) -> Any:
         return self.driver.find_element("css selector", selector)

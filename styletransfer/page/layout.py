@@ -34,17 +34,27 @@ CSS = """
 .view img { width: 100%; max-height: 75vh; object-fit: contain }
 .view figcaption { padding: .4em; font-variant-numeric: tabular-nums }
 .view svg { width: 100%; height: 5em; display: block }
+.or, .min_value, .max_value { color: var(--body-text-color) !important }
 .error { color: var(--error-text-color, #b91c1c); font-weight: 600 }
 """
 
 
-class _Upload(gr.Image):
-    """An image whose file is handed over as it is: Gradio's own reading knows neither our limits nor our errors."""
-
-    is_template = True  # for Gradio: it looks like an Image
-
-    def preprocess(self, payload: Any) -> str | None:
-        return payload.path if payload else None
+#: Mends for who can't see the page: examples have no names, what is empty has one, a button is within a button.
+SCRIPT = """() => {
+    const mend = () => {
+        for (const button of document.querySelectorAll("button.gallery-item:not([aria-label])")) {
+            const file = button.querySelector("img")?.src.split("/").pop().split(".")[0];
+            button.setAttribute("aria-label", "Example " + (file ?? ""));
+        }
+        for (const empty of document.querySelectorAll("div.empty[aria-label]")) empty.removeAttribute("aria-label");
+        for (const button of document.querySelectorAll("button:not([role]):has(button)")) {
+            button.setAttribute("role", "link");
+            button.tabIndex = -1;
+        }
+    };
+    mend();
+    new MutationObserver(mend).observe(document.body, {childList: true, subtree: true});
+}"""
 
 
 class Page:
@@ -78,7 +88,9 @@ class Page:
     def _add_inputs(self) -> None:
         ways: Any = ["upload", "webcam", "clipboard"]
         given: dict[str, Any] = {"type": "filepath", "sources": ways}
-        self.photo = _Upload(label="Photograph", height=240, buttons=[], elem_id="photo", **given)
+        self.photo = gr.Image(label="Photograph", height=240, buttons=[], elem_id="photo", **given)
+        # The file as it is: Gradio's own reading knows neither our limits nor our errors.
+        self.photo.preprocess = lambda payload: payload.path if payload else None  # type: ignore[method-assign]
         self.paintings = gr.Gallery(
             label="Paintings: one, or several to be blended",
             file_types=["image"],

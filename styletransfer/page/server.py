@@ -59,16 +59,18 @@ def serve(
             import gradio as gr
         except ImportError as error:
             raise UsageError("the page needs Gradio: pip install 'styletransfer[ui]'") from error
-        from .layout import CSS, Page
+        from .layout import CSS, SCRIPT, Page
 
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"{folder}: can't be made: {error.strerror or error}") from error
         page = Page(folder)
-        # Gradio's own fonts come from the network, and its grey and orange are too pale to be read by everyone.
+        # Gradio's own fonts come from the network, and its grey, orange and red are too pale to be read by everyone.
         theme = gr.themes.Default(primary_hue="blue", font=["system-ui"], font_mono=["ui-monospace"]).set(
-            block_info_text_color="*neutral_600", button_primary_background_fill="*primary_600"
+            block_info_text_color="*neutral_600",
+            button_primary_background_fill="*primary_600",
+            button_cancel_background_fill="#b91c1c",
         )
         try:
             _, address, _ = page.blocks.queue().launch(
@@ -83,6 +85,7 @@ def serve(
                 ssr_mode=False,
                 theme=theme,
                 css=CSS,
+                js=SCRIPT,
                 max_file_size=LARGEST_UPLOAD,
                 allowed_paths=[str(folder.resolve())],
             )
