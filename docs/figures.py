@@ -2,6 +2,7 @@
 `make figures ARGS='ratios colors'`."""
 
 import io
+import shutil
 import signal
 import subprocess
 import sys
@@ -320,7 +321,8 @@ def page() -> None:
     options = webdriver.ChromeOptions()
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,1240"):
         options.add_argument(argument)
-    with TemporaryDirectory() as folder, webdriver.Chrome(options=options) as browser:
+    service = webdriver.ChromeService(shutil.which("chromedriver"))
+    with TemporaryDirectory() as folder, webdriver.Chrome(options=options, service=service) as browser:
         command = [sys.executable, "-m", "styletransfer", "ui", "--no-browser", "--port", "7861", "--folder", folder]
         server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:

@@ -89,7 +89,7 @@ def test_what_is_kept_is_the_photograph_to_the_last_bit(
     assert np.abs(made[:, 52:].astype(int) - photo[:, 52:]).mean() > 20
 
 
-@pytest.mark.parametrize("tile", ["auto", "64"])
+@pytest.mark.parametrize("tile", ["auto", pytest.param("64", marks=pytest.mark.slow)])
 def test_regions_have_the_style_of_their_own(files: dict[str, Path], tile: str) -> None:
     masks = tuple((str(files[side]), "-") for side in ("left", "right"))
     styles = [files["red"], files["blue"]]
