@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import StyleTransferError
+from .errors import StyleTransferError, UsageError
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
@@ -54,6 +54,14 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     finally:
         if name is not None:
             name.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it where there is none. Raises `UsageError` if it can't be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder}: can't be made: {error.strerror or error}") from error
 
 
 def is_writable(folder: Path) -> bool:

@@ -232,7 +232,7 @@ class Options:
             if value == f.default:
                 continue
             if isinstance(value, bool):
-                arguments.append(flag(f.name) if value else "--no-" + flag(f.name).removeprefix("--"))
+                arguments.append(flag(f.name, on=value))
                 continue
             for one in value if isinstance(value, tuple) else [value]:
                 arguments += [flag(f.name), *(one if isinstance(one, tuple) else [str(one)])]
@@ -262,9 +262,10 @@ class Options:
         return layer_weights(self.style_layers)
 
 
-def flag(name: str) -> str:
-    """The command line's name of a field of `Options`."""
-    return Options.__dataclass_fields__[name].metadata["flag"] or "--" + name.replace("_", "-")
+def flag(name: str, *, on: bool = True) -> str:
+    """The command line's name of a field of `Options`; with `on` false, what takes a truth value back."""
+    told: str = Options.__dataclass_fields__[name].metadata["flag"] or "--" + name.replace("_", "-")
+    return told if on else "--no-" + told.removeprefix("--")
 
 
 _HINTS = get_type_hints(Options)

@@ -146,7 +146,7 @@ def from_options(function: Callable[..., None], names: Sequence[str] = ()) -> Ca
         shown = {name: field.metadata[name] for name in ("help", "metavar")}
         name = flag(field.name)
         if hints[field.name] is bool:  # a preset's or a picture's own can be taken back
-            name += "/--no-" + name.removeprefix("--")
+            name += "/" + flag(field.name, on=False)
         option = typer.Option(name, rich_help_panel=field.metadata["panel"], **shown)
         hint = list[float] if each is float else list[str] if many else hints[field.name]
         default: Any = field.default

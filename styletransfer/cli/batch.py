@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UsageError
+from ..files import make_folder
 from ..options import PICTURE_NAMES, Options
 from .arguments import BETWEEN, Quiet, app, from_options
 from .console import complain, interruptible, show_notices
@@ -106,10 +107,7 @@ def _plan_jobs(
         raise UsageError("a manifest names contents and styles itself: give either --manifest or pictures")
     if not manifest and not (contents and styles):
         raise UsageError("name photographs and --styles, or a --manifest")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{folder}: can't be made: {error.strerror or error}") from error
+    make_folder(folder)
     try:
         if manifest:
             return read_manifest(manifest, given, folder, name)

@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from ..errors import UsageError
+from ..files import make_folder
 
 #: The largest file that can be dropped on the page.
 LARGEST_UPLOAD = "200mb"
@@ -61,10 +62,7 @@ def serve(
             raise UsageError("the page needs Gradio: pip install 'styletransfer[ui]'") from error
         from .layout import CSS, SCRIPT, Page
 
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"{folder}: can't be made: {error.strerror or error}") from error
+        make_folder(folder)
         page = Page(folder)
         # Gradio's own fonts come from the network, and its grey, orange and red are too pale to be read by everyone.
         theme = gr.themes.Default(primary_hue="blue", font=["system-ui"], font_mono=["ui-monospace"]).set(
