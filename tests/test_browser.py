@@ -1,5 +1,6 @@
 """The page as people meet it: a real server and a real browser, Debian's chromium (`make test-browser`)."""
 
+import base64
 import os
 import shutil
 import signal
@@ -53,7 +54,9 @@ class Tab:
 
     def __init__(self, address: str, downloads: Path, width: int = 1280) -> None:
         options = webdriver.ChromeOptions()
-        for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", f"--window-size={width},1600"):
+        camera = "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"
+        plain = "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", f"--window-size={width},1600"
+        for argument in (*plain, *camera):
             options.add_argument(argument)
         options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
         service = webdriver.ChromeService(shutil.which("chromedriver"))
@@ -220,6 +223,53 @@ def test_a_picture_brings_its_settings_and_inputs_back(
     tab.press("go")
     wait_for(lambda: tab.caption.startswith("Done"), "the picture")
     assert read_settings(folder / "cat_paint.png")["color"] == "luminance"
+
+
+def test_masks_come_back_with_a_picture(
+    open_tab: Callable[..., Tab], photo: Path, style_path: Path, folder: Path, tmp_path: Path
+) -> None:
+    shutil.copy(photo, folder / photo.name)
+    shutil.copy(style_path, folder / style_path.name)
+    keep = np.zeros((128, 160), np.uint8)
+    keep[20:90, 30:110] = 255
+    Image.fromarray(keep).save(folder / "whites.png")
+    made = tmp_path / "masked.png"
+    command = [sys.executable, "-m", "styletransfer", photo, style_path, "--keep", folder / "whites.png", "-q"]
+    changes = ["--model", "vgg19-lite", "--iterations", "1", "--size", "64"]
+    subprocess.run([*command, *changes, "-o", made], check=True)
+    tab = open_tab()
+    tab.upload("photo", made)
+    wait_for(lambda: "settings and the inputs" in tab.texts("#view"), "what it was made with")
+    tab.find("#masks-shown button").click()
+    wait_for(lambda: tab.find("#masks canvas"), "the drawing")
+    time.sleep(2)
+    tab.press("go")
+    wait_for(lambda: tab.caption.startswith("Done"), "the picture")
+    newest = max(folder.glob("*.png"), key=lambda path: path.stat().st_mtime)
+    again = Image.open(folder / read_settings(newest)["keep"]).convert("L").resize((160, 128))
+    assert np.abs(np.asarray(again, float) - keep).mean() < 10
+
+
+def test_the_clipboard_and_the_camera_give_photographs(open_tab: Callable[..., Tab], server: Any, photo: Path) -> None:
+    tab = open_tab()
+    granted = {"origin": server[0].rstrip("/"), "permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
+    tab.driver.execute_cdp_cmd("Browser.grantPermissions", granted)
+    tab.driver.execute_async_script(
+        """const done = arguments[1];
+        fetch(arguments[0]).then(r => r.blob())
+            .then(b => navigator.clipboard.write([new ClipboardItem({"image/png": b})])).then(done, done);""",
+        "data:image/png;base64," + base64.b64encode(photo.read_bytes()).decode(),
+    )
+    tab.find("#photo button[aria-label='Paste from clipboard']").click()
+    (source,) = wait_for(lambda: tab.pictures("photo"), "the pasted picture")
+    size = "const image = document.querySelector('#photo img'); return [image.naturalWidth, image.naturalHeight];"
+    wait_for(lambda: tab.driver.execute_script(size) == [160, 128], "the whole of it")
+    other = open_tab()
+    other.find("#photo button[aria-label='Capture from camera']").click()
+    wait_for(lambda: other.find("#photo button:has(.wrap .icon-wrap):not(.hidden)"), "the camera").click()
+    wait_for(lambda: other.find("#photo button[aria-label='capture photo']"), "the shutter").click()
+    wait_for(lambda: other.pictures("photo"), "the photograph")
+    assert source
 
 
 def test_stop_keeps_the_picture(

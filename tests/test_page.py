@@ -118,6 +118,18 @@ def test_drawn_masks_are_files_that_options_name(tmp_path: Path, content_path: P
     assert masks.draw_masks(drawing((slice(0, 9), RED)), 1, content_path, tmp_path) == {}
 
 
+def test_masks_of_a_picture_can_be_drawn_on_again(tmp_path: Path, content_path: Path) -> None:
+    drawn = drawing((slice(0, 10), WHITE), (slice(10, 15), GREEN), (slice(15, 20), RED))
+    made = masks.draw_masks(drawn, 2, content_path, tmp_path)
+    layer = masks.read_masks(Options(**made), tmp_path)
+    assert layer is not None
+    assert masks.draw_masks({"layers": [layer]}, 2, content_path, tmp_path) == made
+    assert masks.read_masks(Options(), tmp_path) is None
+    first, second = made["mask"]
+    for other in ({"mask": (first, (second[0], first[0]))}, {"keep": "elsewhere.png"}, {"mask": (first,) * 6}):
+        assert masks.read_masks(Options(**{**made, **other}), tmp_path) is None
+
+
 @pytest.mark.parametrize(
     ("drawn", "styles", "said"),
     [

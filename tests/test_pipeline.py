@@ -22,8 +22,8 @@ from styletransfer.painting import estimate, loop, progress
 from styletransfer.painting.bleed import SEAMLESS_BLEED
 from styletransfer.painting.canvas import step_up
 from styletransfer.painting.evaluation import wrap_borders
-from styletransfer.painting.job import choose_scales
-from styletransfer.painting.progress import SETTLED, WINDOW
+from styletransfer.painting.job import WINDOW, choose_scales
+from styletransfer.painting.progress import SETTLED
 from styletransfer.pictures import Inputs, Picture, RegionInput, StyleInput
 
 SMALL = Options(iterations=8, model="vgg19-lite")
@@ -172,6 +172,20 @@ def test_what_is_saved_tells_how_it_was_made(content_path: Path, style_path: Pat
         names = {field.name for field in dataclasses.fields(Options)}
         again = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in names}
         assert dataclasses.replace(Options(**again), init=str(style_path)) == result.options
+
+
+def test_the_time_left_is_told_for_all_scales(content_path: Path, style_path: Path) -> None:
+    """At a scale's end it is what the finer ones take, and at the last one's nothing."""
+    left: dict[tuple[int, int], float | None] = {}
+
+    def listen(step: Step) -> None:
+        left[step.image.shape[3], step.iteration] = step.seconds_left
+
+    result = stylize(content_path, style_path, SMALL, callback=listen, scales="2", enlarge=True, size=160)
+    (small, _, half), (large, _, whole) = result.scales
+    assert left[small, 0] is None and left[large, whole] == 0
+    ends = left[small, half], left[large, 0]
+    assert all(seconds is not None and 0 < seconds < 60 for seconds in ends)
 
 
 def test_it_ends_as_soon_as_the_loss_has_settled(content_path: Path, style_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from styletransfer.network import Encoder, Tiling, bands
-from styletransfer.objective import Objective, Region, Style
+from styletransfer.objective import Anchor, Objective, Region, Style
 from styletransfer.options import LAYERS
 
 PAPERS = ["conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1"]
@@ -35,9 +35,9 @@ def objective(
         masks = [torch.rand(1, 1, *s, generator=rng, dtype=dtype) for s in (size, size, (70, 83))]
         regions = [Region([Style(picture, 0.4, masks[2]), Style(content_picture, 0.6)], masks[0])]
         regions.append(Region([Style(picture)], masks[1] * (masks[1] > 0.5)))
-    return Objective(
-        encoder, content_picture, regions, *equal, alpha=1.0, beta=1e3, tv=0.3, l1=2.0, l2=3.0, tiling=tiling
-    )
+    anchor = Anchor(content_picture.flip(2), torch.rand(1, 1, *size, generator=rng, dtype=torch.float64).to(dtype))
+    terms = {"alpha": 1.0, "beta": 1e3, "tv": 0.3, "l1": 2.0, "l2": 3.0, "anchors": [anchor]}
+    return Objective(encoder, content_picture, regions, *equal, **terms, tiling=tiling)  # type: ignore[arg-type]
 
 
 layer_sets = st.lists(st.sampled_from(LAYERS), min_size=1, max_size=5, unique=True)

@@ -76,7 +76,8 @@ def progress_bar(options: Options, quiet: bool) -> "Iterator[Callable[[Step], No
                 bar.set_description_str(f"{step.network} {width}×{height}", refresh=False)
             if not bar.disable and time.monotonic() >= due:  # a GPU is made to wait only when something is shown
                 due = time.monotonic() + bar.mininterval
-                bar.set_postfix_str(f"loss {step.losses.total:.4g}", refresh=False)
+                left = "" if step.seconds_left is None else f", {step.seconds_left:.0f} s left in all"
+                bar.set_postfix_str(f"loss {step.losses.total:.4g}{left}", refresh=False)
             bar.update(step.iteration - bar.n)
 
         yield show

@@ -3,6 +3,6 @@
 May import machine and network.
 """
 
-from .objective import GAMUT_WEIGHT, Evaluate, Losses, Objective, Region, Style
+from .objective import GAMUT_WEIGHT, Anchor, Evaluate, Losses, Objective, Region, Style
 
-__all__ = ["GAMUT_WEIGHT", "Evaluate", "Losses", "Objective", "Region", "Style"]
+__all__ = ["GAMUT_WEIGHT", "Anchor", "Evaluate", "Losses", "Objective", "Region", "Style"]

@@ -108,6 +108,16 @@ def squared_change(change: Tensor, values: int | None = None) -> Loss:
     return _mean_square(change, values)
 
 
+def temporal_loss(change: Tensor, weights: Tensor, values: int | None = None) -> Loss:
+    """Mean over all values of w · d², of a change d, 1×3×H×W, and weights w by pixel, 1×1×H×W, and its gradient; of a
+    part, as `gamut_loss`.
+
+    Ruder, Dosovitskiy, Brox, *Artistic Style Transfer for Videos*, GCPR 2016, eq. 7.
+    """
+    count, slope = values or change.numel(), change * weights
+    return (slope * change).sum() / count, slope.mul_(2 / count)
+
+
 def _mean_square(difference: Tensor, count: int | None = None) -> Loss:
     return _relative(difference, count or difference.numel())
 

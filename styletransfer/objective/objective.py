@@ -25,6 +25,7 @@ from .losses import (
     gram_matrix,
     squared_change,
     style_loss,
+    temporal_loss,
     total_variation,
 )
 
@@ -38,7 +39,7 @@ GAMUT_WEIGHT = 100.0
 @dataclass(frozen=True)
 class Losses:
     """The loss terms of one image: total = α · content + β · style + tv_weight · tv + the terms of single pixels, which
-    are the gamut loss and, on request, L1 and L2 of the change from the content."""
+    are the gamut loss and, on request, L1 and L2 of the change from the content and the temporal losses."""
 
     total: float
     content: float
@@ -78,6 +79,14 @@ class Region:
     share: float | None = None
 
 
+@dataclass(frozen=True)
+class Anchor:
+    """A picture that the image is to stay near, 1×3×H×W in its size, and how near at each pixel, 1×1×H×W."""
+
+    image: Tensor
+    weights: Tensor
+
+
 class Objective:
     """What the generated picture is to minimise.
 
@@ -93,6 +102,7 @@ class Objective:
         alpha, beta, tv, l1, l2: weights of the content loss, the style loss, the total variation, and of the mean
             absolute and squared change from the content's pixels.
         tiling: in which parts; the whole image at once if not given.
+        anchors: each adds its temporal loss.
     """
 
     def __init__(
@@ -109,8 +119,10 @@ class Objective:
         *,
         l1: float = 0.0,
         l2: float = 0.0,
+        anchors: Sequence[Anchor] = (),
     ) -> None:
         self.encoder, self.alpha, self.beta, self.tv, self.tiling = encoder, alpha, beta, tv, tiling or Tiling()
+        self.anchors = anchors
         self.l1, self.l2, self.content = l1, l2, content if l1 or l2 else None
         self.content_weights, self.style_weights = dict(content_weights), dict(style_weights)
         self.bands = ranks.take_share(bands(content.shape[3], self.tiling.columns, encoder))
@@ -277,6 +289,8 @@ class Objective:
             change = part - self.content[:, :, rows]
             yield self.l1, absolute_change(change, values)
             yield self.l2, squared_change(change, values)
+        for anchor in self.anchors:
+            yield 1.0, temporal_loss(part - anchor.image[:, :, rows], anchor.weights[:, :, rows], values)
 
 
 def _mix(features: Tensor, matrix: Tensor | None) -> Tensor:

@@ -38,6 +38,7 @@ class Step:
         state: gives what `minimize` needs besides the image to resume from here; only until the next step is made.
         network: whose losses these are.
         max_iterations: at most, with this network in this size.
+        seconds_left: of the whole run, at most; None while that can't be told.
     """
 
     iteration: int
@@ -48,6 +49,7 @@ class Step:
     state: State
     network: str = ""
     max_iterations: int = 0
+    seconds_left: float | None = None
 
     @property
     def losses(self) -> Losses:

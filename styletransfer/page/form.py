@@ -15,8 +15,8 @@ from ..options import STARTS, Options
 _HINTS = get_type_hints(Options)
 #: What is chosen otherwise (the balance, drawn masks), names a file of the server's, or is the server's business.
 _ELSEWHERE = ("alpha", "beta", "mask", "keep", "weights", "preprocessing", "max_pixels", "checkpoint_every", "tile")
-#: The fields of most use, which are always to be seen.
-FIRST = ("style_scale", "size", "color", "model")
+#: The fields of most use, which are always to be seen; the first of them above the balance, next to the paintings.
+FIRST = ("style_weight", "style_scale", "size", "color", "model")
 #: log₁₀(α/β) of the lecture's sweep, from all painting to nearly all photograph, and the range of the slider.
 MARKS, LEAST, MOST = (-4, -3, -2, -1), -4.0, 0.5
 
@@ -25,7 +25,8 @@ class Form:
     """The controls of a page, made where it is created: in a `Blocks`, those of `FIRST` first, the rest folded away."""
 
     def __init__(self) -> None:
-        ratio = math.log10(Options.alpha / Options.beta)
+        ratio, (above, *below) = math.log10(Options.alpha / Options.beta), FIRST
+        self.controls = {above: _control(above)}
         self.balance = gr.Slider(
             LEAST,
             MOST,
@@ -40,7 +41,7 @@ class Form:
                 button = gr.Button(f"1e{mark}", size="sm", min_width=40, elem_id=f"mark{-mark}")
                 button.click(None, None, self.balance, js=f"() => {mark}", queue=False, api_visibility="private")
         shown = [f for f in fields(Options) if f.name not in _ELSEWHERE]
-        self.controls = {name: _control(name) for name in FIRST}
+        self.controls |= {name: _control(name) for name in below}
         for panel in dict.fromkeys(f.metadata["panel"] for f in shown if f.name not in FIRST):
             with gr.Accordion(panel or "More", open=False):
                 self.controls |= {

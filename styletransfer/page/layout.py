@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 
 from ..errors import StyleTransferError, UsageError, describe_error
+from ..files import sha256_of
 from ..options import PRESETS, Options
-from ..pictures import list_pictures, read_picture, read_settings
+from ..pictures import list_pictures, read_own_settings, read_picture
 from .drawing import draw_error, draw_notice, draw_view
 from .form import Form
-from .masks import COLORS, draw_masks
+from .masks import COLORS, draw_masks, read_masks
 from .watching import Watched, choose_target, keep_input
 
 #: Photographs and paintings to try, in a checkout and in an installed package.
@@ -105,6 +107,7 @@ class Page:
         if photographs and paintings:
             gr.Examples([[path] for path in photographs], [self.photo], label="Photographs to try", **_HIDDEN)
             gr.Examples([[[path]] for path in paintings], [self.paintings], label="Paintings to try", **_HIDDEN)
+        self.brought = gr.State(None)
         self.form = Form()
         with gr.Accordion("Masks", open=False, elem_id="masks-shown"):
             gr.Markdown(
@@ -165,10 +168,9 @@ class Page:
                 **_HIDDEN,
             )
         self.stop.click(self._stop, None, None, queue=False, **_HIDDEN)
-        self.photo.upload(
-            self._read_back, [self.photo], [self.view, self.photo, self.paintings, *self.form.inputs], **_HIDDEN
-        )
-        self.photo.change(_background, [self.photo], [self.editor], show_progress="hidden", **_HIDDEN)
+        brought = [self.view, self.brought, self.photo, self.paintings, *self.form.inputs]
+        self.photo.upload(self._read_back, [self.photo], brought, **_HIDDEN)
+        self.photo.change(_canvas, [self.photo, self.brought], [self.editor], show_progress="hidden", **_HIDDEN)
         self.blocks.load(self._list, None, [self.gallery], show_progress="hidden", **_HIDDEN)
         self.blocks.unload(self._stop)
 
@@ -280,23 +282,25 @@ class Page:
                     run.stop()
 
     def _read_back(self, photo: str | None) -> list[Any]:
-        """The settings of a picture that was made here, and its inputs if they are in the folder."""
-        unchanged = [gr.skip()] * (3 + len(self.form.inputs))
+        """The settings of a picture that was made here, and its inputs and masks if they are in the folder."""
+        unchanged = [gr.skip()] * (4 + len(self.form.inputs))
         try:
-            told = read_settings(Path(photo)) if photo else {}
+            told = read_own_settings(Path(photo)) if photo else {}
             options = Options.from_settings(told)
+            drawn = read_masks(options, self.folder)
         except StyleTransferError as error:
             return [draw_error(str(error)), *unchanged[1:]]
-        if not {"content", "style", "version"} <= told.keys():
+        if not told:
             return unchanged
         names = [told["content"], *([told["style"]] if isinstance(told["style"], str) else told["style"])]
         found = [self.folder / Path(name).name for name in names if isinstance(name, str)]
         if len(found) < len(names) or not all(path.is_file() for path in found):
             notice = "These are the settings that the picture was made with; its photograph and paintings aren't here."
-            return [draw_notice(notice), gr.skip(), gr.skip(), *self.form.fill(options)]
+            return [draw_notice(notice), *unchanged[1:4], *self.form.fill(options)]
         notice = "These are the settings and the inputs that the picture was made with."
         content, *styles = map(str, found)
-        return [draw_notice(notice), content, styles, *self.form.fill(options)]
+        brought = (sha256_of(content), drawn) if drawn else None
+        return [draw_notice(notice), brought, content, styles, *self.form.fill(options)]
 
     def _list(self) -> list[str]:
         """The newest pictures in the folder that were made here."""
@@ -308,17 +312,24 @@ class Page:
 
 def _was_made_here(path: Path) -> bool:
     with contextlib.suppress(StyleTransferError):
-        return "version" in read_settings(path)
+        return bool(read_own_settings(path))
     return False
 
 
-def _background(photo: str | None) -> Any:
-    """The photograph to draw on; nothing if it can't be read, which is told when it is to be painted."""
+def _canvas(photo: str | None, brought: tuple[str, Image.Image] | None) -> Any:
+    """The photograph to draw on, with the masks that came with it; nothing if it can't be read, which is told when it
+    is to be painted.
+
+    Args:
+        brought: SHA-256 of a photograph, and what is drawn on it.
+    """
     with contextlib.suppress(StyleTransferError):
         if photo:
-            image = read_picture(photo).rgb.copy()
+            image, layers = read_picture(photo).rgb.copy(), []
             image.thumbnail((CANVAS, CANVAS))
-            return {"background": image, "layers": [], "composite": None}
+            if brought and sha256_of(photo) == brought[0]:
+                layers.append(brought[1].resize(image.size, Image.Resampling.NEAREST))
+            return {"background": image, "layers": layers, "composite": None}
     return None
 
 

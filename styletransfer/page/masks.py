@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UsageError
-from ..options import WHOLE
+from ..options import WHOLE, Options
+from ..pictures import read_picture
 from .watching import keep_input
 
 #: What the colours of the brush mean: the photograph is kept, or the first, second, … painting is to be there.
@@ -51,6 +52,26 @@ def draw_masks(drawn: Mapping[str, Any] | None, styles: int, content: Path, fold
                     raise UsageError(f"no region is left for painting {number}: draw one, or take the painting away")
             settings["mask"] = tuple((save(part, f"mask{number}"), WHOLE) for number, part in enumerate(parts, 1))
     return settings
+
+
+def read_masks(options: Options, folder: Path) -> Image.Image | None:
+    """A layer to be drawn on, RGBA, that gives the masks of these options; None without masks in this folder, or if a
+    brush can't draw them.
+
+    A painting's mask that isn't the first's or all of the painting's can't be, and soft borders become hard ones.
+    """
+    _, *others = options.mask or ((WHOLE, WHOLE),)
+    names = [here for here, _ in others] + ([options.keep] if options.keep else [])
+    colors = [*list(COLORS)[2 : 2 + len(others)], *(list(COLORS)[:1] if options.keep else [])]
+    paths = [folder / Path(name).name for name in names]
+    drawable = len(colors) == len(names) and all(there == WHOLE for _, there in options.mask)
+    if not (names and drawable and all(path.is_file() for path in paths)):
+        return None
+    masks = [read_picture(path, options.max_pixels).rgb.convert("L") for path in paths]
+    layer = Image.new("RGBA", masks[-1].size)
+    for mask, color in zip(masks, colors, strict=True):
+        layer.paste(Image.new("RGBA", layer.size, color), mask=mask.resize(layer.size).point(lambda v: 255 * (v > 127)))
+    return layer
 
 
 def _regions(layer: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":

@@ -35,7 +35,7 @@ class View:
         network: that is at work.
         loss: of `image`.
         seconds: since the start.
-        pace: seconds of an iteration with this network in this size.
+        seconds_left: of the whole run, at most; None while that can't be told.
         path: where the finished picture is, in the last view.
     """
 
@@ -45,18 +45,13 @@ class View:
     network: str
     loss: float
     seconds: float
-    pace: float = 0.0
+    seconds_left: float | None = None
     path: Path | None = None
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height in pixels."""
         return self.image.size
-
-    @property
-    def seconds_left(self) -> float | None:
-        """Seconds until all iterations with this network in this size are done, at the pace so far; None at first."""
-        return self.pace * (self.iterations - self.iteration) if self.pace else None
 
 
 class Watched:
@@ -145,9 +140,8 @@ class Watched:
 
     def _view(self, step: Step) -> View:
         image, loss = to_pil(step.image.clamp(0, 1)), step.losses.total
-        pace = step.seconds / step.iteration if step.iteration else 0.0
         seconds = time.monotonic() - self._began
-        return View(image, step.iteration, step.max_iterations, step.network, loss, seconds, pace)
+        return View(image, step.iteration, step.max_iterations, step.network, loss, seconds, step.seconds_left)
 
 
 def keep_input(path: Path, folder: Path) -> Path:

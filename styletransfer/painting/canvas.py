@@ -28,7 +28,7 @@ def make_start(job: Job) -> Tensor:
     """The starting image 1×3×H×W of the coarsest scale: the content or the middle of another picture, and noise."""
     (width, height), options = job.scales[0].content, job.options
     share = 1.0 if options.init == "noise" else options.init_noise
-    if options.init == "content":
+    if job.inputs.start is None:
         image = job.inputs.content.resize((width, height)).tensor()
     else:
         image = Picture(ImageOps.fit(job.inputs.start.rgb, (width, height), Image.Resampling.LANCZOS)).tensor()

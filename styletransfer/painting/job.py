@@ -4,15 +4,17 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+from torch import Tensor
 
 from ..errors import UsageError
 from ..machine import hardware
 from ..network import Encoder, weights
 from ..network.formats import Convolutions
+from ..objective import Anchor
 from ..optimizer import Step
 from ..options import Options
 from ..pictures import Inputs, Picture, Source, StyleInput, Styles, color, fit_size, read_inputs
@@ -33,6 +35,8 @@ LARGE_NETWORK = 100_000
 COARSEST = 128
 #: No scale but the last has a shorter side.
 SMALLEST = 32
+#: A run has settled when the loss fell by hardly anything within so many iterations.
+WINDOW = 50
 #: Each finer scale has half the iterations of the one before and costs four times as much for each; at least so many.
 FINER_ITERATIONS = 40
 
@@ -61,7 +65,11 @@ class Network:
 class Job:
     """What stays the same on all scales. The last network is the one that counts; one before it makes a warm start.
 
-    `originals` are the inputs as they were given, `inputs` as the network is to see them (`Options.color`).
+    Attributes:
+        originals, inputs: the pictures as they were given, and as the network is to see them (`Options.color`).
+        window: iterations within which the loss must go on falling.
+        anchors: what the picture is to stay near, in the size of the only scale.
+        spectrum: what L-BFGS is to know from the beginning (`spectrum_of`).
     """
 
     originals: Inputs
@@ -74,6 +82,9 @@ class Job:
     callback: Callback | None = None
     writer: CheckpointWriter | None = None
     start: float = field(default_factory=time.monotonic)
+    window: int = WINDOW
+    anchors: Sequence[Anchor] = ()
+    spectrum: Mapping[str, Tensor] = field(default_factory=dict)
 
     def max_iterations(self, scale: Scale) -> int:
         """Iterations at most on one of the scales."""
@@ -143,7 +154,7 @@ def _recolor(given: Inputs, scale: Scale, options: Options) -> Inputs:
         return replace(style, picture=recolored[id(style.picture)])
 
     regions = [replace(region, styles=list(map(exchange, region.styles))) for region in given.regions]
-    start = recolored.get(id(given.start)) or in_grey(given.start)
+    start = given.start and (recolored.get(id(given.start)) or in_grey(given.start))
     return replace(given, content=in_grey(given.content), regions=regions, start=start)
 
 

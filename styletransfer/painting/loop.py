@@ -54,14 +54,14 @@ class Painting:
         self._plan: Plan
         self._curvature: InverseHessian | None = None
         self._finish: Callable[[Tensor], Tensor]
-        self._state: Mapping[str, Tensor] = {}
+        self._state: Mapping[str, Tensor] = job.spectrum
         self._clock = Clock(job)
         if saved:
             before = Progress.from_checkpoint(saved, job.device)
             self.runs, self.recoveries, self._plan = before.runs, before.recoveries, before.plan
             self._last, self.image, self._state = before.image, before.best, before.optimizer
             self._clock.charge(before.seconds)
-            self.job = _cast(job, replace(job.precision, backward=before.backward))
+            self.job = cast(job, replace(job.precision, backward=before.backward))
             for _ in range(self.recoveries):
                 self.job = _make_careful(self.job)
 
@@ -108,6 +108,18 @@ class Painting:
     def picture(self) -> Tensor:
         """The best image on the scale of the last run, 1×3×H×W."""
         return trim_bleed(self.image, self.job.options)
+
+    def finish(self) -> Tensor:
+        """The picture in the size of the last scale as it is to be saved, 1×3×H×W in [0, 1] on the CPU."""
+        job, image, scale = self.job, self.picture, self.job.scales[-1]
+        if self.runs[-1].scale != scale:
+            image = step_up(image, job.inputs.content, scale.content, seamless=job.options.seamless)
+        return make_finisher(job, scale.content)(image.clamp(0, 1).to(job.device)).cpu()
+
+    @property
+    def spectrum(self) -> dict[str, Tensor]:
+        """What L-BFGS has learnt that is of use for another picture; empty of other optimisers."""
+        return spectrum_of(self._curvature.state() if self._curvature else {})
 
     def _has_ended(self, network: Network, scale: Scale) -> bool:
         return any(run.network == network.name and run.scale == scale and run.stopped for run in self.runs)
@@ -169,7 +181,8 @@ class Painting:
             self._clock.announce(step, run)
             if self.job.callback:
                 image = self._finish(trim_bleed(step.image, self.job.options))
-                shown = replace(step, image=image, network=run.network, max_iterations=iterations)
+                left = self._clock.seconds_left(step, run)
+                shown = replace(step, image=image, network=run.network, max_iterations=iterations, seconds_left=left)
                 asked = bool(self.job.callback(shown)) or asked
             unread.append(step.terms)
             if step.iteration % every and step.iteration < iterations:
@@ -179,7 +192,7 @@ class Painting:
             if step.iteration == 0 or run.losses[-1].total <= run.losses[run.best].total:
                 run.best, self.image = step.iteration, step.image
             asked = ranks.any_process(asked)
-            run.stopped = run.reason_to_stop(step.tried, iterations)
+            run.stopped = run.reason_to_stop(step.tried, iterations, self.job.window)
             last_network = run.network == self.job.networks[-1].name
             if not run.stopped and self._clock.is_up(run.scale, last_network=last_network):
                 run.stopped = "time"
@@ -200,13 +213,16 @@ class Painting:
         """The optimiser's steps that follow those done. When memory runs out they go on from the last one, in smaller
         parts."""
         start, done = time.monotonic(), run.iterations
-        before = done
+        before, first = done, 0.0
         while True:
             try:
                 for number, step in enumerate(self._minimize(network, run.scale, max(done, 0)), max(done, 0)):
                     if number > done:
                         done, self._last, seconds = number, step.image, time.monotonic() - start
-                        self._clock.pace = seconds / (done - before)
+                        if done - before == 1:  # with what comes before it
+                            first = seconds
+                        else:
+                            self._clock.pace = (seconds - first) / (done - before - 1)
                         yield replace(step, iteration=number, seconds=seconds)
             except (RuntimeError, MemoryError) as error:
                 # What is free now doesn't tell: memory that the process keeps for itself is free too.
@@ -256,14 +272,15 @@ def _can_be_more_careful(job: Job) -> bool:
 
 def _make_careful(job: Job) -> Job:
     """The job in full precision, and with shorter steps; L-BFGS has tried those already."""
-    job, options = _cast(job, hardware.select_precision("fp32", job.device)), job.options
+    job, options = cast(job, hardware.select_precision("fp32", job.device)), job.options
     if options.optimizer in LEARNING_RATES:
         rate = LEARNING_RATES[options.optimizer] if options.learning_rate is None else options.learning_rate
         options = replace(options, learning_rate=SHORTER * rate)
     return replace(job, options=options)
 
 
-def _cast(job: Job, precision: hardware.Precision) -> Job:
+def cast(job: Job, precision: hardware.Precision) -> Job:
+    """The job in another precision, in which its networks are from now on."""
     for network in job.networks:
         network.encoder.cast(precision.forward, precision.backward)
     return replace(job, precision=precision)

@@ -14,7 +14,6 @@ from ..network.formats import Convolutions
 from ..options import STARTS, Options
 from ..pictures import Source, Styles, as_list
 from ..version import __version__
-from .canvas import make_finisher, step_up
 from .checkpoint import Checkpoint, CheckpointWriter, check_same_run, load_checkpoint
 from .job import Callback, Job, prepared_job
 from .loop import Painting
@@ -69,14 +68,11 @@ def stylize(
 
 def _make_result(painting: Painting, job: Job, checkpoint: Path | None) -> Result:
     runs, size, model = painting.runs, job.scales[-1].content, job.networks[-1].name
-    content, image, last = job.inputs.content, painting.picture, runs[-1]
-    if last.scale != job.scales[-1]:
-        image = step_up(image, content, size, seamless=job.options.seamless)
-    image = make_finisher(job, size)(image.clamp(0, 1).to(job.device)).cpu()
+    content, last = job.inputs.content, runs[-1]
     if last.stopped == "callback" and job.writer and job.writer.spares:
         checkpoint = None  # it is another run's
     return Result(
-        tensor=image,
+        tensor=painting.finish(),
         losses=last.losses,
         best=last.losses[last.best],
         best_iteration=last.best,

@@ -12,6 +12,7 @@ def find_needs(job: Job, scale: Scale) -> Needs:
     options, (width, height) = job.options, scale.content
     regions = job.inputs.regions if options.mask else []
     masks = sum((region.mask is not None) + len(region.styles) for region in regions)
+    whole = bool(options.l1 or options.l2) + 4 / 3 * ((job.inputs.keep is not None) + len(job.anchors))
     return Needs(
         encoder=job.networks[-1].encoder,
         height=height + 2 * bleed_width(options),
@@ -20,7 +21,7 @@ def find_needs(job: Job, scale: Scale) -> Needs:
         content_layers=tuple(options.content_weights),
         history=HISTORY if options.optimizer == "lbfgs" else 0,
         world_size=ranks.world_size(),
-        images=bool(options.l1 or options.l2) + 4 / 3 * (job.inputs.keep is not None) + 4 / 9 * masks,
+        images=whole + 4 / 9 * masks,
     )
 
 

@@ -21,14 +21,16 @@ from .job import Job, Scale
 
 log = logging.getLogger(__name__)
 
-#: A run ends when the loss fell by less than this share within so many iterations: nobody sees such a change.
-SETTLED, WINDOW = 0.02, 50
+#: A run ends when the loss fell by less than this share within `Job.window` iterations: nobody sees such a change.
+SETTLED = 0.02
 #: L-BFGS's pairs are in a checkpoint as far as they don't take more; without them it begins to learn anew.
 HISTORY_BYTES = 1 << 30
 #: How long the run will take is told by so many iterations, after as many to warm up, on the first scale with so long a
 #: side: on smaller ones an iteration takes longer for its pixels. Not if it takes less than so many seconds; beyond so
 #: many, with what would be sooner.
 TIMED, TELLING, BRIEF, PATIENT = 10, 128, 20, 120
+#: An iteration takes as long as if its scale had so many pixels more: what doesn't depend on the size.
+OVERHEAD = 14_000
 #: When there is a time limit: how many iterations must fit in what is left for a finer scale to be begun.
 WORTHWHILE = 8
 
@@ -48,12 +50,13 @@ class Run:
         """Iterations done."""
         return len(self.losses) - 1
 
-    def reason_to_stop(self, tried: Tensor, iterations: int) -> str:
+    def reason_to_stop(self, tried: Tensor, iterations: int, window: int) -> str:
         """As in `Result.stopped`; empty if there is none.
 
         Args:
             tried: the loss where the last step would have led.
             iterations: at most.
+            window: as in `Job`.
         """
         totals = [loss.total for loss in self.losses]
         stuck = len(totals) > 2 * PATIENCE and totals[-1] == totals[-1 - 2 * PATIENCE]
@@ -61,7 +64,7 @@ class Run:
             return "diverged"
         if len(totals) > iterations:
             return "iterations"
-        before, now = min(totals[:-WINDOW], default=math.inf), min(totals)
+        before, now = min(totals[:-window], default=math.inf), min(totals)
         return "converged" if stuck or before - now < SETTLED * now else ""
 
 
@@ -69,21 +72,22 @@ class Clock:
     """How long a picture may still take (`Options.time`).
 
     Attributes:
-        pace: seconds of an iteration, as measured last.
+        pace: seconds of an iteration, as measured last, on the present scale.
         until: when the present network is to end on the present scale, if there is a finer one for which there is time.
     """
 
     def __init__(self, job: Job) -> None:
         self._scales, self._limit, self._end = job.scales, job.options.seconds, job.start + job.options.seconds
-        self._work = [job.max_iterations(scale) * math.prod(scale.content) for scale in job.scales]
+        self._work = [job.max_iterations(scale) * _work(scale) for scale in job.scales]
         self._network = job.networks[-1].name
         self._began, self._warm, self._announced = job.start, 0.0, False
         self.until, self.pace = math.inf, 0.0
-        self._entered, self._part = job.start, math.inf
+        self._entered, self._part, self._scale = job.start, math.inf, job.scales[0]
 
     def enter(self, scale: Scale) -> None:
         """Gives a scale, which begins now, its part of the time: each costs about as much as all before it."""
-        self._entered, finer = time.monotonic(), len(self._scales) - 1 - self._scales.index(scale)
+        self.pace *= _work(scale) / _work(self._scale)
+        self._entered, self._scale, finer = time.monotonic(), scale, len(self._scales) - 1 - self._scales.index(scale)
         self._part = (self._end - self._entered) / 2**finer
 
     def announce(self, step: Step, run: Run) -> None:
@@ -95,14 +99,24 @@ class Clock:
         if step.iteration != 2 * TIMED or small or run.network != self._network or self._announced:
             return
         self._announced = True
-        left = sum(self._work[self._scales.index(scale) :])
-        pace = (step.seconds - self._warm) / TIMED / math.prod(scale.content)
-        seconds = time.monotonic() - self._began + pace * left
+        pace = (step.seconds - self._warm) / TIMED
+        seconds = time.monotonic() - self._began + self._predict(scale, step.iteration, pace)
         if not BRIEF <= seconds <= self._limit:
             return
         told = f"{seconds:.0f} seconds" if seconds < PATIENT else f"{seconds / 60:.0f} minutes"
         sooner = "" if seconds < PATIENT else "; for a draft within seconds: --preset fast"
         log.info("this takes up to about %s on this machine%s", told, sooner)
+
+    def seconds_left(self, step: Step, run: Run) -> float | None:
+        """How long the run takes from now at most, told by the iterations on this scale; None if that can't be."""
+        if not self.pace or run.network != self._network:
+            return None
+        return min(self._predict(run.scale, step.iteration, self.pace), self._end - time.monotonic())
+
+    def _predict(self, scale: Scale, done: int, pace: float) -> float:
+        """Seconds of all iterations but those done, by what one takes on a scale."""
+        here, *finer = self._work[self._scales.index(scale) :]
+        return pace * ((here + sum(finer)) / _work(scale) - done)
 
     def allot(self, share: float) -> None:
         """Gives the next network this share of the scale's time."""
@@ -119,7 +133,7 @@ class Clock:
 
     def allows(self, scale: Scale, last: Scale) -> bool:
         """Whether there is time for enough iterations on a scale, told by those on the last one."""
-        pace = self.pace * math.prod(scale.content) / math.prod(last.content)
+        pace = self.pace * _work(scale) / _work(last)
         short = math.isfinite(self._end) and self._end - time.monotonic() < WORTHWHILE * pace
         return not ranks.any_process(short)
 
@@ -131,6 +145,11 @@ class Clock:
         if last_network and finer and not self.allows(finer[0], scale):
             return ranks.any_process(after > self._end)
         return ranks.any_process(after > self.until)
+
+
+def _work(scale: Scale) -> int:
+    """What an iteration costs, in pixels."""
+    return math.prod(scale.content) + OVERHEAD
 
 
 @dataclass

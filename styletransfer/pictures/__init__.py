@@ -4,8 +4,20 @@ May import nothing of the package but options, errors and files.
 """
 
 from .images import UNNAMED, Picture, fit_size, flatten_on_white, to_pil, to_tensor
-from .inputs import Inputs, RegionInput, Source, StyleInput, Styles, again, as_list, check_fits, digest, read_inputs
-from .reading import list_pictures, read_picture, read_settings, read_size
+from .inputs import (
+    Inputs,
+    RegionInput,
+    Source,
+    StyleInput,
+    Styles,
+    again,
+    as_list,
+    check_fits,
+    digest,
+    read_inputs,
+    to_mask,
+)
+from .reading import list_pictures, read_own_settings, read_picture, read_settings, read_size
 from .writing import FORMATS, check_distinct, check_folder, check_output, write_picture
 
 __all__ = [
@@ -28,9 +40,11 @@ __all__ = [
     "flatten_on_white",
     "list_pictures",
     "read_inputs",
+    "read_own_settings",
     "read_picture",
     "read_settings",
     "read_size",
+    "to_mask",
     "to_pil",
     "to_tensor",
     "write_picture",

@@ -16,7 +16,7 @@ from ..errors import UsageError
 from ..files import sha256_of
 from ..options import STARTS, WHOLE, Options
 from .images import UNNAMED, Picture, fit_size
-from .reading import list_pictures, read_picture, read_settings, read_size
+from .reading import list_pictures, read_own_settings, read_picture, read_size
 from .writing import FORMATS, LONGEST_SIDES
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Inputs:
     Attributes:
         content: the photograph.
         regions: its regions with their styles.
-        start: what the canvas is filled with at first, if by a picture.
+        start: what the canvas is filled with at first, if not by the content.
         keep: white where the photograph stays; None if nowhere.
         names: file names of the content and the styles, without folders; a list of them for a folder.
         digest: of the files, as `digest` gives it.
@@ -60,7 +60,7 @@ class Inputs:
 
     content: Picture
     regions: list[RegionInput]
-    start: Picture
+    start: Picture | None
     keep: Picture | None
     names: list[str | list[str]]
     digest: str | None = None
@@ -102,7 +102,9 @@ def read_inputs(content: Source, style: Styles, options: Options) -> Inputs:
         regions = _make_regions(groups, options, picture)
     else:
         regions = [RegionInput(_blend(groups, options.style_weight))]
-    start = regions[0].styles[0].picture if options.init in STARTS else picture(options.init)
+    start = None if options.init in STARTS else picture(options.init)
+    if options.init == "style":
+        start = regions[0].styles[0].picture
     keep = _mask(picture(options.keep), options.keep) if options.keep else None
     names: list[str | list[str]] = [first.name]
     for found, group in zip(sources, groups, strict=True):
@@ -151,8 +153,8 @@ def again(picture: str | os.PathLike[str], **changes: Any) -> tuple[Source, Styl
         StyleTransferError: the picture can't be read.
     """
     path = Path(picture)
-    told = read_settings(path)
-    if not {"content", "style", "version"} <= told.keys():
+    told = read_own_settings(path)
+    if not told:
         raise UsageError(f"{path} has no embedded settings: only unedited pictures made by styletransfer have them")
 
     def find_file(name: Any) -> Any:
@@ -246,14 +248,19 @@ def _make_regions(groups: list[list[Picture]], options: Options, picture: Any) -
     return regions
 
 
-def _mask(picture: Picture, path: str) -> Picture:
+def to_mask(picture: Picture) -> Picture:
     """A mask as a picture in shades of grey."""
     grey = picture.rgb.convert("L")
     if picture.alpha:  # what doesn't show is not selected, whatever its colour
         grey = ImageChops.multiply(grey, picture.alpha)
-    if grey.getextrema() == (0, 0):
-        raise UsageError(f"{path}: the mask is all black: white marks the region")
     return Picture(grey.convert("RGB"), None, picture.name)
+
+
+def _mask(picture: Picture, path: str) -> Picture:
+    mask = to_mask(picture)
+    if mask.rgb.getbbox() is None:
+        raise UsageError(f"{path}: the mask is all black: white marks the region")
+    return mask
 
 
 def _hash(pictures: Sequence[Picture | None]) -> str:

@@ -216,3 +216,12 @@ def read_settings(path: Path) -> dict[str, Any]:
     except (ValueError, TypeError, RecursionError):
         return {}
     return settings if isinstance(settings, dict) else {}
+
+
+def read_own_settings(path: Path) -> dict[str, Any]:
+    """The settings of a picture that `stylize` made, by which it can be made again; empty for others.
+
+    Raises as `read_picture`.
+    """
+    told = read_settings(path)
+    return told if {"content", "style", "version"} <= told.keys() else {}
