@@ -262,6 +262,30 @@ class Options:
         return layer_weights(self.style_layers)
 
 
+@dataclass(frozen=True)
+class Following:
+    """How a frame follows earlier ones. Raises `UsageError` when a value can't be meant.
+
+    Attributes:
+        weight: of the temporal loss, beside α and β.
+        look_back: which earlier frames are looked at, the nearest first, counted in frames that are painted.
+        every: only each so many-th frame of a shot is painted, for a draft.
+    """
+
+    weight: float = 500.0
+    look_back: tuple[int, ...] = (1, 5)
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "look_back", tuple(self.look_back))
+        if not 0 <= self.weight < math.inf:
+            raise UsageError(f"the temporal weight is {self.weight}; it must be a number of at least 0")
+        if min(self.look_back, default=0) < 1 or list(self.look_back) != sorted(set(self.look_back)):
+            raise UsageError(f"look-back is {self.look_back}; it takes rising numbers from 1, as in 1,5")
+        if self.every < 1:
+            raise UsageError(f"every is {self.every}; it must be at least 1")
+
+
 def flag(name: str, *, on: bool = True) -> str:
     """The command line's name of a field of `Options`; with `on` false, what takes a truth value back."""
     told: str = Options.__dataclass_fields__[name].metadata["flag"] or "--" + name.replace("_", "-")

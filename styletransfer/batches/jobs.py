@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import pictures
 from ..errors import StyleTransferError, describe_error, escape_unprintable
-from ..options import Options
+from ..options import Following, Options
 from ..painting.checkpoint import DamagedError, DifferentError, checkpoint_path
 from ..pictures import read_settings
 
@@ -31,6 +31,7 @@ class Job:
         content, style, output: paths.
         options: the settings.
         where: what it is called in messages, as the row of a manifest.
+        shot: of a clip, the content: what `Shot` tells besides. The output is then the first frame's.
     """
 
     content: str
@@ -38,6 +39,7 @@ class Job:
     options: Options
     output: str
     where: str = ""
+    shot: dict[str, Any] | None = None
 
     def row(self, status: str, **more: Any) -> Row:
         """What the report tells of it."""
@@ -56,6 +58,8 @@ class Job:
 
 def is_finished(job: Job) -> bool:
     """Whether the output is there, whole and made with these settings of these files, by their names and contents."""
+    if job.shot:  # frames that are finished are found in the making
+        return False
     try:
         told = read_settings(Path(job.output))
         now = pictures.digest(job.content, job.style, job.options)
@@ -87,6 +91,8 @@ def make_picture(job: Job, stop: Callable[[], object] = lambda: False) -> Row:
 
 
 def _paint(job: Job, stop: Callable[[], object]) -> Row:
+    if job.shot:
+        return _paint_shot(job, stop)
     from ..painting import stylize
 
     target, state = Path(job.output), checkpoint_path(Path(job.output))
@@ -108,6 +114,16 @@ def _paint(job: Job, stop: Callable[[], object]) -> Row:
     if result.stopped in _FAILED:
         return job.row("failed", error=_FAILED[result.stopped], **made)
     return job.row("done", **made)
+
+
+def _paint_shot(job: Job, stop: Callable[[], object]) -> Row:
+    from ..video.render import Shot, render
+
+    told = {**(job.shot or {})}
+    following = Following(**told.pop("following"))
+    shot = Shot(job.content, styles=job.style, options=job.options, following=following, **told)
+    count = sum(1 for _ in render(shot, stop))
+    return job.row("done" if count == len(shot.numbers) else "stopped", frames=count)
 
 
 class _Collector(logging.Handler):

@@ -64,7 +64,7 @@ def batch_command(
         show_notices(quiet)
         planned = _plan_jobs(contents or [], styles, given, folder, pairs, manifest, name)
         interrupted()  # from now on a signal ends it in order
-        makers = _choose_makers(scheduler, send_files, jobs, interrupted)
+        makers = choose_makers(scheduler, send_files, jobs, interrupted)
         rows = _run(planned, makers, folder, retry_failed, quiet)
         if gallery:
             from ..batches.gallery import write_gallery
@@ -80,7 +80,7 @@ def batch_command(
         raise typer.Exit(complain(f"{len(failed)} of {len(planned)} pictures failed: {folder / 'report.jsonl'}", 1))
 
 
-def _choose_makers(scheduler: str | None, send_files: bool, jobs: int, interrupted: "Callable[[], int]") -> "Makers":
+def choose_makers(scheduler: str | None, send_files: bool, jobs: int, interrupted: "Callable[[], int]") -> "Makers":
     if scheduler:
         from ..batches.cluster import run_on_cluster
 

@@ -1,0 +1,178 @@
+"""Clips: how much they flicker, whether they drift, what a frame takes.
+
+    python benchmarks/video.py                          everything, about an hour
+    python benchmarks/video.py --part flicker --seconds 1
+
+Flicker is the warping error of Lai et al., *Learning Blind Video Temporal Consistency*, ECCV 2018: the mean squared
+difference, values in 0…1, of each picture from the last one moved along the photographs' optical flow, where that can
+be trusted. Beside the command: each frame by itself with the same settings, and another program's clips.
+"""
+
+import argparse
+import itertools
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from clips import RATE, make_scenes, write
+from judge import Judge
+from measuring import EXAMPLES, isolated, processor
+from PIL import Image
+
+from styletransfer import PRESETS, Options, stylize
+from styletransfer.video.clips import read_frames, survey, write_clip
+from styletransfer.video.flow import Array, find_motion
+
+STYLE = EXAMPLES / "swirls.jpg"
+SIZE = (480, 270)
+#: So many frames are between two that are judged.
+JUDGED = 8
+COMMAND = [sys.executable, "-m", "styletransfer", "video"]
+
+
+def frames_of(path: Path) -> Iterator[Array]:
+    return (np.asarray(picture.rgb) for _, picture in read_frames(path, 0, sys.maxsize))
+
+
+def warping_error(clip: Path, painted: Path) -> float:
+    """Of a painted clip, by the motion of the clip."""
+    errors = []
+    pairs = itertools.pairwise(zip(frames_of(clip), frames_of(painted), strict=True))
+    for (before, old), (now, new) in pairs:
+        height, width = new.shape[:2]
+        seen = [np.asarray(Image.fromarray(x).resize((width, height), Image.Resampling.LANCZOS)) for x in (before, now)]
+        motion = find_motion(*seen)
+        change = np.square((motion.move(old).astype(float) - new) / 255).mean(2)
+        errors.append((motion.trust * change).sum() / motion.trust.sum())
+    return float(np.mean(errors))
+
+
+def style_of(clip: Path, painted: Path) -> tuple[float, float]:
+    """Mean content and style distance of some frames."""
+    verdicts = []
+    with tempfile.TemporaryDirectory() as folder:
+        for before, made in itertools.islice(zip(frames_of(clip), frames_of(painted), strict=True), 0, None, JUDGED):
+            photograph = Path(folder) / "frame.png"
+            Image.fromarray(before).save(photograph)
+            verdicts.append(Judge(photograph, STYLE, (made.shape[1], made.shape[0]))(Image.fromarray(made)))
+    return statistics.mean(v.content for v in verdicts), statistics.mean(v.style for v in verdicts)
+
+
+def one_by_one(clip: Path, target: Path, options: Options) -> None:
+    """Every frame by itself."""
+    given = survey(clip)
+
+    def frames() -> Iterator[tuple[int, Image.Image]]:
+        for number, picture in read_frames(clip, 0, len(given.times)):
+            yield given.times[number], stylize(picture.rgb, STYLE, options).image
+
+    write_clip(target, frames(), given.base, given.rate)
+
+
+def flicker(folder: Path, seconds: float, arguments: list[str], other: list[str]) -> None:
+    print(f"{'':28}{'warping error':>15}{'content':>10}{'style':>8}{'s a frame':>11}")
+    for name in ("pan", "move", "zoom"):
+        clip, count = folder / f"{name}.mkv", round(seconds * RATE)
+        write(clip, make_scenes(SIZE)[name], count)
+        makers = {
+            "ours": [*COMMAND, clip, STYLE, *arguments, "-q", "-o"],
+        }
+        if other:
+            makers |= {"the other": [*other, clip, "-o"], "smoothed": [*other, clip, "--smooth", "0.5", "-o"]}
+        made = {}
+        for who, command in makers.items():
+            target = folder / f"{name}-{who.replace(' ', '')}.{'mkv' if who == 'ours' else 'mp4'}"
+            start = time.perf_counter()
+            subprocess.run([*command, target], check=True, stdout=subprocess.DEVNULL)
+            made[who] = target, (time.perf_counter() - start) / count
+        target, start = folder / f"{name}-onebyone.mkv", time.perf_counter()
+        isolated(one_by_one, clip, target, Options(**{**PRESETS["fast"], "size": max(SIZE)}))
+        made["one by one"] = target, (time.perf_counter() - start) / count
+        for who, (path, each) in made.items():
+            error, (content, style) = warping_error(clip, path), isolated(style_of, clip, path)
+            print(f"{name + ', ' + who:28}{error:15.6f}{content:10.3f}{style:8.3f}{each:11.2f}", flush=True)
+
+
+def drift(folder: Path, frames: int, arguments: list[str]) -> None:
+    """The mean of every colour from the first to the last frame of a clip that stands still."""
+    clip, out = folder / "still.mkv", folder / "still-ours.mkv"
+    write(clip, make_scenes((240, 134))["still"], frames)
+    subprocess.run([*COMMAND, clip, STYLE, *arguments, "-q", "-o", out], check=True, stdout=subprocess.DEVNULL)
+    means = np.array([frame.mean((0, 1)) for frame in frames_of(out)])
+    away = np.abs(means - means[0]).max(0)
+    print(f"{frames} frames that stand still: red, green, blue at most {np.round(away, 2)} of 255 from the first's")
+
+
+def pace(folder: Path, arguments: list[str]) -> None:
+    """Seconds of a frame that follows, and of the two flows both ways that it needs."""
+    for size in (SIZE, (960, 540)):
+        clip, times = folder / f"pace{size[0]}.mkv", list[float]()
+        for count in (2, 8):
+            write(clip, make_scenes(size)["pan"], 8)
+            short = folder / f"short{count}.mkv"
+            write_clip(
+                short,
+                ((i, Image.fromarray(f)) for i, f in itertools.islice(enumerate(frames_of(clip)), count)),
+                Fraction(1, RATE),
+                Fraction(RATE),
+            )
+            start = time.perf_counter()
+            subprocess.run(
+                [*COMMAND, short, STYLE, "--size", str(size[0]), *arguments, "-q", "-o", folder / "out.mkv"],
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
+            times.append(time.perf_counter() - start)
+        before, now, *_ = frames_of(clip)
+        start = time.perf_counter()
+        find_motion(before, now)
+        flow, each = 2 * (time.perf_counter() - start), (times[1] - times[0]) / 6
+        print(
+            f"{size[0]}×{size[1]}: {times[0] - each:.1f} s for the first frame, {each:.2f} s for each other, "
+            f"{flow / each:.0%} of it flow"
+        )
+
+
+def memory(folder: Path) -> None:
+    """Peak resident memory of the command, at 50 and at 500 frames."""
+    for count in (50, 500):
+        clip = folder / f"long{count}.mkv"
+        write(clip, make_scenes((160, 90))["pan"], count)
+        peak = isolated(_peak_of, [*COMMAND, clip, STYLE, "--iterations", "2", "-q", "-o", folder / "out.mkv"])
+        print(f"{count} frames of 160×90: {peak / 1024:.0f} MiB", flush=True)
+
+
+def _peak_of(command: list[str]) -> int:
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=("flicker", "drift", "pace", "memory"))
+    parser.add_argument("--folder", type=Path, default=Path("out/video"))
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each clip")
+    parser.add_argument("--frames", type=int, default=200, help="that stand still")
+    parser.add_argument("--other", nargs="+", default=[], help="another program's command")
+    args, arguments = parser.parse_known_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    print(processor())
+    if args.part in (None, "flicker"):
+        flicker(args.folder, args.seconds, arguments, args.other)
+    if args.part in (None, "drift"):
+        drift(args.folder, args.frames, arguments)
+    if args.part in (None, "pace"):
+        pace(args.folder, arguments)
+    if args.part in (None, "memory"):
+        memory(args.folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""The frames of a shot in the style of paintings, each begun from the one before.
+
+Ruder, Dosovitskiy, Brox, *Artistic Style Transfer for Videos*, GCPR 2016. Deviations: a frame's size is worked through
+at once, only the first one from coarse to fine; and what earlier frames tell is one picture, since each tells what
+nearer ones can't (their eq. 10, with trusts that are 0 or 1).
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..errors import UsageError
+from ..objective import Anchor
+from ..options import WHOLE, Following, Options
+from ..painting.job import Job, prepared_job
+from ..painting.loop import Painting, cast
+from ..pictures import Picture, color, digest, read_picture, read_settings, to_mask, write_picture
+from ..version import __version__
+from . import clips
+from .clips import is_clip, read_frames
+from .flow import Array, find_motion
+
+#: A frame that begins where it should end has settled sooner than one that begins from the photograph.
+WINDOW = 10
+#: What a clip can't have, and why.
+_REFUSED = {
+    "time": "each frame ends when it has settled",
+    "seamless": "what moves on at one border would have to come in at the other",
+    "bit_depth": "clips are written with 8 bits",
+}
+
+
+@dataclass(frozen=True)
+class Shot:
+    """What is asked for of the frames between two cuts.
+
+    Attributes:
+        clip, digest: the clip, and its `Clip.digest`.
+        styles: paths.
+        folder: where the frames go, as PNG.
+        first, last: frames of the clip, the last one not counted.
+    """
+
+    clip: str
+    digest: str
+    styles: tuple[str, ...]
+    options: Options
+    following: Following
+    folder: str
+    first: int
+    last: int
+
+    @property
+    def numbers(self) -> range:
+        """Of the frames that are painted."""
+        return range(self.first, self.last, self.following.every)
+
+    def path(self, number: int) -> Path:
+        """Where a frame is when it is done."""
+        return Path(self.folder) / f"{number + 1:06}.png"
+
+    def finished(self) -> list[int]:
+        """The numbers of the frames that are there, made as is asked for now. Raises as `render`."""
+        identity = _identity(self)
+        return [number for number in self.numbers if _told(self.path(number), identity)]
+
+
+def check_options(options: Options) -> None:
+    """Raises `UsageError` for what makes no sense for a clip."""
+    for name, why in _REFUSED.items():
+        if getattr(options, name) != getattr(Options, name):
+            raise UsageError(f"--{name.replace('_', '-')} is for single pictures: {why}")
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """A frame and what was made of it, H×W×3."""
+
+    content: Array
+    painted: Array
+
+
+def render(shot: Shot, stopped: Callable[[], object] = lambda: False) -> Iterator[Path]:
+    """Paints the frames, and yields each one's path as soon as it is there.
+
+    Frames that are there already, of the same shot with the same settings, are gone on from: the others come out, byte
+    for byte, as they would have.
+
+    Args:
+        stopped: asked after each iteration; when it tells true, what is begun is left.
+
+    Raises:
+        UsageError, StyleTransferError: as `stylize`, or the clip can't be read.
+    """
+    identity, earlier, before = _identity(shot), dict[int, _Frame](), dict[str, Any]()
+    with contextlib.ExitStack() as stack:
+        still, masks = _still_masks(shot, Path(stack.enter_context(TemporaryDirectory())))
+        job: Job | None = None
+        for number, picture in read_frames(Path(shot.clip), shot.first, shot.last):
+            seen = {name: _next_mask(name, frames) for name, frames in masks.items()}
+            if number not in shot.numbers:
+                continue
+            if job is None:
+                job, _ = stack.enter_context(prepared_job(picture.rgb, shot.styles, still))
+                job = replace(job, callback=lambda _: stopped())
+            content, path = picture.resize(job.scales[-1].content), shot.path(number)
+            if not (state := _told(path, identity)):
+                following = _follow(_with_masks(job, shot.options, seen), shot, content, earlier, before)
+                state = _paint(following, path, number, identity)
+            if not state:
+                return
+            yield path
+            before = state
+            earlier[number] = _Frame(np.asarray(content.rgb), np.asarray(read_picture(path).rgb))
+            earlier.pop(number - max(shot.following.look_back) * shot.following.every, None)
+
+
+def _still_masks(shot: Shot, folder: Path) -> tuple[Options, dict[str, Iterator[tuple[int, Picture]]]]:
+    """The options with a white picture for every mask that is a clip, and these clips' frames."""
+    masks = {name: read_frames(Path(name), shot.first, shot.last) for name in shot.options.files if is_clip(Path(name))}
+    white = folder / "white.png"
+    Image.new("L", (1, 1), 255).save(white)
+    return shot.options.map_files(lambda name: str(white) if name in masks else name), masks
+
+
+def _next_mask(name: str, frames: Iterator[tuple[int, Picture]]) -> Picture:
+    try:
+        return to_mask(next(frames)[1])
+    except StopIteration:
+        raise UsageError(f"{name} has fewer frames than the clip that it is to mask") from None
+
+
+def _with_masks(job: Job, options: Options, masks: dict[str, Picture]) -> Job:
+    """The job with the masks of a frame, by the names that the options have for them."""
+    if not masks:
+        return job
+    keep = masks.get(options.keep or "", job.inputs.keep)
+    pairs = zip(job.inputs.regions, options.mask or ((WHOLE, WHOLE),), strict=True)
+    regions = [replace(region, mask=masks.get(here, region.mask)) for region, (here, _) in pairs]
+    originals = replace(job.originals, keep=keep)
+    return replace(job, originals=originals, inputs=replace(job.inputs, keep=keep, regions=regions))
+
+
+def _follow(job: Job, shot: Shot, content: Picture, earlier: dict[int, _Frame], state: dict[str, Any]) -> Job:
+    """The job of a frame: the shot's, for the first one; else from what earlier ones tell, and near to it."""
+    if not earlier:
+        return job
+    now, newest = np.asarray(content.rgb), max(earlier)
+    told, image = np.zeros(now.shape[:2], np.float32), now.astype(np.float32)
+    for back in shot.following.look_back:
+        frame = earlier.get(newest + shot.following.every - back * shot.following.every)
+        if frame is not None:
+            motion = find_motion(frame.content, now)
+            new = np.clip(motion.trust - told, 0, 1)
+            image += new[..., None] * (motion.move(frame.painted) - image)
+            told += new
+    grey = job.options.color == "luminance"
+    start = Picture(Image.fromarray(image.round().clip(0, 255).astype(np.uint8)))
+    seen, start = (color.to_luminance(picture) if grey else picture for picture in (content, start))
+    anchor = Anchor(start.tensor(), torch.from_numpy(told)[None, None] * shot.following.weight)
+    if (backward := getattr(torch, state["backward"])) != job.precision.backward:
+        job = cast(job, replace(job.precision, backward=backward))
+    return replace(
+        job,
+        originals=replace(job.originals, content=content),
+        inputs=replace(job.inputs, content=seen, start=start),
+        options=replace(job.options, init="content", init_noise=0.0, iterations=job.max_iterations(job.scales[-1])),
+        scales=job.scales[-1:],
+        window=WINDOW,
+        anchors=[anchor],
+        spectrum={name: torch.tensor(values) for name, values in state["spectrum"].items()},
+    )
+
+
+def _paint(job: Job, path: Path, number: int, identity: str) -> dict[str, Any]:
+    """Makes a frame and writes it; returns what is embedded, with what is to be known for the next one. Empty if it was
+    stopped."""
+    painting = Painting(job)
+    painting.paint()
+    if painting.runs[-1].stopped == "callback":
+        return {}
+    spectrum = {name: tensor.tolist() for name, tensor in painting.spectrum.items()}
+    state = {"spectrum": spectrum, "backward": str(painting.job.precision.backward).removeprefix("torch.")}
+    made = {"iterations": sum(run.iterations for run in painting.runs), "stopped": painting.runs[-1].stopped}
+    told = {"version": __version__, "frame": number, "shot": identity, **state, "result": made}
+    write_picture(painting.finish(), path, alpha=None, bit_depth=8, settings=told)
+    return told
+
+
+def _told(path: Path, identity: str) -> dict[str, Any]:
+    """What is embedded in a frame that is there; nothing if it isn't, or is of another shot or settings.
+
+    Raises `UsageError` if it isn't ours.
+    """
+    if not path.exists():
+        return {}
+    told = read_settings(path)
+    if "shot" not in told:
+        raise UsageError(f"{path} is no frame that styletransfer painted and would be lost; name another folder")
+    return told if told["shot"] == identity else {}
+
+
+def _identity(shot: Shot) -> str:
+    """What must be the same for a frame to be the same."""
+    moving = [name for name in shot.options.files if is_clip(Path(name))]
+    rest = shot.options.map_files(lambda name: shot.styles[0] if name in moving else name)
+    inputs = shot.digest, digest(shot.styles[0], shot.styles, rest), [clips.digest(Path(name)) for name in moving]
+    told = [shot.first, shot.options.to_settings(), asdict(shot.following), inputs, __version__]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
