@@ -32,8 +32,8 @@ from styletransfer.video.flow import Array, find_motion
 
 STYLE = EXAMPLES / "swirls.jpg"
 SIZE = (480, 270)
-#: So many frames are between two that are judged.
-JUDGED = 8
+#: Each so many-th frame is judged.
+JUDGED = 6
 COMMAND = [sys.executable, "-m", "styletransfer", "video"]
 
 
@@ -58,7 +58,8 @@ def style_of(clip: Path, painted: Path) -> tuple[float, float]:
     """Mean content and style distance of some frames."""
     verdicts = []
     with tempfile.TemporaryDirectory() as folder:
-        for before, made in itertools.islice(zip(frames_of(clip), frames_of(painted), strict=True), 0, None, JUDGED):
+        pairs = zip(frames_of(clip), frames_of(painted), strict=True)
+        for before, made in itertools.islice(pairs, JUDGED - 1, None, JUDGED):
             photograph = Path(folder) / "frame.png"
             Image.fromarray(before).save(photograph)
             verdicts.append(Judge(photograph, STYLE, (made.shape[1], made.shape[0]))(Image.fromarray(made)))

@@ -272,7 +272,7 @@ class Following:
         every: only each so many-th frame of a shot is painted, for a draft.
     """
 
-    weight: float = 500.0
+    weight: float = 20.0
     look_back: tuple[int, ...] = (1, 5)
     every: int = 1
 

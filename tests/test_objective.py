@@ -33,7 +33,7 @@ def make(
     image = torch.rand(1, 3, 33, 48, generator=rng, dtype=torch.float64) * 1.2 - 0.1  # some values outside [0, 1]
     styles = masked(style) if regions else style
     anchor = Anchor(content.flip(3), 9 * torch.rand(1, 1, 33, 48, generator=rng, dtype=torch.float64))
-    return Objective(encoder, content, styles, CONTENT, STYLE, alpha, beta, tv, l1=l1, l2=l2, anchors=[anchor]), image
+    return Objective(encoder, content, styles, CONTENT, STYLE, alpha, beta, tv, l1=l1, l2=l2, anchor=anchor), image
 
 
 def with_metrics(rng: torch.Generator) -> Convolutions:
@@ -101,8 +101,8 @@ def test_total_is_the_weighted_sum_of_the_terms_in_numpy(metrics: bool) -> None:
     rounded = np.where(change < HALF_A_LEVEL, change**2 / (2 * HALF_A_LEVEL), change - HALF_A_LEVEL / 2)
     expected = 2 * content + 30 * style + 4 * tv + GAMUT_WEIGHT * 32 * outside
     expected += 5 * rounded.mean() + 7 * (change**2).mean()
-    (anchor,) = objective.anchors
-    expected += (anchor.weights.numpy() * (x - anchor.image.numpy()) ** 2).mean()
+    assert objective.anchor
+    expected += (objective.anchor.weights.numpy() * (x - objective.anchor.image.numpy()) ** 2).mean()
     np.testing.assert_allclose(losses.total, expected, rtol=1e-6)
 
 

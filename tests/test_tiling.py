@@ -36,7 +36,7 @@ def objective(
         regions = [Region([Style(picture, 0.4, masks[2]), Style(content_picture, 0.6)], masks[0])]
         regions.append(Region([Style(picture)], masks[1] * (masks[1] > 0.5)))
     anchor = Anchor(content_picture.flip(2), torch.rand(1, 1, *size, generator=rng, dtype=torch.float64).to(dtype))
-    terms = {"alpha": 1.0, "beta": 1e3, "tv": 0.3, "l1": 2.0, "l2": 3.0, "anchors": [anchor]}
+    terms = {"alpha": 1.0, "beta": 1e3, "tv": 0.3, "l1": 2.0, "l2": 3.0, "anchor": anchor}
     return Objective(encoder, content_picture, regions, *equal, **terms, tiling=tiling)  # type: ignore[arg-type]
 
 

@@ -39,7 +39,7 @@ GAMUT_WEIGHT = 100.0
 @dataclass(frozen=True)
 class Losses:
     """The loss terms of one image: total = α · content + β · style + tv_weight · tv + the terms of single pixels, which
-    are the gamut loss and, on request, L1 and L2 of the change from the content and the temporal losses."""
+    are the gamut loss and, on request, L1 and L2 of the change from the content and the temporal loss."""
 
     total: float
     content: float
@@ -102,7 +102,7 @@ class Objective:
         alpha, beta, tv, l1, l2: weights of the content loss, the style loss, the total variation, and of the mean
             absolute and squared change from the content's pixels.
         tiling: in which parts; the whole image at once if not given.
-        anchors: each adds its temporal loss.
+        anchor: adds its temporal loss.
     """
 
     def __init__(
@@ -119,10 +119,10 @@ class Objective:
         *,
         l1: float = 0.0,
         l2: float = 0.0,
-        anchors: Sequence[Anchor] = (),
+        anchor: Anchor | None = None,
     ) -> None:
         self.encoder, self.alpha, self.beta, self.tv, self.tiling = encoder, alpha, beta, tv, tiling or Tiling()
-        self.anchors = anchors
+        self.anchor = anchor
         self.l1, self.l2, self.content = l1, l2, content if l1 or l2 else None
         self.content_weights, self.style_weights = dict(content_weights), dict(style_weights)
         self.bands = ranks.take_share(bands(content.shape[3], self.tiling.columns, encoder))
@@ -289,8 +289,9 @@ class Objective:
             change = part - self.content[:, :, rows]
             yield self.l1, absolute_change(change, values)
             yield self.l2, squared_change(change, values)
-        for anchor in self.anchors:
-            yield 1.0, temporal_loss(part - anchor.image[:, :, rows], anchor.weights[:, :, rows], values)
+        if self.anchor:
+            change = part - self.anchor.image[:, :, rows]
+            yield 1.0, temporal_loss(change, self.anchor.weights[:, :, rows], values)
 
 
 def _mix(features: Tensor, matrix: Tensor | None) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ..objective import Anchor
 from ..pictures import Picture, color
 from .bleed import add_bleed
 from .job import Job, Scale
@@ -37,6 +38,15 @@ def make_start(job: Job) -> Tensor:
     channels = 1 if options.color == "luminance" else 3
     noise = torch.rand(1, channels, height, width, generator=torch.Generator().manual_seed(options.seed))
     return torch.lerp(image, noise.expand(1, 3, -1, -1), share)
+
+
+def anchor_canvas(job: Job, scale: Scale) -> Anchor | None:
+    """What the canvas of a scale is to stay near; None if nothing."""
+    if job.nearness is None or job.inputs.start is None:
+        return None
+    image = job.inputs.start.resize(scale.content).tensor()
+    weights = torch.nn.functional.interpolate(job.nearness, image.shape[2:], mode="area")
+    return Anchor(*(add_bleed(part, job.options).to(job.device) for part in (image, weights)))
 
 
 def step_up(image: Tensor, content: Picture, size: tuple[int, int], *, seamless: bool = False) -> Tensor:

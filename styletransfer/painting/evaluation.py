@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ..machine import hardware
 from ..network import Encoder, Tiling
-from ..objective import Anchor, Evaluate, Objective, Region, Style
+from ..objective import Evaluate, Objective, Region, Style
 from ..pictures import RegionInput, StyleInput
-from .bleed import SEAMLESS_BLEED, add_bleed, bleed_width
-from .canvas import content_canvas, mask_canvas
+from .bleed import SEAMLESS_BLEED, bleed_width
+from .canvas import anchor_canvas, content_canvas, mask_canvas
 from .job import Job, Scale
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def make_objective(job: Job, encoder: Encoder, scale: Scale, tiling: Tiling) -> 
         tiling=tiling,
         l1=options.l1,
         l2=options.l2,
-        anchors=[Anchor(*(add_bleed(part, options).to(device) for part in (a.image, a.weights))) for a in job.anchors],
+        anchor=anchor_canvas(job, scale),
     )
 
 

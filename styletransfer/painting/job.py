@@ -14,7 +14,6 @@ from ..errors import UsageError
 from ..machine import hardware
 from ..network import Encoder, weights
 from ..network.formats import Convolutions
-from ..objective import Anchor
 from ..optimizer import Step
 from ..options import Options
 from ..pictures import Inputs, Picture, Source, StyleInput, Styles, color, fit_size, read_inputs
@@ -68,7 +67,8 @@ class Job:
     Attributes:
         originals, inputs: the pictures as they were given, and as the network is to see them (`Options.color`).
         window: iterations within which the loss must go on falling.
-        anchors: what the picture is to stay near, in the size of the only scale.
+        nearness: how near the picture is to stay to its start, at each pixel, 1×1×H×W in the size of the last scale:
+            the weight of the temporal loss. Finer scales then add what was changed to the start, not to the content.
         spectrum: what L-BFGS is to know from the beginning (`spectrum_of`).
     """
 
@@ -83,8 +83,14 @@ class Job:
     writer: CheckpointWriter | None = None
     start: float = field(default_factory=time.monotonic)
     window: int = WINDOW
-    anchors: Sequence[Anchor] = ()
+    nearness: Tensor | None = None
     spectrum: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def base(self) -> Picture:
+        """What a finer scale adds the change to."""
+        near = self.nearness is not None and self.inputs.start
+        return near or self.inputs.content
 
     def max_iterations(self, scale: Scale) -> int:
         """Iterations at most on one of the scales."""

@@ -113,7 +113,7 @@ class Painting:
         """The picture in the size of the last scale as it is to be saved, 1×3×H×W in [0, 1] on the CPU."""
         job, image, scale = self.job, self.picture, self.job.scales[-1]
         if self.runs[-1].scale != scale:
-            image = step_up(image, job.inputs.content, scale.content, seamless=job.options.seamless)
+            image = step_up(image, job.base, scale.content, seamless=job.options.seamless)
         return make_finisher(job, scale.content)(image.clamp(0, 1).to(job.device)).cpu()
 
     @property
@@ -137,9 +137,8 @@ class Painting:
         else:
             self._state = {}
         if not begun:
-            content = self.job.inputs.content
             if self.runs:
-                start = step_up(self.picture, content, scale.content, seamless=self.job.options.seamless)
+                start = step_up(self.picture, self.job.base, scale.content, seamless=self.job.options.seamless)
             else:
                 start = make_start(self.job)
             self.image = self._last = add_bleed(start, self.job.options).to(self.job.device)

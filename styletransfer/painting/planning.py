@@ -12,7 +12,7 @@ def find_needs(job: Job, scale: Scale) -> Needs:
     options, (width, height) = job.options, scale.content
     regions = job.inputs.regions if options.mask else []
     masks = sum((region.mask is not None) + len(region.styles) for region in regions)
-    whole = bool(options.l1 or options.l2) + 4 / 3 * ((job.inputs.keep is not None) + len(job.anchors))
+    whole = bool(options.l1 or options.l2) + 4 / 3 * ((job.inputs.keep is not None) + (job.nearness is not None))
     return Needs(
         encoder=job.networks[-1].encoder,
         height=height + 2 * bleed_width(options),

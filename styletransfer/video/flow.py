@@ -32,7 +32,7 @@ class Motion:
     def move(self, picture: Array) -> Array:
         """A picture of the earlier frame, H×W×C, as far as this frame has it; bicubic, its border continued."""
         x, y = np.moveaxis(self.source, 2, 0)
-        moved: Array = cv2.remap(picture, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+        moved: Array = cv2.remap(picture, x, y, cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE)
         return moved
 
 

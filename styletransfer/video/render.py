@@ -1,8 +1,8 @@
 """The frames of a shot in the style of paintings, each begun from the one before.
 
-Ruder, Dosovitskiy, Brox, *Artistic Style Transfer for Videos*, GCPR 2016. Deviations: a frame's size is worked through
-at once, only the first one from coarse to fine; and what earlier frames tell is one picture, since each tells what
-nearer ones can't (their eq. 10, with trusts that are 0 or 1).
+Ruder, Dosovitskiy, Brox, *Artistic Style Transfer for Videos*, GCPR 2016. Deviations: every frame is worked through
+from coarse to fine, as pictures are; and what earlier frames tell is one picture, since each tells what nearer ones
+can't (their eq. 10, with trusts that are 0 or 1).
 """
 
 import contextlib
@@ -19,7 +19,6 @@ import torch
 from PIL import Image
 
 from ..errors import UsageError
-from ..objective import Anchor
 from ..options import WHOLE, Following, Options
 from ..painting.job import Job, prepared_job
 from ..painting.loop import Painting, cast
@@ -30,7 +29,7 @@ from .clips import is_clip, read_frames
 from .flow import Array, find_motion
 
 #: A frame that begins where it should end has settled sooner than one that begins from the photograph.
-WINDOW = 10
+WINDOW = 5
 #: What a clip can't have, and why.
 _REFUSED = {
     "time": "each frame ends when it has settled",
@@ -166,7 +165,6 @@ def _follow(job: Job, shot: Shot, content: Picture, earlier: dict[int, _Frame], 
     grey = job.options.color == "luminance"
     start = Picture(Image.fromarray(image.round().clip(0, 255).astype(np.uint8)))
     seen, start = (color.to_luminance(picture) if grey else picture for picture in (content, start))
-    anchor = Anchor(start.tensor(), torch.from_numpy(told)[None, None] * shot.following.weight)
     if (backward := getattr(torch, state["backward"])) != job.precision.backward:
         job = cast(job, replace(job.precision, backward=backward))
     return replace(
@@ -174,9 +172,8 @@ def _follow(job: Job, shot: Shot, content: Picture, earlier: dict[int, _Frame], 
         originals=replace(job.originals, content=content),
         inputs=replace(job.inputs, content=seen, start=start),
         options=replace(job.options, init="content", init_noise=0.0, iterations=job.max_iterations(job.scales[-1])),
-        scales=job.scales[-1:],
         window=WINDOW,
-        anchors=[anchor],
+        nearness=torch.from_numpy(told)[None, None] * shot.following.weight,
         spectrum={name: torch.tensor(values) for name, values in state["spectrum"].items()},
     )
 
