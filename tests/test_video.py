@@ -303,13 +303,14 @@ def test_frames_are_like_the_ones_before_where_those_are_to_be_seen(
         assert list(render.render(made)) == [made.path(number) for number in range(3)]
         frames = pictures(tmp_path / str(weight))
         pairs = itertools.pairwise(frames)
-        away[weight] = np.mean([np.square(now[:, :-2] - before[:, 2:]).mean() for before, now in pairs])
+        # Without the borders, where something comes into sight.
+        away[weight] = np.mean([np.square(now[:, :-2] - before[:, 2:])[8:-8, 8:-8].mean() for before, now in pairs])
     assert away[5000.0] < 0.2 * away[0.0]
 
 
 def test_a_still_clip_stands_still(style_path: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "still.mkv", [crop(photograph(), 60, 40, 64, 48)] * 3)
-    list(render.render(shot(path, style_path, tmp_path / "out", iterations=100)))
+    list(render.render(shot(path, style_path, tmp_path / "out", iterations=200)))
     first, *_, last = pictures(tmp_path / "out")
     assert np.abs(last.mean((0, 1)) - first.mean((0, 1))).max() < 1
 
