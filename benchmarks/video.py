@@ -17,11 +17,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from clips import RATE, make_scenes, write
 from judge import Judge
 from measuring import EXAMPLES, isolated, processor
 from PIL import Image
@@ -32,6 +30,8 @@ from styletransfer.video.flow import Array, find_motion
 
 STYLE = EXAMPLES / "swirls.jpg"
 SIZE = (480, 270)
+#: Frames a second of what `examples/draw_clips.py` draws.
+RATE = 25
 #: Each so many-th frame is judged.
 JUDGED = 6
 COMMAND = [sys.executable, "-m", "styletransfer", "video"]
@@ -39,6 +39,14 @@ COMMAND = [sys.executable, "-m", "styletransfer", "video"]
 
 def frames_of(path: Path) -> Iterator[Array]:
     return (np.asarray(picture.rgb) for _, picture in read_frames(path, 0, sys.maxsize))
+
+
+def draw(name: str, folder: Path, size: tuple[int, int], count: int) -> Path:
+    """One of the clips of examples/draw_clips.py, lossless."""
+    rest = ["--size", "{}x{}".format(*size), "--frames", str(count), "--ending", ".mkv"]
+    drawn = [sys.executable, EXAMPLES / "draw_clips.py", folder, "--clips", name, *rest]
+    subprocess.run(drawn, check=True, stdout=subprocess.DEVNULL)
+    return folder / f"{name}.mkv"
 
 
 def warping_error(clip: Path, painted: Path) -> float:
@@ -80,8 +88,8 @@ def one_by_one(clip: Path, target: Path, options: Options) -> None:
 def flicker(folder: Path, seconds: float, arguments: list[str], other: list[str]) -> None:
     print(f"{'':28}{'warping error':>15}{'content':>10}{'style':>8}{'s a frame':>11}")
     for name in ("pan", "move", "zoom"):
-        clip, count = folder / f"{name}.mkv", round(seconds * RATE)
-        write(clip, make_scenes(SIZE)[name], count)
+        count = round(seconds * RATE)
+        clip = draw(name, folder, SIZE, count)
         makers = {
             "ours": [*COMMAND, clip, STYLE, *arguments, "-q", "-o"],
         }
@@ -103,8 +111,7 @@ def flicker(folder: Path, seconds: float, arguments: list[str], other: list[str]
 
 def drift(folder: Path, frames: int, arguments: list[str]) -> None:
     """The mean of every colour from the first to the last frame of a clip that stands still."""
-    clip, out = folder / "still.mkv", folder / "still-ours.mkv"
-    write(clip, make_scenes((240, 134))["still"], frames)
+    clip, out = draw("still", folder, (240, 134), frames), folder / "still-ours.mkv"
     subprocess.run([*COMMAND, clip, STYLE, *arguments, "-q", "-o", out], check=True, stdout=subprocess.DEVNULL)
     means = np.array([frame.mean((0, 1)) for frame in frames_of(out)])
     away = np.abs(means - means[0]).max(0)
@@ -114,38 +121,24 @@ def drift(folder: Path, frames: int, arguments: list[str]) -> None:
 def pace(folder: Path, arguments: list[str]) -> None:
     """Seconds of a frame that follows, and of the two flows both ways that it needs."""
     for size in (SIZE, (960, 540)):
-        clip, times = folder / f"pace{size[0]}.mkv", list[float]()
+        times = list[float]()
         for count in (2, 8):
-            write(clip, make_scenes(size)["pan"], 8)
-            short = folder / f"short{count}.mkv"
-            write_clip(
-                short,
-                ((i, Image.fromarray(f)) for i, f in itertools.islice(enumerate(frames_of(clip)), count)),
-                Fraction(1, RATE),
-                Fraction(RATE),
-            )
-            start = time.perf_counter()
-            subprocess.run(
-                [*COMMAND, short, STYLE, "--size", str(size[0]), *arguments, "-q", "-o", folder / "out.mkv"],
-                check=True,
-                stdout=subprocess.DEVNULL,
-            )
+            clip, start = draw("pan", folder, size, count), time.perf_counter()
+            rest = ["--size", str(size[0]), *arguments, "-q", "-o", folder / "out.mkv"]
+            subprocess.run([*COMMAND, clip, STYLE, *rest], check=True, stdout=subprocess.DEVNULL)
             times.append(time.perf_counter() - start)
         before, now, *_ = frames_of(clip)
         start = time.perf_counter()
         find_motion(before, now)
         flow, each = 2 * (time.perf_counter() - start), (times[1] - times[0]) / 6
-        print(
-            f"{size[0]}×{size[1]}: {times[0] - each:.1f} s for the first frame, {each:.2f} s for each other, "
-            f"{flow / each:.0%} of it flow"
-        )
+        first = f"{size[0]}×{size[1]}: {times[0] - each:.1f} s until the first frame"
+        print(f"{first}, {each:.2f} s for each other, {flow / each:.0%} of it flow", flush=True)
 
 
 def memory(folder: Path) -> None:
     """Peak resident memory of the command, at 50 and at 500 frames."""
     for count in (50, 500):
-        clip = folder / f"long{count}.mkv"
-        write(clip, make_scenes((160, 90))["pan"], count)
+        clip = draw("pan", folder, (160, 90), count)
         peak = isolated(_peak_of, [*COMMAND, clip, STYLE, "--iterations", "2", "-q", "-o", folder / "out.mkv"])
         print(f"{count} frames of 160×90: {peak / 1024:.0f} MiB", flush=True)
 

@@ -344,9 +344,33 @@ def page() -> None:
     screen.save(FIGURES / "page.jpg", quality=85)
 
 
+# --- video.md --------------------------------------------------------------------------------------------------------
+
+
+def video() -> None:
+    """A drawn clip with a cut, and above it the same painted, every second frame of it."""
+    from styletransfer.video.clips import read_frames
+
+    with TemporaryDirectory() as folder:
+        drawn = [sys.executable, EXAMPLES / "draw_clips.py", folder, "--clips", "sample"]
+        subprocess.run(drawn, check=True, stdout=subprocess.DEVNULL)
+        clip, painted = Path(folder) / "sample.mp4", Path(folder) / "painted.mkv"
+        subprocess.run([sys.executable, "-m", "styletransfer", "video", clip, SWIRLS, "-q", "-o", painted], check=True)
+        frames = []
+        for (number, given), (_, made) in zip(*(read_frames(path, 0, 999) for path in (clip, painted)), strict=True):
+            if number % 2 == 0:
+                both = Image.new("RGB", (720, 270), "white")
+                both.paste(given.rgb.resize((236, 133), Image.Resampling.LANCZOS), (0, 68))
+                both.paste(made.rgb, (240, 0))
+                frames.append(both)
+    path = FIGURES / "video.webp"
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=80, loop=0, quality=60, method=6)
+    print(path)
+
+
 DRAWN = (
     *(overview, ratios, content_layers, colors, regions, blends, strokes, starts, regularisers, sizes, progress),
-    *(reconstructions, optimisers, painters, photographs, textures, presets, networks, page),
+    *(reconstructions, optimisers, painters, photographs, textures, presets, networks, page, video),
 )
 
 if __name__ == "__main__":

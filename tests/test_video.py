@@ -343,6 +343,23 @@ def test_luminance_keeps_the_colours_of_every_frame(clip_path: Path, style_path:
         assert np.abs(ours - theirs).mean() < 3
 
 
+def test_masks_can_be_clips(clip_path: Path, style_path: Path, tmp_path: Path) -> None:
+    """What is kept goes from the left to the right, and is nothing in the last frame."""
+    kept = [np.zeros((48, 64, 3), np.uint8) for _ in range(3)]
+    kept[0][:, :20], kept[1][:, 40:] = 255, 255
+    masks = write(tmp_path / "masks.mkv", kept)
+    made = shot(clip_path, style_path, tmp_path / "out", keep=str(masks))
+    list(render.render(made))
+    for painted, (_, given), mask in zip(
+        pictures(tmp_path / "out"), clips.read_frames(clip_path, 0, 3), kept, strict=True
+    ):
+        same = (painted == np.asarray(given.rgb)).all(2)
+        assert same[mask[..., 0] > 0].all() and same[mask[..., 0] == 0].mean() < 0.1
+    short = write(tmp_path / "short.mkv", kept[:2])
+    with pytest.raises(UsageError, match="fewer frames"):
+        list(render.render(shot(clip_path, style_path, tmp_path / "other", keep=str(short))))
+
+
 # --- the command ---------------------------------------------------------------------------------------------------
 
 

@@ -1,12 +1,13 @@
 """Clips to try: a drawn landscape that the camera pans over, one before which a balloon flies, a photograph into which
 it zooms, and one of all kinds with a cut. Drawn or of photographs of examples/, so that anybody has them.
 
-    python benchmarks/clips.py FOLDER [--size 480x270] [--seconds 2]
+    python examples/draw_clips.py FOLDER                         all of them, two seconds each
+    python examples/draw_clips.py FOLDER --clips pan zoom --size 160x90 --frames 500 --ending .mkv
 """
 
 import argparse
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from styletransfer.video.clips import write_clip
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+EXAMPLES = Path(__file__).resolve().parent
 RATE = 25
 #: A landscape's size in units of a frame's, and how much larger everything is drawn than it is shown.
 WIDE, FINE = 1.6, 3
@@ -110,25 +111,21 @@ def make_scenes(size: tuple[int, int]) -> dict[str, Scene]:
     return {"pan": pan, "move": move, "zoom": zoom, "still": lambda _: pan(0.3), "sample": sample}
 
 
-def write(path: Path, scene: Scene, count: int) -> None:
-    def frames() -> Iterator[tuple[int, Image.Image]]:
-        for number in range(count):
-            yield number, scene(number / max(1, count - 1))
-
-    write_clip(path, frames(), Fraction(1, RATE), Fraction(RATE))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--clips", nargs="+", default=["pan", "move", "zoom", "still", "sample"])
     parser.add_argument("--size", default="480x270")
-    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--frames", type=int, default=2 * RATE)
+    parser.add_argument("--ending", default=".mp4", help="as of the command's outputs; .mkv loses nothing")
     args = parser.parse_args()
     width, height = map(int, args.size.split("x"))
     args.folder.mkdir(parents=True, exist_ok=True)
-    for name, scene in make_scenes((width, height)).items():
-        path = args.folder / f"{name}.mp4"
-        write(path, scene, round(args.seconds * RATE))
+    scenes = make_scenes((width, height))
+    for name in args.clips:
+        path, last = args.folder / f"{name}{args.ending}", max(1, args.frames - 1)
+        frames = ((number, scenes[name](number / last)) for number in range(args.frames))
+        write_clip(path, frames, Fraction(1, RATE), Fraction(RATE))
         print(path)
 
 
