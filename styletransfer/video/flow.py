@@ -15,6 +15,8 @@ Array = np.ndarray[Any, Any]
 #: Share of a frame's pixels that must come from the one before, and of the whole range how much they may differ from
 #: where they come from: else it shows something else (docs/video.md).
 SAME, DIFFERENT = 0.25, 0.15
+#: Levels of 255, on average over a few pixels around, below which two places are the same, and are alike.
+STILL, ALIKE = 3, 12
 
 
 @dataclass(frozen=True)
@@ -24,23 +26,24 @@ class Motion:
     Attributes:
         source: H×W×2, for every pixel the place in the earlier frame that it comes from.
         trust: H×W, float32: 1 where that is so, 0 where it can't be told or wasn't to be seen.
+        alike: H×W, float32: 1 where it looks as there, be it so or not.
     """
 
     source: Array
     trust: Array
+    alike: Array
 
     def move(self, picture: Array) -> Array:
-        """A picture of the earlier frame, H×W×C, as far as this frame has it; bicubic, its border continued."""
-        x, y = np.moveaxis(self.source, 2, 0)
-        moved: Array = cv2.remap(picture, x, y, cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE)
-        return moved
+        """A picture of the earlier frame, H×W×C, as far as this frame has it, its border continued."""
+        return _look(picture, self.source)
 
 
 def find_motion(before: Array, now: Array) -> Motion:
     """How a frame has moved since an earlier one of its size, by DIS flow (Kroeger et al., ECCV 2016) both ways.
 
     Trust is c of Ruder, Dosovitskiy, Brox, *Artistic Style Transfer for Videos*, GCPR 2016: 0 where the two flows
-    disagree (eq. 5) and at the borders of what moves (eq. 6), and here besides where a pixel comes from outside.
+    disagree (eq. 5) and at the borders of what moves (eq. 6), and here besides where a pixel comes from outside. But
+    what looks the same as before in the same place hasn't moved: in a plain sky the flows disagree for no reason.
     """
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # with more, the flow depends on how many
@@ -49,18 +52,21 @@ def find_motion(before: Array, now: Array) -> Motion:
         forward, backward = (_flow(*pair) for pair in (grey, grey[::-1]))
     finally:
         cv2.setNumThreads(threads)
-    return Motion(_places(backward) + backward, trust(forward, backward))
+    source, trusted = _places(backward) + backward, trust(forward, backward)
+    still = (trusted == 0) & _is_inside(source) & (_difference(before, now) < STILL)
+    source = np.where(still[..., None], _places(backward), source)
+    alike = _difference(_look(before, source), now) < ALIKE
+    return Motion(source, np.where(still, np.float32(1), trusted), alike.astype(np.float32))
 
 
 def trust(forward: Array, backward: Array) -> Array:
     """c by the flows from an earlier frame and back to it; as in `Motion`."""
-    source, (height, width) = _places(backward) + backward, backward.shape[:2]
+    source = _places(backward) + backward
     there = cv2.remap(forward, *np.moveaxis(source, 2, 0), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     agree = _squares(there + backward) <= 0.01 * (_squares(there) + _squares(backward)) + 0.5
     gradients = sum(_squares(gradient) for gradient in np.gradient(backward, axis=(0, 1)))
     smooth = gradients <= 0.01 * _squares(backward) + 0.002
-    inside = ((source >= 0) & (source <= (width - 1, height - 1))).all(2)
-    result: Array = (agree & smooth & inside).astype(np.float32)
+    result: Array = (agree & smooth & _is_inside(source)).astype(np.float32)
     return result
 
 
@@ -84,6 +90,24 @@ def _flow(first: Array, second: Array) -> Array:
         factors = shape[1] / flow.shape[1], shape[0] / flow.shape[0]
         flow = cv2.resize(flow, shape[::-1]) * np.asarray(factors, np.float32)
     return flow
+
+
+def _is_inside(source: Array) -> Array:
+    height, width = source.shape[:2]
+    inside: Array = ((source >= 0) & (source <= (width - 1, height - 1))).all(2)
+    return inside
+
+
+def _look(picture: Array, source: Array) -> Array:
+    x, y = np.moveaxis(source, 2, 0)
+    found: Array = cv2.remap(picture, x, y, cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE)
+    return found
+
+
+def _difference(first: Array, second: Array) -> Array:
+    """Mean absolute difference of two frames within 5×5 pixels, H×W."""
+    difference: Array = cv2.blur(np.abs(first.astype(np.float32) - second).mean(2), (5, 5))
+    return difference
 
 
 def _places(flow: Array) -> Array:

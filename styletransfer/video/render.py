@@ -155,13 +155,15 @@ def _follow(job: Job, shot: Shot, content: Picture, earlier: dict[int, _Frame], 
         return job
     now, newest = np.asarray(content.rgb), max(earlier)
     told, image = np.zeros(now.shape[:2], np.float32), now.astype(np.float32)
+    filled = told.copy()
     for back in shot.following.look_back:
         frame = earlier.get(newest + shot.following.every - back * shot.following.every)
         if frame is not None:
             motion = find_motion(frame.content, now)
-            new = np.clip(motion.trust - told, 0, 1)
-            image += new[..., None] * (motion.move(frame.painted) - image)
-            told += new
+            new, better = np.clip(motion.trust - told, 0, 1), np.clip(motion.alike - filled, 0, 1)
+            # Where nothing is known, what looks alike is a better start than the photograph: it is painted.
+            image += np.maximum(new, better)[..., None] * (motion.move(frame.painted) - image)
+            told, filled = told + new, np.maximum(filled, np.maximum(new, better))
     grey = job.options.color == "luminance"
     start = Picture(Image.fromarray(image.round().clip(0, 255).astype(np.uint8)))
     seen, start = (color.to_luminance(picture) if grey else picture for picture in (content, start))
