@@ -94,8 +94,7 @@ def _flow(first: Array, second: Array) -> Array:
 
 def _is_inside(source: Array) -> Array:
     height, width = source.shape[:2]
-    inside: Array = ((source >= 0) & (source <= (width - 1, height - 1))).all(2)
-    return inside
+    return np.asarray(((source >= 0) & (source <= (width - 1, height - 1))).all(2))
 
 
 def _look(picture: Array, source: Array) -> Array:
