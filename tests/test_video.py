@@ -421,6 +421,16 @@ def test_shots_are_the_same_wherever_they_are_painted(clip_path: Path, style_pat
     assert (tmp_path / "1.mkv").read_bytes() == (tmp_path / "2.mkv").read_bytes()
 
 
+def test_a_clip_is_not_replaced_by_its_painting(
+    clip_path: Path, style_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = clip_path.read_bytes()
+    with pytest.raises(SystemExit) as ended:
+        main(["video", str(clip_path), str(style_path), "-o", str(clip_path)])
+    assert ended.value.code == 2 and "name another file with -o" in capsys.readouterr().err
+    assert clip_path.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

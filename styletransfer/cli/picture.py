@@ -48,7 +48,7 @@ def _show_version(value: bool) -> None:
 @app.command(
     DEFAULT_COMMAND,
     epilog="Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted, 143 terminated. Other commands: again, resume, "
-    "plan, ui, batch, sweep, texture, reconstruct, layers, features, dream, weights",
+    "plan, ui, batch, video, sweep, texture, reconstruct, layers, features, dream, weights",
 )
 @from_options
 def stylize_command(

@@ -13,7 +13,7 @@ import typer
 from ..errors import StyleTransferError, UsageError
 from ..files import make_folder
 from ..options import PRESETS, Following, Options
-from .arguments import RUN, Quiet, StylePaths, app, from_options
+from .arguments import RUN, Quiet, StylePaths, app, files_among, from_options
 from .batch import choose_makers
 from .console import complain, interruptible, show_notices
 
@@ -75,18 +75,17 @@ def video_command(
             from ..video.render import Shot, check_options
         except ImportError as error:
             raise UsageError("clips need PyAV and OpenCV: pip install 'styletransfer[video]'") from error
-        from ..pictures import check_folder
+        from ..pictures import check_distinct, check_folder
 
         show_notices(quiet)
         logging.getLogger("styletransfer.painting").setLevel(logging.WARNING)  # not for each frame
-        options, following = (
-            Options(**{**PRESETS["fast"], **given}),
-            Following(temporal_weight, _numbers(look_back), every),
-        )
+        options = Options(**{**PRESETS["fast"], **given})
+        following = Following(temporal_weight, _numbers(look_back), every)
         check_options(options)
         target = output or Path(f"{source.stem}_{style[0].stem}.mp4")
         check_ending(target)
         check_folder(target)
+        check_distinct(target, files_among(source, list(style), options.files), "-o")
         folder = frames or target.with_name(f"{target.stem}_frames")
         clip = survey(source, Fraction(rate).limit_denominator(100_000) if rate else None)
         make_folder(folder)

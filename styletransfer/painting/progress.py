@@ -115,8 +115,7 @@ class Clock:
 
     def _predict(self, scale: Scale, done: int, pace: float) -> float:
         """Seconds of all iterations but those done, by what one takes on a scale."""
-        here, *finer = self._work[self._scales.index(scale) :]
-        return pace * ((here + sum(finer)) / _work(scale) - done)
+        return pace * (sum(self._work[self._scales.index(scale) :]) / _work(scale) - done)
 
     def allot(self, share: float) -> None:
         """Gives the next network this share of the scale's time."""

@@ -160,10 +160,11 @@ def _follow(job: Job, shot: Shot, content: Picture, earlier: dict[int, _Frame], 
         frame = earlier.get(newest + shot.following.every - back * shot.following.every)
         if frame is not None:
             motion = find_motion(frame.content, now)
-            new, better = np.clip(motion.trust - told, 0, 1), np.clip(motion.alike - filled, 0, 1)
+            new = np.clip(motion.trust - told, 0, 1)
             # Where nothing is known, what looks alike is a better start than the photograph: it is painted.
-            image += np.maximum(new, better)[..., None] * (motion.move(frame.painted) - image)
-            told, filled = told + new, np.maximum(filled, np.maximum(new, better))
+            better = np.maximum(new, np.clip(motion.alike - filled, 0, 1))
+            image += better[..., None] * (motion.move(frame.painted) - image)
+            told, filled = told + new, np.maximum(filled, better)
     grey = job.options.color == "luminance"
     start = Picture(Image.fromarray(image.round().clip(0, 255).astype(np.uint8)))
     seen, start = (color.to_luminance(picture) if grey else picture for picture in (content, start))
