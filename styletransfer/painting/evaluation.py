@@ -189,10 +189,11 @@ def capture_graph(evaluate: Evaluate, image: Tensor) -> Evaluate:
             results = evaluate(held)
     except RuntimeError as error:
         torch.cuda.empty_cache()
-        log.info("evaluating without a CUDA graph: %s", str(error).partition("\n")[0])
+        log.info("evaluating without a CUDA graph: %s", str(error).partition("\n")[0].partition(". ")[0])
         return evaluate
 
-    def replay(x: Tensor) -> tuple[Tensor, Tensor]:
+    def replay(x: Tensor, _read: Evaluate = evaluate) -> tuple[Tensor, Tensor]:
+        # The graph reads the function's own tensors, the targets among them: they have to live as long as it.
         held.copy_(x)
         graph.replay()
         return results[0].clone(), results[1].clone()
