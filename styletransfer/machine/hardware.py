@@ -121,7 +121,9 @@ def runtime_settings(on: torch.device, tf32: bool = False, deterministic: bool =
             torch.set_num_threads(min(threads, cpus) if processes == 1 else cpus // processes or 1)
             _keep_memory(True)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-        torch.backends.cudnn.benchmark = not deterministic  # it chooses by the time that each takes just now
+        # Trying all algorithms takes seconds and, with their workspaces, tens of gigabytes; on an H100 none of those it
+        # found was faster than what cuDNN chooses by itself (docs/performance.md).
+        torch.backends.cudnn.benchmark = False
         if deterministic and on.type == "cuda":
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may add up in any order
             # A warning and no error for max pooling: windows of 2×2 don't overlap, so nothing adds up in any order.
