@@ -76,6 +76,9 @@ def test_energies_are_those_of_the_whole_transform() -> None:
         radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None])
         expected = [luminance[(radius >= a) & (radius < b)].sum() for a, b in pairwise(BANDS)]
         np.testing.assert_allclose(energy[0], expected, atol=1e-12)
+        spectrum.gain = torch.tensor(rng.uniform(0.1, 10, spectrum.gain.shape))
+        product = (spectrum.apply(torch.tensor(x)).numpy() * x).sum()
+        np.testing.assert_allclose(spectrum.norm(torch.tensor(x)).item(), product)
 
 
 def test_the_spectrum_of_a_function_that_is_diagonal_there_is_its_inverse_hessian() -> None:

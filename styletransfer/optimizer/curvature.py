@@ -56,12 +56,21 @@ class Spectrum:
             result[0].addcmul_(colour[:, None, None], torch.fft.irfft2(spectrum, s=self.size, norm="ortho"))
         return result
 
+    def _energy(self, image: Tensor, colour: Tensor) -> Tensor:
+        return torch.view_as_real(self._transform(image, colour)).square_().sum(-1).mul_(self.twice)
+
     def energy(self, image: Tensor) -> Tensor:
         """The squared norm of an image 1×3×H×W, split into colours and bands: 3×bands."""
         result = torch.zeros_like(self.steps)
         for colour, energies in zip(self.colours, result, strict=True):
-            halves = torch.view_as_real(self._transform(image, colour)).square_().sum(-1).mul_(self.twice)
-            energies.index_add_(0, self.band.flatten(), halves.flatten())
+            energies.index_add_(0, self.band.flatten(), self._energy(image, colour).flatten())
+        return result
+
+    def norm(self, image: Tensor) -> Tensor:
+        """xᵀPx of an image 1×3×H×W: the sum of its energies times their gains, which needs no sorting into bands."""
+        result = self.steps.new_zeros(())
+        for colour, gain in zip(self.colours, self.gain, strict=True):
+            result += self._energy(image, colour).mul_(gain[self.band]).sum()
         return result
 
     def learn(self, step: Tensor, slope: Tensor) -> None:
@@ -138,11 +147,10 @@ class InverseHessian:
         products = self.steps.products(y)
         self.products[:, new] = products.to(self.products.dtype)
         self.alive[new] = products[new] > 1e-10 * s.norm() * y.norm()
-        energy = self.spectrum.energy(slope)
         if new % MEASURE_EVERY == 0:
-            self.spectrum.learn(self.spectrum.energy(step), energy)
+            self.spectrum.learn(self.spectrum.energy(step), self.spectrum.energy(slope))
         # sᵀy / yᵀPy, with the spectrum P (Nocedal and Wright, eq. 7.20).
-        self.scale = torch.where(self.alive[new], products[new] / (energy * self.spectrum.gain).sum(), self.scale)
+        self.scale = torch.where(self.alive[new], products[new] / self.spectrum.norm(slope), self.scale)
 
     def apply(self, gradient: Tensor) -> Tensor:
         """H·g, an image 1×3×H×W. Without any pair it is the gradient in the spectrum's scaling."""
