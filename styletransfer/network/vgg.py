@@ -22,13 +22,22 @@ from .strips import Halving, Queue, Sliding
 ACTIVATION_FLOOR = 0.05
 
 
+def _average_pool(x: Tensor) -> Tensor:
+    if x.device.type == "cpu":
+        return F.avg_pool2d(x, 2)
+    # Of channels-last maps on a GPU a mean over two axes takes a third of the time.
+    count, channels, height, width = x.shape
+    even = x[:, :, : height // 2 * 2, : width // 2 * 2].permute(0, 2, 3, 1)
+    return even.view(count, height // 2, 2, width // 2, 2, channels).mean((2, 4)).permute(0, 3, 1, 2)
+
+
 def _l2_pool(x: Tensor) -> Tensor:
     # The gradient of a square root is infinite at 0, and ReLU features are often exactly 0 in a whole window.
-    return (F.avg_pool2d(x.square(), 2) * 4).clamp(min=1e-30).sqrt()
+    return (_average_pool(x.square()) * 4).clamp(min=1e-30).sqrt()
 
 
 POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {
-    "avg": lambda x: F.avg_pool2d(x, 2),
+    "avg": _average_pool,
     "max": lambda x: F.max_pool2d(x, 2),
     "l2": _l2_pool,
 }
@@ -207,8 +216,10 @@ class Encoder(nn.Module):
             with torch.enable_grad():
                 x = torch.cat(strips, 2).requires_grad_()
                 return torch.autograd.grad(self.pool(x), x, gradient)[0]
-        # Up to ten times as fast as autograd's on channels-last maps.
-        gradient = F.interpolate(gradient / 4, scale_factor=2, mode="nearest")
+        # Up to ten times as fast as autograd's on channels-last maps, on a GPU twice as fast as F.interpolate.
+        count, channels, height, width = gradient.shape
+        quarter = (gradient / 4).permute(0, 2, 3, 1)[:, :, None, :, None].expand(-1, -1, 2, -1, 2, -1)
+        gradient = quarter.reshape(count, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)
         width, height = strips[0].shape[3], sum(strip.shape[2] for strip in strips)
         missing = width - gradient.shape[3], height - gradient.shape[2]
         return F.pad(gradient, (0, missing[0], 0, missing[1])) if any(missing) else gradient
@@ -328,12 +339,12 @@ class Trace:
                     break
             else:
                 assert strip is not None
-                gradient[:, :, done : done + strip.shape[2]] += strip
+                gradient[:, :, done : done + strip.shape[2]].add_(strip)
                 done += strip.shape[2]
 
     def _keep(self, name: str, x: Tensor, pull: Tensor | None) -> None:
         # Mixing precisions within one operation is slow, and the way back needs no more than its own.
-        x = x.to(self.precision if self.encoder.needs_values(name) else torch.bool)
+        x = x.to(self.precision) if self.encoder.needs_values(name) else _shorten(x)
         self.layers[name].waiting.push(x, pull if pull is None else pull.to(self.precision))
 
     def _back(
@@ -356,14 +367,30 @@ class Trace:
             part = gradient[:, :, top : top + x.shape[2]]
             for more in (known, pull(layer.name, layer.used, x[..., within])):
                 if more is not None:
-                    part[..., within] += more
+                    part[..., within].add_(more)
             layer.used += x.shape[2]
-            if x.dtype == torch.bool:
-                x = x.view(torch.uint8).to(part.dtype)  # multiplying by truth values takes five times as long
-            torch.ops.aten.threshold_backward.grad_input(part, x, 0, grad_input=part)
+            _rectify(part, x)
             top += x.shape[2]
             del x, known, more, part
         return layer.convolution.push(gradient)
+
+
+def _shorten(x: Tensor) -> Tensor:
+    """Where features are positive, a byte each; on a GPU where they aren't, as `_rectify` takes it there."""
+    return x.to(torch.bool) if x.device.type == "cpu" else x <= 0
+
+
+def _rectify(gradient: Tensor, x: Tensor) -> None:
+    """The gradient of ReLU, in place: 0 where features aren't positive; x is those or what `_shorten` gives.
+
+    On a CPU filling under a mask takes ten times as long as multiplying with numbers, on a GPU a third of it.
+    """
+    if x.dtype == torch.bool:
+        if x.device.type != "cpu":
+            gradient.masked_fill_(x, 0)
+            return
+        x = x.view(torch.uint8).to(gradient.dtype)  # multiplying by truth values takes five times as long
+    torch.ops.aten.threshold_backward.grad_input(gradient, x, 0, grad_input=gradient)
 
 
 @dataclass

@@ -277,7 +277,7 @@ class Objective:
             strip = slice(top, top + rows)
             for weight, (loss, slope) in self._pixel_terms(image, strip):
                 pixels = pixels + weight * loss
-                gradient[:, :, strip] += slope.mul_(weight)
+                gradient[:, :, strip].add_(slope, alpha=weight)
         total = torch.stack([self.alpha * content, self.beta * style, self.tv * variation, pixels]).sum()
         return torch.stack([total, content, style, variation]), gradient
 
