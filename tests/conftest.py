@@ -24,6 +24,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """The device auto is the CPU wherever the tests run; what is about a GPU says so (`make test-gpu`)."""
+    if config.option.markexpr != "gpu":
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No test sees the user's weights or leaves anything in their caches; the log is as it was."""

@@ -113,26 +113,3 @@ def test_evaluations_on_a_cpu_are_not_captured() -> None:
         return (x,)
 
     assert evaluation.capture_graph(evaluate, torch.zeros(1, 3, 4, 4)) is evaluate
-
-
-@pytest.mark.gpu
-def test_a_captured_evaluation_gives_what_the_plain_one_gives() -> None:
-    def evaluate(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return x.square().sum()[None], 2 * x
-
-    images = torch.rand(2, 1, 3, 8, 8, device="cuda")
-    replayed = evaluation.capture_graph(evaluate, images[0])
-    assert replayed is not evaluate
-    results = [replayed(image) for image in images]
-    for image, result in zip(images, results, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(result, evaluate(image), strict=True))
-
-
-@pytest.mark.gpu
-def test_what_cannot_be_captured_runs_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
-    def evaluate(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return (x * x.sum().item(),)  # waits for the host
-
-    with caplog.at_level("INFO", logger="styletransfer"):
-        assert evaluation.capture_graph(evaluate, torch.ones(1, 3, 4, 4, device="cuda")) is evaluate
-    assert "without a CUDA graph" in caplog.text

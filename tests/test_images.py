@@ -100,7 +100,7 @@ def test_a_profile_of_srgb_changes_nothing(tmp_path: Path) -> None:
     assert np.abs(rgb_of(tmp_path / "a.png") - smooth()).max() <= 1
 
 
-@pytest.mark.parametrize("profile", [b"not a profile", SRGB[:200], b"\0" * 400])
+@pytest.mark.parametrize("profile", [b"not a profile", SRGB[:200], b"\0" * 400], ids=["text", "cut", "zeros"])
 def test_a_broken_profile_is_ignored_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, profile: bytes
 ) -> None:

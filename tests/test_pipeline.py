@@ -321,22 +321,6 @@ def test_importing_the_package_loads_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.gpu
-def test_a_gpu_gives_the_same_picture_as_the_cpu(content_path: Path, style_path: Path) -> None:
-    cpu, gpu = (stylize(content_path, style_path, SMALL, device=device) for device in ("cpu", "cuda"))
-    assert gpu.device == "cuda:0"
-    np.testing.assert_allclose(gpu.best.total, cpu.best.total, rtol=1e-2)
-    assert (gpu.tensor - cpu.tensor).abs().mean() < 1e-2
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("pooling", ["avg", "max", "l2"])
-def test_a_gpu_gives_the_same_bytes_when_told_to(content_path: Path, style_path: Path, pooling: str) -> None:
-    options = dataclasses.replace(SMALL, device="cuda", deterministic=True, iterations=60, pooling=pooling)
-    one, two = (stylize(content_path, style_path, options) for _ in range(2))
-    assert torch.equal(one.tensor, two.tensor)
-
-
 @pytest.mark.parametrize(
     ("size", "scales", "expected"),
     [
@@ -468,13 +452,14 @@ def test_when_memory_becomes_scarce_the_coarser_picture_is_not_lost(
 def test_a_time_limit_is_kept_and_the_picture_is_whole(content_path: Path, style_path: Path, scales: str) -> None:
     """Of a run that would take minutes; a busy machine may need long for a single iteration."""
     options = dataclasses.replace(SMALL, iterations=100_000, size=192, enlarge=True, scales=scales)
+    photograph = stylize(content_path, style_path, options, scales="1", iterations=0)
     start = time.monotonic()
     stylize(content_path, style_path, options, iterations=1)
     overhead = time.monotonic() - start
     result = stylize(content_path, style_path, options, time="4s")
     assert result.stopped in ("time", "converged") and result.size == (192, 154)
     assert result.seconds < 4 + 2 * overhead
-    assert result.best.total < 0.5 * result.losses[0].total
+    assert result.best.total < 0.5 * photograph.losses[0].total
     if scales == "3" and result.stopped == "time":
         assert [n > 0 for *_, n in result.scales] == [True] * len(result.scales)
 
