@@ -102,7 +102,7 @@ def test_figures_are_the_same_every_time_and_tell_how_they_were_made(
         assert settings.items() >= {"image": "cat.png", "model": "vgg19-lite", **told}.items()
 
 
-@pytest.mark.parametrize("command", ["features", "dream"])
+@pytest.mark.parametrize("command", ["features", pytest.param("dream", marks=pytest.mark.slow)])
 def test_what_a_full_disk_doesnt_take_is_saved_elsewhere(content_path: Path, tmp_path: Path, command: str) -> None:
     folder, here = tmp_path / "full", tmp_path / "here"
     here.mkdir()

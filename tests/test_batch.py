@@ -256,7 +256,7 @@ def children(pid: int) -> list[int]:
     return [int(p) for task in Path(f"/proc/{pid}/task").iterdir() for p in (task / "children").read_text().split()]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_worker_that_another_ends_is_replaced_and_no_picture_lost(albums: Path, number: int) -> None:
     asked = jobs_of(albums, 2, iterations=40, checkpoint_every="0")
     sent: list[int] = []
@@ -420,6 +420,7 @@ def test_a_cluster_makes_the_same_pictures_even_when_a_worker_dies(
             assert (Path(other) / path.name).read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_job_that_always_kills_its_dask_worker_is_given_up(
     poison: Path, dask: tuple[str, list["subprocess.Popen[bytes]"]], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -99,7 +99,11 @@ with hardware.runtime_settings(cpu):
 
 @linux
 @pytest.mark.parametrize(
-    "tiling", ["480 0 0 1 5", "480 0 64 3 1", pytest.param("480 0 64 6 1", marks=pytest.mark.slow), "480 192 64 6 1"]
+    "tiling",
+    [
+        *("480 0 0 1 5", "480 0 64 3 1"),
+        *(pytest.param(tiling, marks=pytest.mark.slow) for tiling in ("480 0 64 6 1", "480 192 64 6 1")),
+    ],
 )
 def test_predicted_memory_is_the_true_one(tiling: str) -> None:
     done = subprocess.run([sys.executable, "-c", _MEASURE, *tiling.split()], capture_output=True, text=True, check=True)
