@@ -29,8 +29,9 @@ HISTORY_BYTES = 1 << 30
 #: side: on smaller ones an iteration takes longer for its pixels. Not if it takes less than so many seconds; beyond so
 #: many, with what would be sooner.
 TIMED, TELLING, BRIEF, PATIENT = 10, 128, 20, 120
-#: An iteration takes as long as if its scale had so many pixels more: what doesn't depend on the size.
-OVERHEAD = 14_000
+#: An iteration takes as long as if its scale had so many pixels more: what doesn't depend on the size. On a GPU that is
+#: the launching of some hundred kernels (docs/performance.md).
+OVERHEAD = {"cpu": 14_000, "cuda": 400_000}
 #: When there is a time limit: how many iterations must fit in what is left for a finer scale to be begun.
 WORTHWHILE = 8
 
@@ -77,8 +78,9 @@ class Clock:
     """
 
     def __init__(self, job: Job) -> None:
+        self._overhead = OVERHEAD.get(job.device.type, OVERHEAD["cpu"])
         self._scales, self._limit, self._end = job.scales, job.options.seconds, job.start + job.options.seconds
-        self._work = [job.max_iterations(scale) * _work(scale) for scale in job.scales]
+        self._work = [job.max_iterations(scale) * self._cost(scale) for scale in job.scales]
         self._network = job.networks[-1].name
         self._began, self._warm, self._announced = job.start, 0.0, False
         self.until, self.pace = math.inf, 0.0
@@ -86,7 +88,7 @@ class Clock:
 
     def enter(self, scale: Scale) -> None:
         """Gives a scale, which begins now, its part of the time: each costs about as much as all before it."""
-        self.pace *= _work(scale) / _work(self._scale)
+        self.pace *= self._cost(scale) / self._cost(self._scale)
         self._entered, self._scale, finer = time.monotonic(), scale, len(self._scales) - 1 - self._scales.index(scale)
         self._part = (self._end - self._entered) / 2**finer
 
@@ -115,7 +117,11 @@ class Clock:
 
     def _predict(self, scale: Scale, done: int, pace: float) -> float:
         """Seconds of all iterations but those done, by what one takes on a scale."""
-        return pace * (sum(self._work[self._scales.index(scale) :]) / _work(scale) - done)
+        return pace * (sum(self._work[self._scales.index(scale) :]) / self._cost(scale) - done)
+
+    def _cost(self, scale: Scale) -> int:
+        """What an iteration costs, in pixels."""
+        return math.prod(scale.content) + self._overhead
 
     def allot(self, share: float) -> None:
         """Gives the next network this share of the scale's time."""
@@ -132,7 +138,7 @@ class Clock:
 
     def allows(self, scale: Scale, last: Scale) -> bool:
         """Whether there is time for enough iterations on a scale, told by those on the last one."""
-        pace = self.pace * _work(scale) / _work(last)
+        pace = self.pace * self._cost(scale) / self._cost(last)
         short = math.isfinite(self._end) and self._end - time.monotonic() < WORTHWHILE * pace
         return not ranks.any_process(short)
 
@@ -144,11 +150,6 @@ class Clock:
         if last_network and finer and not self.allows(finer[0], scale):
             return ranks.any_process(after > self._end)
         return ranks.any_process(after > self.until)
-
-
-def _work(scale: Scale) -> int:
-    """What an iteration costs, in pixels."""
-    return math.prod(scale.content) + OVERHEAD
 
 
 @dataclass
