@@ -11,7 +11,7 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow test-browser test-gpu fuzz lint weights figures bench bench-any-size bench-gpu gallery clean
+.PHONY: demo test test-slow test-browser test-gpu fuzz lint weights figures bench bench-any-size bench-gpu bench-video gallery clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -59,6 +59,10 @@ bench-any-size: $(READY)
 
 bench-gpu: $(READY)
 	$(BIN)/python benchmarks/bench.py --device cuda $(ARGS)
+
+# About an hour; Options in ARGS, as in ARGS='--part flicker --seconds 1'.
+bench-video: $(READY)
+	$(BIN)/python benchmarks/video.py $(ARGS)
 
 gallery: $(patsubst photos/%.jpg,out/%.png,$(wildcard photos/*.jpg))
 

@@ -365,13 +365,13 @@ def test_the_gallery_is_one_page_with_everything_in_it(albums: Path) -> None:
 
 
 @pytest.fixture(name="dask")
-def start_dask(albums: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list["subprocess.Popen[bytes]"]]]:
+def start_dask(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list["subprocess.Popen[bytes]"]]]:
     """A scheduler's address; it, and what watches over two workers, in processes of their own."""
     pytest.importorskip("distributed", reason="needs the extra 'cluster'")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as many here as there
     settings = {"WORKER_TTL": "10s", "ALLOWED_FAILURES": "2"}
     environment = {**os.environ, **{f"DASK_DISTRIBUTED__SCHEDULER__{name}": value for name, value in settings.items()}}
-    file = albums / "scheduler.json"
+    file = here / "scheduler.json"
 
     def start(what: str, *options: str) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-m", "dask", what, "--scheduler-file", str(file), "--host", "127.0.0.1"]
@@ -379,7 +379,7 @@ def start_dask(albums: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[
         return subprocess.Popen([*command, "--no-dashboard", *options], env=environment, **output)
 
     started = [start("scheduler", "--port", "0")]
-    started += [start("worker", "--nworkers", "2", "--nthreads", "1", "--local-directory", str(albums / "scratch"))]
+    started += [start("worker", "--nworkers", "2", "--nthreads", "1", "--local-directory", str(here / "scratch"))]
     deadline = time.monotonic() + 60
     while not file.exists() or not file.read_text():
         assert time.monotonic() < deadline

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from test_batch import start_dask
+from test_cli import here
 
 av = pytest.importorskip("av")
 cv2 = pytest.importorskip("cv2")
@@ -25,6 +27,7 @@ from styletransfer.options import Following  # noqa: E402
 from styletransfer.video import clips, render  # noqa: E402
 from styletransfer.video.flow import find_motion, is_cut  # noqa: E402
 
+__all__ = ["here", "start_dask"]
 COMMAND = [sys.executable, "-m", "styletransfer", "video"]
 QUICK = ["--size", "64", "--iterations", "4", "-q"]
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -271,6 +274,37 @@ def test_a_clip_that_is_cut_off_is_read_as_far_as_it_goes(tmp_path: Path, caplog
     assert 2 <= len(clips.survey(part).times) < 8
 
 
+def test_one_frame_or_no_times_are_a_clip_too(tmp_path: Path) -> None:
+    """Raw H.264 has no times: 25 frames a second, or as told."""
+    frame = crop(photograph(), 60, 40, 64, 48)
+    one = clips.survey(write(tmp_path / "one.mp4", [frame]))
+    assert (len(one.times), list(one.shots), one.rate) == (1, [(0, 1)], 25)
+    with av.open(str(tmp_path / "raw.h264"), "w", format="h264") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(4):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    raw = clips.survey(tmp_path / "raw.h264", Fraction(12))
+    assert (len(raw.times), raw.rate) == (4, 12)
+    assert len(clips.survey(tmp_path / "raw.h264").times) == 4
+
+
+@pytest.mark.parametrize(("curve", "told"), [(1, False), (16, True), (18, True)])
+def test_hdr_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture, curve: int, told: bool) -> None:
+    with av.open(str(tmp_path / "clip.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p10le"
+        stream.codec_context.color_trc = curve
+        frame = av.VideoFrame.from_ndarray(crop(photograph(), 60, 40, 64, 48), format="rgb24")
+        made = frame.reformat(format="yuv420p10le")
+        made.color_trc = curve
+        container.mux(stream.encode(made))
+        container.mux(stream.encode())
+    clips.survey(tmp_path / "clip.mkv")
+    assert ("is HDR" in caplog.text) == told
+
+
 def test_a_clip_that_fails_leaves_nothing(tmp_path: Path) -> None:
     def frames() -> Any:
         yield 0, Image.new("RGB", (64, 48))
@@ -419,6 +453,17 @@ def test_shots_are_the_same_wherever_they_are_painted(clip_path: Path, style_pat
         out = tmp_path / f"{jobs}.mkv"
         subprocess.run([*command, "--jobs", jobs, "-o", out], check=True, env=environment)
     assert (tmp_path / "1.mkv").read_bytes() == (tmp_path / "2.mkv").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_cluster_paints_shots_as_one_process_does(
+    dask: tuple[str, object], here: Path, clip_path: Path, style_path: Path
+) -> None:
+    command = [*COMMAND, clip_path, style_path, *QUICK, "-o"]
+    for out, where in (("alone.mkv", []), ("there.mkv", ["--scheduler", dask[0]])):
+        subprocess.run([*command, here / out, *where], check=True)
+    assert (here / "there.mkv").read_bytes() == (here / "alone.mkv").read_bytes()
+    assert not (here / "there_frames").exists()
 
 
 def test_a_clip_is_not_replaced_by_its_painting(

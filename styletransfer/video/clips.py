@@ -34,6 +34,7 @@ WRITERS: dict[str, tuple[str, str, str, dict[str, str]]] = {
 #: In pictures of fewer rows an untold matrix is BT.601's, in others BT.709's: so players take it.
 _HIGH = 720
 _BT709, _LIMITED, _UNTOLD = 1, 1, 2  # as ffmpeg numbers matrices and ranges
+_HDR = (16, 18)  # and what light a value stands for: PQ and HLG
 _TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
 
@@ -94,6 +95,8 @@ def survey(path: Path, rate: Fraction | None = None) -> Clip:
             if before is not None and is_cut(before, now):
                 cuts.append(number)
             before = now
+            if number == 0 and getattr(frame, "color_trc", None) in _HDR:
+                log.warning("%s is HDR and is taken as it is: colours come out dull unless it is made SDR before", path)
             time = frame.pts if isinstance(frame, av.VideoFrame) and not rate else None
             if time is not None and frame.time_base:
                 base = Fraction(frame.time_base)
