@@ -60,7 +60,7 @@ bench-any-size: $(READY)
 bench-gpu: $(READY)
 	$(BIN)/python benchmarks/bench.py --device cuda $(ARGS)
 
-# About an hour; Options in ARGS, as in ARGS='--part flicker --seconds 1'.
+# About an hour; options in ARGS, as in ARGS='--part flicker --seconds 1'.
 bench-video: $(READY)
 	$(BIN)/python benchmarks/video.py $(ARGS)
 
