@@ -10,8 +10,8 @@ from .job import Job, Scale
 def find_needs(job: Job, scale: Scale) -> Needs:
     """What a scale needs a plan for."""
     options, (width, height) = job.options, scale.content
-    regions = job.inputs.regions if options.mask else []
-    masks = sum((region.mask is not None) + len(region.styles) for region in regions)
+    given = [[region.mask, *(style.mask for style in region.styles)] for region in job.inputs.regions]
+    masks = sum(mask is not None for of_region in given for mask in of_region)
     whole = bool(options.l1 or options.l2) + 4 / 3 * ((job.inputs.keep is not None) + (job.nearness is not None))
     return Needs(
         encoder=job.networks[-1].encoder,

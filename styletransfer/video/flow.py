@@ -26,7 +26,7 @@ class Motion:
     Attributes:
         source: H×W×2, for every pixel the place in the earlier frame that it comes from.
         trust: H×W, float32: 1 where that is so, 0 where it can't be told or wasn't to be seen.
-        alike: H×W, float32: 1 where it looks as there, be it so or not.
+        alike: H×W, float32: 1 where it looks as there, be it so or not; 0 where that is outside.
     """
 
     source: Array
@@ -36,6 +36,11 @@ class Motion:
     def move(self, picture: Array) -> Array:
         """A picture of the earlier frame, H×W×C, as far as this frame has it, its border continued."""
         return _look(picture, self.source)
+
+    def take(self, values: Array) -> Array:
+        """Values of the earlier frame's places, H×W, as far as this frame has them: the nearest ones, unmixed."""
+        taken: Array = cv2.remap(values, *np.moveaxis(self.source, 2, 0), cv2.INTER_NEAREST)
+        return taken
 
 
 def find_motion(before: Array, now: Array) -> Motion:
@@ -55,7 +60,7 @@ def find_motion(before: Array, now: Array) -> Motion:
     source, trusted = _places(backward) + backward, trust(forward, backward)
     still = (trusted == 0) & _is_inside(source) & (_difference(before, now) < STILL)
     source = np.where(still[..., None], _places(backward), source)
-    alike = _difference(_look(before, source), now) < ALIKE
+    alike = _is_inside(source) & (_difference(_look(before, source), now) < ALIKE)
     return Motion(source, np.where(still, np.float32(1), trusted), alike.astype(np.float32))
 
 

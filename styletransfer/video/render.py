@@ -1,13 +1,16 @@
 """The frames of a shot in the style of paintings, each begun from the one before.
 
 Ruder, Dosovitskiy, Brox, *Artistic Style Transfer for Videos*, GCPR 2016. Deviations: every frame is worked through
-from coarse to fine, as pictures are; and what earlier frames tell is one picture, since each tells what nearer ones
-can't (their eq. 10, with trusts that are 0 or 1).
+from coarse to fine, as pictures are; what earlier frames tell is one picture, since each tells what nearer ones
+can't (their eq. 10, with trusts that are 0 or 1); and what has come into sight lately is held less firmly, since one
+frame's few iterations don't paint it to the end.
 """
 
+import base64
 import contextlib
 import hashlib
 import json
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,12 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from PIL.ImageChops import multiply
 
 from ..errors import UsageError
 from ..options import WHOLE, Following, Options
 from ..painting.job import Job, prepared_job
 from ..painting.loop import Painting, cast
-from ..pictures import Picture, color, digest, read_picture, read_settings, to_mask, write_picture
+from ..pictures import Picture, RegionInput, color, digest, read_picture, read_settings, to_mask, write_picture
 from ..version import __version__
 from . import clips
 from .clips import is_clip, read_frames
@@ -30,6 +34,10 @@ from .flow import Array, find_motion
 
 #: A frame that begins where it should end has settled sooner than one that begins from the photograph.
 WINDOW = 5
+#: What was painted in so many frames stays as it is.
+SETTLED = 8
+#: Share of a frame from which on what hasn't settled has a style loss of its own.
+NEW = 0.01
 #: What a clip can't have, and why.
 _REFUSED = {
     "time": "each frame ends when it has settled",
@@ -82,10 +90,11 @@ def check_options(options: Options) -> None:
 
 @dataclass(frozen=True)
 class _Frame:
-    """A frame and what was made of it, H×W×3."""
+    """A frame and what was made of it, H×W×3, and in how many frames each place was painted, up to `SETTLED`, H×W."""
 
     content: Array
     painted: Array
+    age: Array
 
 
 def render(shot: Shot, stopped: Callable[[], object] = lambda: False) -> Iterator[Path]:
@@ -113,13 +122,13 @@ def render(shot: Shot, stopped: Callable[[], object] = lambda: False) -> Iterato
                 job = replace(job, callback=lambda _: stopped())
             content, path = picture.resize(job.scales[-1].content), shot.path(number)
             if not (state := _told(path, identity)):
-                following = _follow(_with_masks(job, shot.options, seen), shot, content, earlier, before)
-                state = _paint(following, path, number, identity)
+                following, age = _follow(_with_masks(job, shot.options, seen), shot, content, earlier, before)
+                state = _paint(following, path, {"frame": number, "shot": identity, "age": _pack(age)})
             if not state:
                 return
             yield path
-            before = state
-            earlier[number] = _Frame(np.asarray(content.rgb), np.asarray(read_picture(path).rgb))
+            before, now = state, np.asarray(content.rgb)
+            earlier[number] = _Frame(now, np.asarray(read_picture(path).rgb), _unpack(state["age"], now.shape[:2]))
             earlier.pop(number - max(shot.following.look_back) * shot.following.every, None)
 
 
@@ -149,13 +158,24 @@ def _with_masks(job: Job, options: Options, masks: dict[str, Picture]) -> Job:
     return replace(job, originals=originals, inputs=replace(job.inputs, keep=keep, regions=regions))
 
 
-def _follow(job: Job, shot: Shot, content: Picture, earlier: dict[int, _Frame], state: dict[str, Any]) -> Job:
-    """The job of a frame: the shot's, for the first one; else from what earlier ones tell, and near to it."""
+def _pack(age: Array) -> str:
+    return base64.b64encode(zlib.compress(age.tobytes())).decode()
+
+
+def _unpack(packed: str, shape: tuple[int, ...]) -> Array:
+    return np.frombuffer(zlib.decompress(base64.b64decode(packed)), np.uint8).reshape(shape)
+
+
+def _follow(
+    job: Job, shot: Shot, content: Picture, earlier: dict[int, _Frame], state: dict[str, Any]
+) -> tuple[Job, Array]:
+    """The job of a frame: the shot's, for the first one; else from what earlier ones tell, and near to it. And the age
+    that the frame is going to have."""
+    now = np.asarray(content.rgb)
     if not earlier:
-        return job
-    now, newest = np.asarray(content.rgb), max(earlier)
-    told, image = np.zeros(now.shape[:2], np.float32), now.astype(np.float32)
-    filled = told.copy()
+        return job, np.full(now.shape[:2], SETTLED, np.uint8)
+    newest, told, image = max(earlier), np.zeros(now.shape[:2], np.float32), now.astype(np.float32)
+    filled, firm, age = told.copy(), told.copy(), np.ones(now.shape[:2], np.uint8)
     for back in shot.following.look_back:
         frame = earlier.get(newest + shot.following.every - back * shot.following.every)
         if frame is not None:
@@ -164,26 +184,43 @@ def _follow(job: Job, shot: Shot, content: Picture, earlier: dict[int, _Frame], 
             # Where nothing is known, what looks alike is a better start than the photograph: it is painted.
             better = np.maximum(new, np.clip(motion.alike - filled, 0, 1))
             image += better[..., None] * (motion.move(frame.painted) - image)
+            before = motion.take(frame.age)
+            age = np.where(new > 0, np.minimum(before + 1, SETTLED), age).astype(np.uint8)
+            firm += new * (before / np.float32(SETTLED))
             told, filled = told + new, np.maximum(filled, better)
     grey = job.options.color == "luminance"
     start = Picture(Image.fromarray(image.round().clip(0, 255).astype(np.uint8)))
     seen, start = (color.to_luminance(picture) if grey else picture for picture in (content, start))
     if (backward := getattr(torch, state["backward"])) != job.precision.backward:
         job = cast(job, replace(job.precision, backward=backward))
-    return replace(
+    # To the style of the whole picture it hardly matters how a narrow strip looks: it would stay a photograph.
+    apart = (age < SETTLED).mean() >= NEW
+    regions = _apart(job.inputs.regions, age < SETTLED) if apart else job.inputs.regions
+    following = replace(
         job,
         originals=replace(job.originals, content=content),
-        inputs=replace(job.inputs, content=seen, start=start),
+        inputs=replace(job.inputs, content=seen, start=start, regions=regions),
         options=replace(job.options, init="content", init_noise=0.0, iterations=job.max_iterations(job.scales[-1])),
         window=WINDOW,
-        nearness=torch.from_numpy(told)[None, None] * shot.following.weight,
+        nearness=torch.from_numpy(firm)[None, None] * shot.following.weight,
         spectrum={name: torch.tensor(values) for name, values in state["spectrum"].items()},
     )
+    return following, age
 
 
-def _paint(job: Job, path: Path, number: int, identity: str) -> dict[str, Any]:
-    """Makes a frame and writes it; returns what is embedded, with what is to be known for the next one. Empty if it was
-    stopped."""
+def _apart(regions: list[RegionInput], part: Array) -> list[RegionInput]:
+    """Each region in two, within a part of the picture (H×W, truth values) and outside."""
+    masks = [Image.fromarray(np.uint8(255) * within).convert("RGB") for within in (part, ~part)]
+    return [
+        replace(region, mask=Picture(multiply(region.mask.resize(mask.size).rgb, mask) if region.mask else mask))
+        for region in regions
+        for mask in masks
+    ]
+
+
+def _paint(job: Job, path: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """Makes a frame and writes it; returns what is embedded: what is given, and what is to be known for the next one.
+    Empty if it was stopped."""
     painting = Painting(job)
     painting.paint()
     if painting.runs[-1].stopped == "callback":
@@ -191,7 +228,7 @@ def _paint(job: Job, path: Path, number: int, identity: str) -> dict[str, Any]:
     spectrum = {name: tensor.tolist() for name, tensor in painting.spectrum.items()}
     state = {"spectrum": spectrum, "backward": str(painting.job.precision.backward).removeprefix("torch.")}
     made = {"iterations": sum(run.iterations for run in painting.runs), "stopped": painting.runs[-1].stopped}
-    told = {"version": __version__, "frame": number, "shot": identity, **state, "result": made}
+    told = {"version": __version__, **given, **state, "result": made}
     write_picture(painting.finish(), path, alpha=None, bit_depth=8, settings=told)
     return told
 
