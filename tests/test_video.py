@@ -24,6 +24,7 @@ from styletransfer import Options  # noqa: E402
 from styletransfer.cli.main import main  # noqa: E402
 from styletransfer.errors import StyleTransferError, UsageError  # noqa: E402
 from styletransfer.options import Following  # noqa: E402
+from styletransfer.pictures import read_settings  # noqa: E402
 from styletransfer.video import clips, render  # noqa: E402
 from styletransfer.video.flow import find_motion, is_cut  # noqa: E402
 
@@ -342,6 +343,28 @@ def test_frames_are_like_the_ones_before_where_those_are_to_be_seen(
         # Without the borders, where something comes into sight.
         away[weight] = np.mean([np.square(now[:, :-2] - before[:, 2:])[8:-8, 8:-8].mean() for before, now in pairs])
     assert away[5000.0] < 0.2 * away[0.0]
+
+
+def test_what_comes_into_sight_grows_old(clip_path: Path, style_path: Path, tmp_path: Path) -> None:
+    """Two columns with each frame, at the right; what was there from the beginning has settled."""
+    made = list(render.render(shot(clip_path, style_path, tmp_path)))
+    ages = [render._unpack(read_settings(path)["age"], (48, 64)) for path in made]
+    assert (ages[0] == render.SETTLED).all()
+    assert (ages[1][:, -2:] == 1).all() and (ages[2][:, -2:] == 1).all()
+    assert np.median(ages[2][:, -4:-2]) == 2
+    assert all((age[:, :40] == render.SETTLED).mean() > 0.9 for age in ages)
+
+
+@pytest.mark.slow
+def test_what_comes_into_sight_is_painted(style_path: Path, tmp_path: Path) -> None:
+    """With as many strokes as what was there at first: a strip that only continues its neighbour has half of them."""
+    drawn = [sys.executable, EXAMPLES / "draw_clips.py", tmp_path, "--clips", "pan", "--size", "160x90"]
+    subprocess.run([*drawn, "--frames", "16", "--ending", ".mkv"], check=True)
+    command = [*COMMAND, tmp_path / "pan.mkv", EXAMPLES / "swirls.jpg", "-q", "-o", tmp_path / "out.mkv"]
+    subprocess.run(command, check=True)
+    ((_, made),) = clips.read_frames(tmp_path / "out.mkv", 15, 16)
+    strokes = np.abs(np.diff(np.asarray(made.rgb).astype(float), axis=1)).mean(2)
+    assert strokes[:, 125:].mean() > 0.65 * strokes[:, :60].mean()
 
 
 @pytest.mark.slow
