@@ -97,6 +97,16 @@ class _Frame:
     age: Array
 
 
+@dataclass(frozen=True)
+class _Memory:
+    """What earlier frames tell of one: what it begins from, H×W×3; how firmly it is to stay so, 0…1, H×W; and its age,
+    as in `_Frame`."""
+
+    image: Array
+    firm: Array
+    age: Array
+
+
 def render(shot: Shot, stopped: Callable[[], object] = lambda: False) -> Iterator[Path]:
     """Paints the frames, and yields each one's path as soon as it is there.
 
@@ -121,13 +131,16 @@ def render(shot: Shot, stopped: Callable[[], object] = lambda: False) -> Iterato
                 job, _ = stack.enter_context(prepared_job(picture.rgb, shot.styles, still))
                 job = replace(job, callback=lambda _: stopped())
             content, path = picture.resize(job.scales[-1].content), shot.path(number)
+            now = np.asarray(content.rgb)
             if not (state := _told(path, identity)):
-                following, age = _follow(_with_masks(job, shot.options, seen), shot, content, earlier, before)
-                state = _paint(following, path, {"frame": number, "shot": identity, "age": _pack(age)})
+                memory, following = _remember(shot, now, earlier), _with_masks(job, shot.options, seen)
+                if earlier:
+                    following = _follow(following, content, memory, shot.following.weight, before)
+                state = _paint(following, path, {"frame": number, "shot": identity, "age": _pack(memory.age)})
             if not state:
                 return
             yield path
-            before, now = state, np.asarray(content.rgb)
+            before = state
             earlier[number] = _Frame(now, np.asarray(read_picture(path).rgb), _unpack(state["age"], now.shape[:2]))
             earlier.pop(number - max(shot.following.look_back) * shot.following.every, None)
 
@@ -166,16 +179,11 @@ def _unpack(packed: str, shape: tuple[int, ...]) -> Array:
     return np.frombuffer(zlib.decompress(base64.b64decode(packed)), np.uint8).reshape(shape)
 
 
-def _follow(
-    job: Job, shot: Shot, content: Picture, earlier: dict[int, _Frame], state: dict[str, Any]
-) -> tuple[Job, Array]:
-    """The job of a frame: the shot's, for the first one; else from what earlier ones tell, and near to it. And the age
-    that the frame is going to have."""
-    now = np.asarray(content.rgb)
-    if not earlier:
-        return job, np.full(now.shape[:2], SETTLED, np.uint8)
-    newest, told, image = max(earlier), np.zeros(now.shape[:2], np.float32), now.astype(np.float32)
-    filled, firm, age = told.copy(), told.copy(), np.ones(now.shape[:2], np.uint8)
+def _remember(shot: Shot, now: Array, earlier: dict[int, _Frame]) -> _Memory:
+    """What earlier frames tell of one; of the first one of a shot, that it is to be painted to the end at once."""
+    told, image = np.zeros(now.shape[:2], np.float32), now.astype(np.float32)
+    filled, firm, age = told.copy(), told.copy(), np.full(now.shape[:2], 1 if earlier else SETTLED, np.uint8)
+    newest = max(earlier, default=0)
     for back in shot.following.look_back:
         frame = earlier.get(newest + shot.following.every - back * shot.following.every)
         if frame is not None:
@@ -188,24 +196,27 @@ def _follow(
             age = np.where(new > 0, np.minimum(before + 1, SETTLED), age).astype(np.uint8)
             firm += new * (before / np.float32(SETTLED))
             told, filled = told + new, np.maximum(filled, better)
-    grey = job.options.color == "luminance"
-    start = Picture(Image.fromarray(image.round().clip(0, 255).astype(np.uint8)))
+    return _Memory(image.round().clip(0, 255).astype(np.uint8), firm, age)
+
+
+def _follow(job: Job, content: Picture, memory: _Memory, weight: float, state: dict[str, Any]) -> Job:
+    """The job of a frame that begins from what earlier ones tell, and stays near to it."""
+    grey, start = job.options.color == "luminance", Picture(Image.fromarray(memory.image))
     seen, start = (color.to_luminance(picture) if grey else picture for picture in (content, start))
     if (backward := getattr(torch, state["backward"])) != job.precision.backward:
         job = cast(job, replace(job.precision, backward=backward))
     # To the style of the whole picture it hardly matters how a narrow strip looks: it would stay a photograph.
-    apart = (age < SETTLED).mean() >= NEW
-    regions = _apart(job.inputs.regions, age < SETTLED) if apart else job.inputs.regions
-    following = replace(
+    recent = memory.age < SETTLED
+    regions = _apart(job.inputs.regions, recent) if recent.mean() >= NEW else job.inputs.regions
+    return replace(
         job,
         originals=replace(job.originals, content=content),
         inputs=replace(job.inputs, content=seen, start=start, regions=regions),
         options=replace(job.options, init="content", init_noise=0.0, iterations=job.max_iterations(job.scales[-1])),
         window=WINDOW,
-        nearness=torch.from_numpy(firm)[None, None] * shot.following.weight,
+        nearness=torch.from_numpy(memory.firm)[None, None] * weight,
         spectrum={name: torch.tensor(values) for name, values in state["spectrum"].items()},
     )
-    return following, age
 
 
 def _apart(regions: list[RegionInput], part: Array) -> list[RegionInput]:
@@ -251,5 +262,5 @@ def _identity(shot: Shot) -> str:
     moving = [name for name in shot.options.files if is_clip(Path(name))]
     rest = shot.options.map_files(lambda name: shot.styles[0] if name in moving else name)
     inputs = shot.digest, digest(shot.styles[0], shot.styles, rest), [clips.digest(Path(name)) for name in moving]
-    told = [shot.first, shot.options.to_settings(), asdict(shot.following), inputs, __version__]
+    told = [shot.first, shot.options.to_settings(), asdict(shot.following), SETTLED, NEW, inputs, __version__]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
