@@ -62,6 +62,7 @@ tilings = st.builds(
 @example((65, 65), PAPERS, ["conv4_2"], "avg", Tiling(64, 64, 6), False)  # a pixel more
 @example((31, 40), PAPERS, ["conv4_2"], "max", Tiling(64, 64, 3), False)  # smaller
 @example((170, 16), PAPERS, ["conv1_1"], "l2", Tiling(16, 1, 6), True)
+@example((16, 16), ["conv1_1", "conv4_4", "conv5_1"], ["conv4_4"], "avg", Tiling(), False)  # one position at last
 def test_loss_and_gradient_are_those_of_the_whole(
     size: tuple[int, int], style: list[str], content: list[str], pooling: str, tiling: Tiling, masked: bool
 ) -> None:

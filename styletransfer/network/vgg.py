@@ -219,7 +219,8 @@ class Encoder(nn.Module):
         # Up to ten times as fast as autograd's on channels-last maps, on a GPU twice as fast as F.interpolate.
         count, channels, height, width = gradient.shape
         quarter = (gradient / 4).permute(0, 2, 3, 1)[:, :, None, :, None].expand(-1, -1, 2, -1, 2, -1)
-        gradient = quarter.reshape(count, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)
+        # A copy, always: of a single position reshape() would give four views of the same memory.
+        gradient = quarter.contiguous().view(count, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)
         width, height = strips[0].shape[3], sum(strip.shape[2] for strip in strips)
         missing = width - gradient.shape[3], height - gradient.shape[2]
         return F.pad(gradient, (0, missing[0], 0, missing[1])) if any(missing) else gradient
