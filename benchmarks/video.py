@@ -42,7 +42,8 @@ def frames_of(path: Path) -> Iterator[Array]:
 
 
 def draw(name: str, folder: Path, size: tuple[int, int], count: int) -> Path:
-    """One of the clips of examples/draw_clips.py, lossless."""
+    """One of the clips of examples/draw_clips.py, lossless; each size and length in a folder of its own."""
+    folder /= "{}x{}-{}".format(*size, count)
     rest = ["--size", "{}x{}".format(*size), "--frames", str(count), "--ending", ".mkv"]
     drawn = [sys.executable, EXAMPLES / "draw_clips.py", folder, "--clips", name, *rest]
     subprocess.run(drawn, check=True, stdout=subprocess.DEVNULL)

@@ -1,7 +1,6 @@
 """Runs that are interrupted, killed and resumed, against the same runs left alone."""
 
 import dataclasses
-import functools
 import itertools
 import logging
 import os
@@ -17,7 +16,7 @@ import torch
 from PIL import Image
 from test_cli import COMMAND, here, run
 
-from styletransfer import Options, StyleTransferError, UsageError, cli, stylize
+from styletransfer import Options, Result, StyleTransferError, UsageError, cli, stylize
 from styletransfer.files import atomic_write
 from styletransfer.machine import hardware
 from styletransfer.optimizer import Step
@@ -59,6 +58,13 @@ def test_gone_on_with_from_any_checkpoint_a_run_gives_the_same_picture(
         assert not copied.exists()
 
 
+def stop_and_resume(content: Path, style: Path, options: Options, path: Path, stop: int) -> Result:
+    """What becomes of a run that is stopped at its so many-th step and gone on with."""
+    steps = itertools.count(1)
+    stylize(content, style, options, checkpoint=path, callback=lambda _: next(steps) >= stop)
+    return stylize(content, style, options, checkpoint=path, resume=True)
+
+
 def test_gone_on_with_where_it_was_stopped_a_run_gives_the_same_picture(
     content_path: Path, style_path: Path, tmp_path: Path, large_network: Path
 ) -> None:
@@ -66,10 +72,7 @@ def test_gone_on_with_where_it_was_stopped_a_run_gives_the_same_picture(
     options = dataclasses.replace(SMALL, weights=str(large_network), warm_start="auto", iterations=6)
     alone = stylize(content_path, style_path, options)
     for stop in (4, 7, 10):
-        path, steps = tmp_path / "state", itertools.count(1)
-        told = functools.partial(lambda steps, stop, _: next(steps) >= stop, steps, stop)
-        stylize(content_path, style_path, options, checkpoint=path, callback=told)
-        resumed = stylize(content_path, style_path, options, checkpoint=path, resume=True)
+        resumed = stop_and_resume(content_path, style_path, options, tmp_path / "state", stop)
         assert torch.equal(resumed.tensor, alone.tensor) and resumed.losses == alone.losses
 
 

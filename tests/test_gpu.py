@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import gc
-import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_checkpoint import stop_and_resume
 
 from styletransfer import Options, pictures, stylize
 from styletransfer.machine import hardware
@@ -246,10 +246,7 @@ def test_gone_on_with_where_it_was_stopped_a_run_gives_the_same_picture(
     options = dataclasses.replace(SMALL, deterministic=True, iterations=40, checkpoint_every="0", **changes)
     alone = stylize(content_path, style_path, options)
     for stop in (4, 17, 35):
-        path, steps = tmp_path / "state", itertools.count(1)
-        told = functools.partial(lambda steps, stop, _: next(steps) >= stop, steps, stop)
-        stylize(content_path, style_path, options, checkpoint=path, callback=told)
-        resumed = stylize(content_path, style_path, options, checkpoint=path, resume=True)
+        resumed = stop_and_resume(content_path, style_path, options, tmp_path / "state", stop)
         assert torch.equal(resumed.tensor, alone.tensor)
 
 

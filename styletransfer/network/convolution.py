@@ -61,22 +61,22 @@ def convolve(
         return winograd.convolve(x, top, bottom, transformed, bias)
     channels, height, width = x.shape[1:]
     if x.numel() < LARGE_MAP or channels * (height + width) > height * width / 2:
-        return _convolve_and_rectify(replicate(x, True, True, top, bottom), kernel, bias)
+        return _convolve_and_rectify(_replicate(x, True, True, top, bottom), kernel, bias)
     # A padded copy would cost more memory and time than doing the border once more.
     if top != bottom:
-        x, top, bottom = replicate(x, False, False, top, bottom), False, False
+        x, top, bottom = _replicate(x, False, False, top, bottom), False, False
     y = _convolve_and_rectify(x, kernel, bias, (int(top), 1))
     if top:
         for row, strip in ((0, x[:, :, :2]), (-1, x[:, :, -2:])):
-            strip = replicate(strip, True, True, row == 0, row != 0)
+            strip = _replicate(strip, True, True, row == 0, row != 0)
             y[:, :, row] = _convolve_and_rectify(strip, kernel, bias)[:, :, 0]
     for column, strip in ((0, x[..., :2]), (-1, x[..., -2:])):
-        strip = replicate(strip, column == 0, column != 0, top, top)
+        strip = _replicate(strip, column == 0, column != 0, top, top)
         y[..., column] = _convolve_and_rectify(strip, kernel, bias)[..., 0]
     return y
 
 
-def replicate(x: Tensor, left: bool, right: bool, top: bool, bottom: bool) -> Tensor:
+def _replicate(x: Tensor, left: bool, right: bool, top: bool, bottom: bool) -> Tensor:
     """Maps B×C×H×W with their border repeated, a position wide, on the sides that are told.
 
     Torch's own knows no channels-last maps on a GPU and takes ten times as long there.
