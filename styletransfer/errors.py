@@ -9,6 +9,11 @@ def escape_unprintable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun: "1 image", "2 images"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 class StyleTransferError(Exception):
     """An input, a file or the machine doesn't allow the run. The message says what, where, and what to do."""
 

@@ -6,10 +6,24 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import BinaryIO
 
 from .errors import StyleTransferError, UsageError
+
+
+def describe_missing(path: str | os.PathLike[str]) -> str:
+    """Return "PATH: no such file", and the name of a similar file in its folder if there is one."""
+    folder, name = os.path.split(os.fspath(path))
+    if folder and not os.path.isdir(folder):
+        return f"{path}: no such file: the folder {folder} does not exist"
+    try:
+        names = {name.lower(): name for name in os.listdir(folder or ".") if not name.startswith(".")}
+    except OSError:
+        names = {}
+    near = get_close_matches(name.lower(), names, n=1, cutoff=0.7)
+    return f"{path}: no such file" + (f"; did you mean {os.path.join(folder, names[near[0]])}?" if near else "")
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

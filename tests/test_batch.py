@@ -114,13 +114,40 @@ def test_pairs_patterns_and_names(albums: Path, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize(
+    ("pattern", "matches"),
+    [
+        ("ph[1]", ["ph[1]/a.png"]),
+        ("ph[1]/*.png", ["ph[1]/a.png"]),
+        ("ph[1]/a.png", ["ph[1]/a.png"]),
+        ("ph[1]/[x]/*.png", ["ph[1]/[x]/c.png"]),
+        ("ph[1]/*/c.png", ["ph[1]/[x]/c.png"]),
+        ("./ph[1]/[ab].png", ["ph[1]/a.png"]),
+        ("p*/?.png", ["ph[1]/a.png", "ph1/b.png"]),
+        ("ph[12]/*.png", ["ph1/b.png"]),
+        ("{here}/ph[1]/*.png", ["{here}/ph[1]/a.png"]),
+        ("{here}/ph[12]/*.png", ["{here}/ph1/b.png"]),
+    ],
+)
+def test_brackets_of_existing_folders_are_no_pattern(here: Path, pattern: str, matches: list[str]) -> None:
+    """Where both are there, ph[1] is meant literally; nothing else in it is a pattern that ph1 could match."""
+    for name in ("ph[1]/a.png", "ph1/b.png", "ph[1]/[x]/c.png"):
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(here / name)
+    Image.new("RGB", (8, 8)).save("style.png")
+    contents, styles = [Path(pattern.format(here=here))], [Path("style.png")]
+    jobs = manifest.combine(contents, styles, OPTIONS, here, "{number}.png", pairs=False)
+    assert sorted(job.content for job in jobs) == sorted(match.format(here=here) for match in matches)
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ("photos", "--styles"),
         ("", "--styles"),
         ("photos --styles paintings --manifest jobs.csv", "either"),
         ("photos --styles nowhere.png", "nowhere.png: no such file"),
-        ("'photos/*.tiff' --styles paintings", "no such file"),
+        ("'photos/*.tiff' --styles paintings", "photos/*.tiff: no file matches"),
+        ("photos/A.jpg --styles paintings", "photos/A.jpg: no such file; did you mean photos/a.png?"),
         ("photos --styles paintings --pairs", "there are 2 and 3"),
         ("photos --styles paintings --name out.png", "out/out.png is also that of photos/a.png with paintings/x.png"),
         ("photos --styles paintings --name {nothing}.png", "nothing"),
@@ -199,7 +226,7 @@ def test_every_mistake_of_a_manifest_is_found_before_any_job(albums: Path, capsy
     assert (code, out) == (2, "")
     assert not list(Path("out").iterdir())
     wrong = [(number, said) for number, (_, said) in enumerate(table, 1) if said]
-    assert len(lines) == len(wrong) + 1 and f"{len(wrong)} mistakes" in lines[-1]
+    assert len(lines) == len(wrong) + 1 and f"{len(wrong)} errors; nothing was started" in lines[-1]
     for number, said in wrong:
         (line,) = [line for line in lines if f"jobs.csv, row {number}," in line or f"row {number}:" in line]
         assert said in line

@@ -175,7 +175,7 @@ def broken_pictures(folder: Path) -> dict[str, Path]:
 @pytest.mark.parametrize(
     ("name", "code", "said"),
     [
-        ("missing.jpg", 2, "neither a file nor a command"),
+        ("missing.jpg", 2, "no such file"),
         ("folder.jpg", 2, "folder"),
         ("text.jpg", 1, "not a picture"),
         ("empty.jpg", 1, "not a picture"),
@@ -204,7 +204,7 @@ def test_a_bad_picture_is_one_line_and_leaves_nothing(
     assert (got, out) == (code, "")
     assert err.startswith("styletransfer: ") and err.count("\n") == 1
     assert name in err
-    assert said in err or (name == "missing.jpg" and "no such file" in err)
+    assert said in err
     assert os.listdir(here) == []
 
 
@@ -283,7 +283,31 @@ def test_an_input_is_never_overwritten(
 def test_a_word_that_is_no_file_and_no_command_gets_the_nearest(capsys: pytest.CaptureFixture[str], here: Path) -> None:
     code, out, err = run("wieghts", "list", capsys=capsys)
     assert (code, out) == (2, "")
-    assert err == "styletransfer: 'wieghts' is neither a file nor a command (nearest command: 'weights')\n"
+    assert err == "styletransfer: 'wieghts' is neither a file nor a command; did you mean 'weights'?\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "message"),
+    [
+        ("foto.jpg", "foto.jpg: no such file; did you mean photo.jpg?"),
+        ("PHOTO.JPG", "PHOTO.JPG: no such file; did you mean photo.jpg?"),
+        ("photo.jpeg", "photo.jpeg: no such file; did you mean photo.jpg?"),
+        ("in/foto.jpg", "in/foto.jpg: no such file; did you mean in/photo.jpg?"),
+        ("photo", "photo: no such file; did you mean photo.jpg?"),
+        ("sunset.jpg", "sunset.jpg: no such file"),
+        ("video.jpg", "video.jpg: no such file"),
+        ("elsewhere/photo.jpg", "elsewhere/photo.jpg: no such file: the folder elsewhere does not exist"),
+    ],
+)
+@pytest.mark.parametrize("place", ["content", "style"])
+def test_a_mistyped_file_name_gets_the_nearest_file(
+    content_path: Path, here: Path, capsys: pytest.CaptureFixture[str], first: str, message: str, place: str
+) -> None:
+    (here / "in").mkdir()
+    for name in ("photo.jpg", "in/photo.jpg"):
+        Image.new("RGB", (64, 64)).save(here / name)
+    pair = (first, content_path) if place == "content" else (content_path, first)
+    assert run(*pair, capsys=capsys) == (2, "", f"styletransfer: {message}\n")
 
 
 def test_a_picture_whose_name_begins_with_a_dash_or_is_a_command(

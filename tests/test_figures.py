@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch.nn.functional as F
+from conftest import TINY
 from PIL import Image, ImageSequence
 from test_cli import COMMAND, here, run
 
@@ -177,11 +178,30 @@ def test_a_texture_has_any_size_and_the_styles_statistics(
     assert Image.open("larger.png").size == (100, 75)
     assert run("again", "larger.png", "-q", capsys=capsys) == (0, "larger_again.png\n", "")
     assert (here / "larger_again.png").read_bytes() == (here / "larger.png").read_bytes()
-    code, _, err = run("texture", style_path, "--size", "wide", *LITE, capsys=capsys)
-    assert code == 2 and "1024x768" in err
-    for shape in ("0x50", "9999999999", "20000x20000"):
-        code, _, err = run("texture", style_path, "--size", shape, *LITE, capsys=capsys)
-        assert (code, err.count("\n")) == (2, 1) and "a texture of" in err
+
+
+@pytest.mark.parametrize("shape", ["48x32", "48X32", "48×32", "48 x 32"])
+def test_a_texture_size_is_written_in_many_ways(
+    style_path: Path, here: Path, capsys: pytest.CaptureFixture[str], shape: str
+) -> None:
+    quick = ("--weights", TINY, "--iterations", "0", "-q")
+    assert run("texture", style_path, "--size", shape, *quick, capsys=capsys) == (0, "paint_texture.png\n", "")
+    assert Image.open("paint_texture.png").size == (48, 32)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        *((shape, "it can be as 1024x768") for shape in ("wide", "48x", "x48", "48x-3", "4.5x3", "48x32x3", "")),
+        *((shape, "each side must be at least 1") for shape in ("0x50", "50x0", "0")),
+        *((shape, "is more than --max-pixels") for shape in ("9999999999", "20000x20000")),
+    ],
+)
+def test_an_invalid_texture_size_is_one_line(
+    style_path: Path, here: Path, capsys: pytest.CaptureFixture[str], shape: str, message: str
+) -> None:
+    code, out, err = run("texture", style_path, "--size", shape, capsys=capsys)
+    assert (code, out, err.count("\n")) == (2, "", 1) and message in err
 
 
 @pytest.mark.parametrize("ending", [".gif", ".webp", ".mp4"])

@@ -208,7 +208,7 @@ def test_a_missing_file_is_a_mistake_of_usage(tmp_path: Path) -> None:
     (tmp_path / "loop.pth").symlink_to("loop.pth")
     os.mkfifo(tmp_path / "pipe.pth")
     for path in (*tmp_path.iterdir(), tmp_path / "gone.pth", tmp_path, tmp_path / ("x" * 5000)):
-        with pytest.raises(UsageError, match="no such weights file") as caught:
+        with pytest.raises(UsageError, match="no such file") as caught:
             load(path)
         assert str(path) in str(caught.value)
 

@@ -4,13 +4,14 @@ import csv
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from glob import glob
+from glob import glob, has_magic
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from ..errors import StyleTransferError, UsageError
+from ..errors import StyleTransferError, UsageError, plural
+from ..files import describe_missing
 from ..options import PICTURE_NAMES, WHOLE, Options
 from ..pictures import check_fits, check_output, list_pictures
 from .jobs import Job
@@ -19,11 +20,11 @@ _HINTS = get_type_hints(Options)
 _OWN = ("content", "style", "output")
 
 
-class Mistakes(UsageError):  # noqa: N818
-    """Everything that is wrong with a batch, a line each."""
+class ManifestError(UsageError):
+    """All errors of a batch, one line each."""
 
     def __init__(self, lines: Sequence[str]) -> None:
-        super().__init__(f"{len(lines)} mistakes; nothing was begun")
+        super().__init__(f"{plural(len(lines), 'error')}; nothing was started")
         self.lines = list(lines)
 
 
@@ -45,7 +46,7 @@ def combine(
 
     Raises:
         UsageError: a folder without pictures, or that of the outputs; or pairs that don't match.
-        Mistakes: of `check_jobs`.
+        ManifestError: of `check_jobs`.
     """
     here, there = ([picture for path in paths for picture in _expand(path)] for paths in (contents, styles))
     for path in (path for path in (*contents, *styles) if not os.path.isfile(path)):
@@ -74,7 +75,7 @@ def read_manifest(path: Path, given: Mapping[str, Any], folder: Path, name: str 
         given: options of all rows; a row's own count more.
 
     Raises:
-        Mistakes: all that is wrong, each with its row and column.
+        ManifestError: all that is wrong, each with its row and column.
         StyleTransferError: the table can't be read.
     """
     rows = _read_rows(path)
@@ -105,12 +106,12 @@ def read_manifest(path: Path, given: Mapping[str, Any], folder: Path, name: str 
 
 
 def check_jobs(jobs: Sequence[Job], lines: Sequence[str] = ()) -> list[Job]:
-    """The jobs. Raises `Mistakes` with these lines and those of outputs that can't be."""
+    """The jobs. Raises `ManifestError` with these lines and those of outputs that can't be."""
     found, taken, given = list(lines), dict[str, Job](), dict[str, Job]()
     for job in jobs:
         for source in (job.content, *job.style, *job.options.files):
             if source not in given and not os.path.isfile(source):
-                found.append(f"{job.where}: {source}: no such file")
+                found.append(f"{job.where}: {describe_missing(source)}")
             given.setdefault(source, job)
     given = {os.path.realpath(source): job for source, job in given.items() if os.path.isfile(source)}
     for job in jobs:
@@ -128,7 +129,7 @@ def check_jobs(jobs: Sequence[Job], lines: Sequence[str] = ()) -> list[Job]:
             found.append(f"{job.where}, output: {job.output} is also that of {taken[real].where}; tell --name")
         taken.setdefault(real, job)
     if found:
-        raise Mistakes(found)
+        raise ManifestError(found)
     return list(jobs)
 
 
@@ -136,10 +137,24 @@ def _expand(path: Path) -> list[Path]:
     """A picture, those in a folder, or those that a pattern matches, as photos/*.jpg, which no shell has filled in."""
     if os.path.isdir(path):
         return list_pictures(path)
-    found = [path] if os.path.isfile(path) else sorted(map(Path, glob(str(path))))
+    found = [path] if os.path.isfile(path) else list(_match(Path(path.anchor), path.relative_to(path.anchor).parts))
     if not found:
-        raise UsageError(f"{path}: no such file")
+        raise UsageError(f"{path}: no file matches" if has_magic(str(path)) else describe_missing(path))
     return found
+
+
+def _match(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
+    """Yield the paths that match a pattern, in order.
+
+    A part that exists is taken literally: the brackets of an existing folder "ph[1]" are no pattern.
+    """
+    if not parts:
+        yield folder
+    elif os.path.exists(folder / parts[0]):
+        yield from _match(folder / parts[0], parts[1:])
+    else:
+        for name in sorted(glob(parts[0], root_dir=folder)):
+            yield from _match(folder / name, parts[1:])
 
 
 def _fill_in_name(name: str, number: int, content: Path, style: Sequence[Path], options: Options) -> str:
@@ -195,7 +210,7 @@ def _read_paths(folder: Path, row: Mapping[str, Any], name: str, found: list[str
         found.append(f"{name}: there is none" if value in (None, "") else f"{name}: {value!r} is no file name")
         return []
     paths = [str(folder / path) for path in told]
-    found += [f"{name}: {path}: no such file" for path in paths if not os.path.isfile(path)]
+    found += [f"{name}: {describe_missing(path)}" for path in paths if not os.path.isfile(path)]
     return paths
 
 
@@ -217,7 +232,7 @@ def _read_settings(folder: Path, row: Mapping[str, Any], found: list[str]) -> di
         if isinstance(value, str) and os.path.isfile(folder / value):
             settings[field] = str(folder / value)
         elif value and field != "init":
-            found.append(f"{field}: {value}: no such file")
+            found.append(f"{field}: {describe_missing(folder / str(value))}")
     if isinstance(pairs := settings.get("mask"), list):
         try:
             settings["mask"] = [[name if name == WHOLE else str(folder / name) for name in pair] for pair in pairs]

@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ..errors import UsageError
+from ..files import describe_missing
 from ..options import PRESETS, Options, PresetName, flag
 
 DEFAULT_COMMAND = "stylize"
@@ -29,10 +30,10 @@ class _DefaultCommandGroup(TyperGroup):
         if first in self.commands or first.partition("=")[0] in own_options or (completing and not args):
             return super().parse_args(ctx, args)
         if not first.startswith("-") and not os.path.exists(first) and not completing:
-            near = get_close_matches(first, self.commands, n=1, cutoff=0.5) or sorted(self.commands)
-            raise UsageError(
-                f"{first!r} is neither a file nor a command (nearest command: {' or '.join(map(repr, near))})"
-            )
+            near = get_close_matches(first, self.commands, n=1, cutoff=0.6)
+            if near and not os.path.splitext(first)[1] and os.path.basename(first) == first:
+                raise UsageError(f"{first!r} is neither a file nor a command; did you mean {near[0]!r}?")
+            raise UsageError(describe_missing(first))
         return super().parse_args(ctx, [DEFAULT_COMMAND, *(args or [first])])
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import UsageError
+from ..errors import UsageError, plural
 from ..files import make_folder
 from ..options import PICTURE_NAMES, Options
 from .arguments import BETWEEN, Quiet, app, from_options
@@ -74,10 +74,11 @@ def batch_command(
         failed, left = [row for row in rows.values() if row["status"] == "failed"], len(planned) - len(rows)
         if number := interrupted():
             raise typer.Exit(
-                complain(f"interrupted; {left} pictures are left; run the same command to continue", 128 + number)
+                complain(f"interrupted; {plural(left, 'image')} left; run the same command to continue", 128 + number)
             )
     if failed:
-        raise typer.Exit(complain(f"{len(failed)} of {len(planned)} pictures failed: {folder / 'report.jsonl'}", 1))
+        count = f"{len(failed)} of {plural(len(planned), 'image')}"
+        raise typer.Exit(complain(f"{count} failed: {folder / 'report.jsonl'}", 1))
 
 
 def choose_makers(scheduler: str | None, send_files: bool, jobs: int, interrupted: "Callable[[], int]") -> "Makers":
@@ -99,8 +100,8 @@ def _plan_jobs(
     manifest: Path | None,
     name: str,
 ) -> "list[Job]":
-    """The jobs; of mistakes in them each is a line on stderr, before the error is raised."""
-    from ..batches.manifest import Mistakes, combine, read_manifest
+    """Return the jobs. If some are invalid, each error is a line on stderr before `ManifestError` is raised."""
+    from ..batches.manifest import ManifestError, combine, read_manifest
 
     options = Options(**given)
     if manifest and (contents or styles):
@@ -113,8 +114,8 @@ def _plan_jobs(
             return read_manifest(manifest, given, folder, name)
         paintings = [Path(style) for style in styles.split(BETWEEN)]
         return combine(contents, paintings, options, folder, name, pairs=pairs)
-    except Mistakes as mistakes:
-        for line in mistakes.lines:
+    except ManifestError as error:
+        for line in error.lines:
             complain(line, 2)
         raise
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from ..errors import plural
 from ..options import Options
 from .arguments import ContentPath, Quiet, StylePaths, SweepCommand, app, files_among, from_options, given_options
 from .console import complain, interruptible, save_somewhere, show_notices
@@ -200,6 +201,7 @@ def _draw_sheet(
         number = interrupted()
     print(saved)
     if (count := len(sheet.made)) < len(cells):
-        raise typer.Exit(complain(f"interrupted; {saved} has the {count} pictures finished so far", 128 + number))
+        finished = plural(count, "image")
+        raise typer.Exit(complain(f"interrupted; {saved} has the {finished} finished so far", 128 + number))
     if saved != target:
         raise typer.Exit(1)

@@ -305,10 +305,10 @@ def texture_command(
     """
     from ..figures.sheets import texture
 
-    width, _, height = shape.partition("x")
-    if not (width.isdecimal() and (height or width).isdecimal()):
+    sides = re.fullmatch(r"(\d{1,12})(?:[xX×](\d{1,12}))?", shape.replace(" ", ""))
+    if not sides:
         raise UsageError(f"--size is {shape!r}; it can be as 1024x768, or one number for both sides")
-    content, options = texture(style, (int(width), int(height or width)), Options(**given))
+    content, options = texture(style, (int(sides[1]), int(sides[2] or sides[1])), Options(**given))
     target = output or Path(f"{style[0].stem}_texture.png")
     run: dict[str, Any] = {"quiet": quiet, "as_json": as_json, "resume": resume, "save_every": save_every}
     _make(content, list(style), options, target, animate=animate, **run)

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import UsageError
+from ..files import describe_missing
 from ..optimizer import Step
 from ..options import Options
 from ..painting import Result, stylize
@@ -90,7 +91,9 @@ def texture(style: Styles, size: tuple[int, int], options: Options) -> tuple[Ima
         UsageError, StyleTransferError: as `read_inputs`.
     """
     pixels = size[0] * size[1]
-    if not 0 < pixels <= options.max_pixels:
+    if not pixels:
+        raise UsageError(f"a texture cannot be {size[0]}×{size[1]} pixels: each side must be at least 1")
+    if pixels > options.max_pixels:
         raise UsageError(
             f"a texture of {size[0]}×{size[1]} pixels is more than --max-pixels; if you want it: --max-pixels {pixels}"
         )
@@ -207,7 +210,7 @@ def draw_sheet(
         UsageError, StyleTransferError: as `stylize`.
     """
     for name in {name for cell in cells for name in cell.options.files if not os.path.isfile(name)}:
-        raise UsageError(f"{name}: no such file")
+        raise UsageError(describe_missing(name))
     before = [(label, read_picture(source, cells[0].options.max_pixels).rgb) for label, source in first]
     results = list(paint_cells(cells, interrupted, quiet=quiet))
     pictures = {id(cell): result.image for cell, result, _ in results}

@@ -17,7 +17,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from ..errors import StyleTransferError, UsageError
-from ..files import sha256_of, write_atomically
+from ..files import describe_missing, sha256_of, write_atomically
 from .download import download
 from .formats import Convolutions, read_convolutions
 
@@ -259,7 +259,7 @@ def load(path: Path, preprocessing: str = "auto") -> Convolutions:
         StyleTransferError: no such file, not weights, not VGG-19's shape, not finite, or the hash in its name is wrong.
     """
     if not os.path.isfile(path):  # os.path and not Path, whose method raises for names too long
-        raise UsageError(f"{path}: no such weights file")
+        raise UsageError(describe_missing(path))
     kept = _kept_conversion(path, preprocessing)
     if kept is not None and kept.is_file():
         with contextlib.suppress(StyleTransferError):  # a spoilt conversion is made again

@@ -20,6 +20,7 @@ from PIL import ExifTags, Image, ImageCms, TiffImagePlugin, UnidentifiedImageErr
 from torch import Tensor
 
 from ..errors import StyleTransferError, UsageError
+from ..files import describe_missing
 from ..options import Options
 from .images import SETTINGS_KEY, SRGB, Picture, split_alpha, to_pil
 
@@ -94,7 +95,7 @@ def read_picture(
 def _open(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     if not os.path.isfile(path):  # os.path and not Path, whose methods raise for names too long
         other = "a folder" if os.path.isdir(path) else "a pipe or a device" if os.path.exists(path) else None
-        raise UsageError(f"{path} is {other}, not a picture" if other else f"{path}: no such file")
+        raise UsageError(f"{path} is {other}, not a picture" if other else describe_missing(path))
     Image.init()
     formats = [kind for kind in _READABLE if kind in Image.OPEN]
     # Opened here, because Pillow maps a file that it knows by name into memory, and dies if it is then cut off.

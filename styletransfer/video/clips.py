@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import StyleTransferError, UsageError
-from ..files import atomic_write, sha256_of
+from ..files import atomic_write, describe_missing, sha256_of
 from ..pictures import Picture, list_pictures, read_picture
 from .flow import is_cut
 
@@ -180,7 +180,7 @@ def _decode(path: Path) -> Iterator[Any]:
         yield from list_pictures(path)
         return
     if not path.is_file():
-        raise UsageError(f"{path}: no such file")
+        raise UsageError(describe_missing(path))
     with _errors(path), av.open(str(path)) as container:
         streams = [stream for stream in container.streams.video if not _is_cover(stream)]
         if not streams:
