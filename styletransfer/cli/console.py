@@ -1,8 +1,11 @@
 """How commands speak to people: one line at a time on stderr, a progress bar, and an ear for Ctrl-C."""
 
+import codecs
 import contextlib
+import io
 import itertools
 import logging
+import os
 import signal
 import sys
 import tempfile
@@ -21,6 +24,28 @@ if TYPE_CHECKING:  # torch takes seconds to import: `--help` must not
 def complain(message: str, code: int) -> int:
     print(f"styletransfer: {escape_unprintable(message)}", file=sys.stderr)
     return code
+
+
+def discard_stdout() -> None:
+    """Drop what stdout still holds and cannot write: Python flushes it once more at exit, with a traceback."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+
+
+def encode_any_name() -> None:
+    """Let stdout take any character: a file name's undecodable bytes as they are, others that it lacks as "?"."""
+
+    def replace(error: UnicodeError) -> tuple[str | bytes, int]:
+        if not isinstance(error, UnicodeEncodeError):
+            raise error
+        character = error.object[error.start]
+        undecodable = "\udc80" <= character <= "\udcff"  # PEP 383
+        return bytes([ord(character) - 0xDC00]) if undecodable else "?", error.start + 1
+
+    codecs.register_error("styletransfer", replace)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="styletransfer")
 
 
 def save_somewhere(write: Callable[[Path], object], target: Path) -> Path:

@@ -3,7 +3,7 @@
 Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted, 143 terminated.
 """
 
-import io
+import errno
 import signal
 import sys
 from collections.abc import Sequence
@@ -15,22 +15,29 @@ from typer.exceptions import TyperException
 from ..errors import StyleTransferError
 from . import batch, figures, page, picture, video, weights  # noqa: F401  they add their commands
 from .arguments import app
-from .console import complain
+from .console import complain, discard_stdout, encode_any_name
+
+#: How `print` fails when a reader has gone or a disk is full; files of our own raise `StyleTransferError` instead.
+STDOUT_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Runs the command and exits. A user's mistake is one line on stderr, never a traceback."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names that aren't Unicode come out as they came in
-        sys.stdout.reconfigure(errors="surrogateescape")
+    """Run the command and exit. A user's mistake is one line on stderr, never a traceback."""
+    encode_any_name()
     try:
         code = typer.main.get_command(app).main(arguments, prog_name="styletransfer", standalone_mode=False)
+        sys.stdout.flush()
     except TyperException as error:
         code = complain(" ".join(error.format_message().split()), error.exit_code)
     except StyleTransferError as error:
         code = complain(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         code = 128 + signal.SIGINT
-    except BrokenPipeError:  # whoever read stdout has gone
-        sys.stderr.close()
+    except OSError as error:
+        if error.errno not in STDOUT_ERRORS or error.filename is not None:
+            raise
+        discard_stdout()
         code = 1
+        if error.errno != errno.EPIPE:  # then the reader wants no more
+            complain(f"cannot write to standard output: {error.strerror or error}", code)
     sys.exit(code)
