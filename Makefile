@@ -1,4 +1,5 @@
-# `make demo` and `make test` need nothing but Python 3.10+ and make; everything else goes into .venv.
+# `make demo` and `make test` need nothing but Python 3.10+ and make; everything else is installed into .venv:
+# by `make demo` what a user needs, by `make test` the developer's tools too.
 #
 # Your own pictures: put photographs (.jpg) into photos/ and say
 #     make out/cat.png STYLE=examples/mosaic.jpg       one picture, from photos/cat.jpg
@@ -9,71 +10,82 @@ PYTHON ?= python3
 STYLE ?= examples/swirls.jpg
 ARGS ?=
 BIN := .venv/bin
-READY := .venv/.ready
+USER := .venv/.installed
+DEV := .venv/.installed-dev
+# Compiling the bytecode of all of PyTorch takes longer than compiling what is imported, later.
+INSTALL = $(BIN)/python -m pip install --quiet --no-compile --editable
 
 .PHONY: demo test test-slow test-browser test-gpu fuzz lint weights figures bench bench-any-size bench-gpu bench-video gallery clean
 .DELETE_ON_ERROR:
 
-demo: $(READY)
+# At most a minute on any machine: a slow one ends with fewer iterations.
+demo: $(USER)
 	@mkdir -p out
-	$(BIN)/styletransfer examples/astronaut.jpg examples/swirls.jpg --size 320 --iterations 120 -o out/demo.png $(ARGS)
-	@echo "The picture is $(CURDIR)/out/demo.png"
+	@echo "Painting examples/astronaut.jpg in the style of examples/swirls.jpg: at most a minute"
+	$(BIN)/styletransfer examples/astronaut.jpg examples/swirls.jpg --size 320 --iterations 120 --time 45s -o out/demo.png $(ARGS)
+	@echo "The image is $(CURDIR)/out/demo.png"
 
-test: $(READY)
+test: $(DEV)
 	$(BIN)/python -m pytest
 
-test-slow: $(READY)
+test-slow: $(DEV)
 	$(BIN)/python -m pytest -m slow -n 0
 
 # Skipped without Debian's chromium and chromium-driver.
-test-browser: $(READY)
+test-browser: $(DEV)
 	$(BIN)/python -m pytest -m browser -n 0
 
-test-gpu: $(READY)
+test-gpu: $(DEV)
 	$(BIN)/python -m pytest -m gpu -n 0
 
 # Random damage to files, a minute of each kind; longer with FUZZ_SECONDS=3600.
-fuzz: $(READY)
+fuzz: $(DEV)
 	$(BIN)/python -m pytest -m fuzz -n 0 -s $(ARGS)
 
-lint: $(READY)
+lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 # VGG-19 itself, 548 MB, into torch hub's cache.
-weights: $(READY)
+weights: $(USER)
 	$(BIN)/styletransfer weights fetch
 
 # The figures of the README and of docs/, an hour and a half on two cores; only some with ARGS='ratios colors'.
-figures: $(READY)
+figures: $(DEV)
 	$(BIN)/python docs/figures.py $(ARGS)
 
 # More than an hour on two cores. Options in ARGS, as in ARGS='--part table'.
-bench: $(READY)
+bench: $(DEV)
 	$(BIN)/python benchmarks/bench.py $(ARGS)
 
-bench-any-size: $(READY)
+bench-any-size: $(DEV)
 	$(BIN)/python benchmarks/any_size.py $(ARGS)
 
-bench-gpu: $(READY)
+bench-gpu: $(DEV)
 	$(BIN)/python benchmarks/bench.py --device cuda $(ARGS)
 
 # About an hour; options in ARGS, as in ARGS='--part flicker --seconds 1'.
-bench-video: $(READY)
+bench-video: $(DEV)
 	$(BIN)/python benchmarks/video.py $(ARGS)
 
 gallery: $(patsubst photos/%.jpg,out/%.png,$(wildcard photos/*.jpg))
 
-out/%.png: photos/%.jpg $(STYLE) | $(READY)
+out/%.png: photos/%.jpg $(STYLE) | $(USER)
 	@mkdir -p out
 	$(BIN)/styletransfer $< $(STYLE) -o $@ $(ARGS)
 
-$(READY): pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12")'
+$(USER): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12")'
+	@echo "Installing styletransfer into .venv; PyTorch is large: one to several minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(INSTALL) .
+	@touch $@
+
+$(DEV): pyproject.toml $(USER)
+	@echo "Installing the tools for tests and development"
+	$(INSTALL) '.[dev]'
 	@touch $@
 
 clean:
