@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 from styletransfer.network import weights
@@ -21,6 +22,10 @@ from styletransfer.options import LAYERS
 torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 # With more threads than cores those that wait must not keep the others from working: half the time with two.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# Random inputs may take any time on a busy machine; what fails is printed so that it can be run again.
+settings.register_profile("default", deadline=None, print_blob=True, derandomize="CI" in os.environ)
+settings.load_profile("default")
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 

@@ -17,7 +17,7 @@ import tifffile
 from PIL import Image, ImageCms
 
 #: What the reading process is kept to: pixels of a picture, seconds for a file, and bytes beyond those it starts with.
-PIXELS, SECONDS, MEMORY = 2**20, 20, 2**30
+PIXELS, SECONDS, MEMORY = 2**20, 120, 2**30
 #: The bytes that reading one may take, tensor included, as docs/reliability.md says.
 PROMISED = 64 * PIXELS + 32 * 2**20
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

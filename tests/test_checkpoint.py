@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import TINY
 from PIL import Image
 from test_cli import COMMAND, here, run
 
@@ -23,13 +24,14 @@ from styletransfer.optimizer import Step
 from styletransfer.painting import checkpoint_path, progress
 
 __all__ = ["here"]
-SMALL = Options(iterations=30, model="vgg19-lite", checkpoint_every="0")
+SMALL = Options(iterations=30, weights=str(TINY), checkpoint_every="0")
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        *({}, {"optimizer": "adam"}, {"scales": "2", "precision": "fp32"}, {"large": True}),
+        *({}, {"optimizer": "adam"}, {"scales": "2", "precision": "fp32"}),
+        pytest.param({"large": True}, marks=pytest.mark.slow),
         *({"optimizer": "sgd"}, {"optimizer": "rmsprop", "jitter": 0.1}, {"optimizer": "adagrad", "l2": 1.0}),
     ],
 )
@@ -136,7 +138,7 @@ def test_where_no_checkpoint_can_be_written_the_run_goes_on(
 
 
 def command(content: Path, style: Path, output: Path) -> list[str]:
-    fixed = "--size 128 --enlarge --iterations 30 --model vgg19-lite --checkpoint-every 0 --device cpu"
+    fixed = f"--size 128 --enlarge --iterations 60 --weights {TINY} --checkpoint-every 0 --device cpu"
     return [str(content), str(style), *shlex.split(fixed), "-o", str(output)]
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import TINY
 from PIL import Image
 
 from styletransfer import PRESETS, Options, cli, pictures
@@ -460,10 +461,10 @@ def test_what_a_format_cant_hold_is_told_before_and_a_sheet_is_saved_as_png(
     style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.new("RGB", (16500, 16), "green").save("wide.png")
-    large = ("--size", "16500", "--iterations", "0", "--model", "vgg19-lite", "-q")
+    large = ("--size", "16500", "--iterations", "0", "--weights", str(TINY), "-q")
     code, out, err = run("wide.png", style_path, *large, "-o", "out.webp", capsys=capsys)
     assert (code, out, err.count("\n")) == (2, "", 1) and "WEBP can hold 16383 pixels a side" in err
-    smaller = ("--size", "16383", "--iterations", "0", "--model", "vgg19-lite", "-q", "--max-pixels", "300000000")
+    smaller = ("--size", "16383", "--iterations", "0", "--weights", str(TINY), "-q", "--max-pixels", "300000000")
     code, out, err = run("wide.png", style_path, *smaller, "-o", "out.webp", capsys=capsys)
     assert (code, out, err) == (0, "out.webp\n", "") and Image.open("out.webp").size == (16383, 16)
     code, out, err = run("batch", "wide.png", "--styles", style_path, *large, "--name", "{content}.webp", capsys=capsys)

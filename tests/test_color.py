@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import EXAMPLES
+from conftest import EXAMPLES, TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -17,7 +17,7 @@ from styletransfer import Options, UsageError, pictures, stylize
 from styletransfer.optimizer import Step
 from styletransfer.pictures import Picture, color
 
-SMALL = Options(iterations=8, model="vgg19-lite")
+SMALL = Options(iterations=8, weights=str(TINY))
 #: Rec. ITU-R BT.470 (NTSC 1953): RGB -> YIQ.
 YIQ = np.array([[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
 
@@ -51,7 +51,7 @@ def muted(draw: st.DrawFn) -> Picture:
     return picture(draw(st.floats(0.45, 0.55)) + x)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(style=muted(), content=muted())
 def test_the_style_gets_mean_and_covariance_of_the_content(style: Picture, content: Picture) -> None:
     s, c = pixels(style), pixels(content)
@@ -73,7 +73,7 @@ def test_rounding_does_no_harm_and_clipping_little(content: str, style: str, mea
     assert np.linalg.norm(covariance(made) - covariance(wanted)) < variance * np.linalg.norm(covariance(wanted))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     style=arrays(np.uint8, (16, 20, 3)) | arrays(np.uint8, (1, 1, 3)),
     content=arrays(np.uint8, (16, 20, 3)) | arrays(np.uint8, (1, 1, 3)),
@@ -147,7 +147,7 @@ def test_luminances_are_matched_in_mean_and_deviation() -> None:
 images_of_noise = arrays(np.float32, (1, 3, 6, 7), elements=st.floats(0, 1, width=32))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(painted=images_of_noise, content=images_of_noise)
 def test_luma_is_kept_and_chroma_where_it_fits(painted: np.ndarray, content: np.ndarray) -> None:
     made = color.add_chroma(torch.from_numpy(painted), torch.from_numpy(content))
@@ -177,7 +177,7 @@ def farther(made: Image.Image, other: Image.Image) -> tuple[float, float]:
 def test_the_picture_has_the_contents_colours(content_path: Path, style_path: Path) -> None:
     """Three times as near in the mean and in the covariance as with the style's colours."""
     content = Image.open(content_path)
-    options = dataclasses.replace(SMALL, iterations=120, beta=1e4)
+    options = Options(model="vgg19-lite", iterations=80, beta=1e4)
     style, matched = (
         farther(stylize(content_path, style_path, options, color=c).image, content) for c in ("style", "content")
     )

@@ -39,9 +39,10 @@ def test_auto_is_what_convolutions_are_faster_in(slow: torch.dtype, monkeypatch:
             for _ in range(9):
                 convolve(x, *arguments, **more)
         elif sys.platform != "win32":  # where no thread's own time is known as exactly
-            time.sleep(0.1)
+            time.sleep(0.02)
         return convolve(x, *arguments, **more)
 
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
     monkeypatch.setattr(torch.nn.functional, "conv2d", laborious)
     hardware.bf16_is_fast.cache_clear()
     fast = ({torch.float32, torch.bfloat16} - {slow}).pop()
@@ -49,6 +50,19 @@ def test_auto_is_what_convolutions_are_faster_in(slow: torch.dtype, monkeypatch:
         assert hardware.select_precision("auto", CPU) == hardware.Precision(torch.float32, fast)
         measured = len(calls)
         assert hardware.select_precision("auto", CPU).backward == fast and len(calls) == measured > 0
+    finally:
+        hardware.bf16_is_fast.cache_clear()
+
+
+def test_auto_measures_nothing_where_there_is_no_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.nn.functional, "conv2d", refuse)
+    hardware.bf16_is_fast.cache_clear()
+    try:
+        assert hardware.select_precision("auto", CPU) == hardware.Precision(torch.float32, torch.float32)
     finally:
         hardware.bf16_is_fast.cache_clear()
 

@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import TINY
 from PIL import Image
 
 from styletransfer import Options, UsageError, again, cli, pictures, stylize
 from styletransfer.network import Encoder, weights
 from styletransfer.objective.losses import gram_matrix
 
-SMALL = Options(iterations=30, model="vgg19-lite", precision="fp32", size=96)
+SMALL = Options(iterations=30, weights=str(TINY), precision="fp32", size=96)
+LITE = Options(iterations=80, model="vgg19-lite", precision="fp32", size=96)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def test_the_ends_of_a_blend_are_the_single_styles(files: dict[str, Path]) -> None:
-    few = dataclasses.replace(SMALL, iterations=15)
+    few = dataclasses.replace(LITE, iterations=15)
     red, blue = (stylize(files["photo"], files[name], few) for name in ("red", "blue"))
     both = [files["red"], files["blue"]]
     blends = [stylize(files["photo"], both, few, style_weight=w) for w in ((1, 0), (0.5, 0.5), (0, 3))]
@@ -60,7 +62,7 @@ def test_what_doesnt_show_in_a_mask_isnt_selected(files: dict[str, Path], tmp_pa
 
 
 def test_again_takes_pictures_that_are_no_files(files: dict[str, Path], tmp_path: Path) -> None:
-    made = stylize(files["photo"], files["red"], SMALL, iterations=3).save(tmp_path / "made.png")
+    made = stylize(files["photo"], files["red"], LITE, iterations=1).save(tmp_path / "made.png")
     content, style = torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64)
     assert again(made, content=content, style=style, beta=7.0)[:2] == (content, style)
 
@@ -82,7 +84,7 @@ def test_a_folder_is_all_its_pictures(files: dict[str, Path], tmp_path: Path) ->
 def test_what_is_kept_is_the_photograph_to_the_last_bit(
     files: dict[str, Path], tmp_path: Path, options: dict[str, str]
 ) -> None:
-    result = stylize(files["photo"], files["red"], SMALL, keep=str(files["left"]), **options)
+    result = stylize(files["photo"], files["red"], LITE, iterations=20, beta=1e4, keep=str(files["left"]), **options)
     photo = np.asarray(Image.open(files["photo"]))
     made = np.asarray(Image.open(result.save(tmp_path / "out.png")))
     np.testing.assert_array_equal(made[:, :48], photo[:, :48])
@@ -93,7 +95,7 @@ def test_what_is_kept_is_the_photograph_to_the_last_bit(
 def test_regions_have_the_style_of_their_own(files: dict[str, Path], tile: str) -> None:
     masks = tuple((str(files[side]), "-") for side in ("left", "right"))
     styles = [files["red"], files["blue"]]
-    result = stylize(files["photo"], styles, SMALL, mask=masks, iterations=100, beta=1000.0, tile=tile)
+    result = stylize(files["photo"], styles, LITE, mask=masks, iterations=100, beta=1000.0, tile=tile)
     encoder = Encoder(weights.load_model("vgg19-lite").convolutions, ["conv1_1", "conv2_1"])
 
     def distance(part: torch.Tensor, style: str) -> float:
@@ -112,7 +114,7 @@ def test_the_mask_of_a_style_says_what_of_it_counts(files: dict[str, Path], tmp_
     mixed.save(tmp_path / "mixed.png")
     Image.new("L", (96, 96), 255).save(tmp_path / "all.png")
     masks = ((str(tmp_path / "all.png"), str(files["right"])),)
-    result = stylize(files["photo"], tmp_path / "mixed.png", SMALL, mask=masks, iterations=80)
+    result = stylize(files["photo"], tmp_path / "mixed.png", LITE, mask=masks)
     red, _, blue = result.tensor[0].mean((1, 2)).tolist()
     assert blue > 2 * red
 
@@ -145,7 +147,7 @@ def test_what_does_not_match_is_told(
 def test_the_command_takes_styles_weights_and_masks(
     files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fixed = shlex.split(f"--size 96 --iterations 3 --model vgg19-lite --precision fp32 -q -o {tmp_path / 'out.png'}")
+    fixed = shlex.split(f"--size 96 --iterations 3 --weights {TINY} --precision fp32 -q -o {tmp_path / 'out.png'}")
 
     def made(*arguments: object) -> dict[str, object]:
         with pytest.raises(SystemExit) as ended:

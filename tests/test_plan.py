@@ -101,8 +101,11 @@ with hardware.runtime_settings(cpu):
 @pytest.mark.parametrize(
     "tiling",
     [
-        *("480 0 0 1 5", "480 0 64 3 1"),
-        *(pytest.param(tiling, marks=pytest.mark.slow) for tiling in ("480 0 64 6 1", "480 192 64 6 1")),
+        "480 0 0 1 5",
+        *(
+            pytest.param(tiling, marks=pytest.mark.slow)
+            for tiling in ("480 0 64 3 1", "480 0 64 6 1", "480 192 64 6 1")
+        ),
     ],
 )
 def test_predicted_memory_is_the_true_one(tiling: str) -> None:
@@ -145,16 +148,17 @@ def test_free_memory_knows_the_groups_limits(tmp_path: Path) -> None:
 
 @linux
 def test_a_picture_is_made_in_little_memory(content_path: Path, style_path: Path, tmp_path: Path) -> None:
-    """In a process that may take 500 MB more, where the whole picture at once needs more than that."""
+    """In a process that may take 400 MB more, where the whole picture at once needs more than that."""
     code = (
         "import resource, sys, torch; torch.set_num_threads(1)\n"
         "from styletransfer import cli, painting; from styletransfer.machine import hardware\n"
         "torch.nn.functional.conv2d(torch.rand(1, 8, 64, 64), torch.rand(8, 8, 3, 3))\n"
-        "limit = 1024 * hardware._kilobytes('/proc/self/status', 'VmSize') + 500 * 2**20\n"
+        "torch.rand(99, 99) @ torch.rand(99, 99)\n"  # MKL's code for this processor is loaded at its first use
+        "limit = 1024 * hardware._kilobytes('/proc/self/status', 'VmSize') + 400 * 2**20\n"
         "resource.setrlimit(resource.RLIMIT_AS, (limit, -1))\n"
         "cli.main(sys.argv[1:])"
     )
-    options = shlex.split("--size 900 --enlarge --scales 1 --iterations 1 --model vgg19-lite -o out.png")
+    options = shlex.split("--size 640 --enlarge --scales 1 --iterations 1 --model vgg19-lite -o out.png")
     command = [sys.executable, "-c", code, str(content_path), str(style_path), *options]
     environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import TINY
 from PIL import Image
 from test_cli import run
 
@@ -20,7 +21,7 @@ from styletransfer.painting import checkpoint_path
 
 torchrun = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 OPTIONS = shlex.split(
-    "--size 160 --enlarge --iterations 3 --beta 100 --scales 1 --model vgg19-lite --device cpu --precision fp32 --json"
+    f"--size 160 --enlarge --iterations 3 --beta 100 --scales 1 --weights {TINY} --device cpu --precision fp32 --json"
 )
 
 
@@ -51,7 +52,7 @@ def test_they_make_the_same_picture_as_one(
 def test_when_one_is_killed_all_end_with_a_line_that_says_so_and_one_can_go_on(
     content_path: Path, style_path: Path, tmp_path: Path
 ) -> None:
-    options = shlex.split("--size 200 --enlarge --iterations 25 --scales 1 --model vgg19-lite --checkpoint-every 0")
+    options = shlex.split(f"--size 200 --enlarge --iterations 40 --scales 1 --weights {TINY} --checkpoint-every 0")
     process = subprocess.Popen(
         command(2, content_path, style_path, *options, "--device", "cpu", "-o", tmp_path / "out.png"),
         stdout=subprocess.PIPE,
@@ -74,5 +75,5 @@ def test_when_one_is_killed_all_end_with_a_line_that_says_so_and_one_can_go_on(
 
     resume = [sys.executable, "-m", "styletransfer", "resume", tmp_path / "out.png", "--json"]
     done = subprocess.run(resume, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)["iterations"] == 25 and "resuming after" in done.stderr
+    assert json.loads(done.stdout)["iterations"] == 40 and "resuming after" in done.stderr
     assert Image.open(tmp_path / "out.png").size == (200, 160)

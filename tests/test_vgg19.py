@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from conftest import EXAMPLES, SMALL, random_convolutions
 from PIL import Image
-from torchvision.models import vgg19
+from torchvision.models.vgg import cfgs, make_layers
 
 from styletransfer import Options, StyleTransferError, pictures, stylize
 from styletransfer.network import Encoder, weights
@@ -51,7 +51,7 @@ def test_weights_are_the_tables_values_at_the_codes(real: weights.Weights, codes
 
 def test_features_are_those_of_torchvisions_vgg19(real: weights.Weights, codes: dict[str, np.ndarray]) -> None:
     """All sixteen layers, with torchvision's max pooling, and with our borders in its convolutions."""
-    theirs = vgg19().features.double().eval()
+    theirs = make_layers(cfgs["E"]).double().eval()  # VGG-19 without its classifier
     convolutions = [module for module in theirs if isinstance(module, torch.nn.Conv2d)]
     for layer, module in zip(LAYERS, convolutions, strict=True):
         key = f"block{layer[4]}_conv{layer[6]}"
@@ -88,7 +88,7 @@ def test_it_is_normalised_over_photographs_as_the_papers(real: weights.Weights) 
 
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="the photographs of weights/means.py are not here")
-@pytest.mark.parametrize("pooling", ["avg", "max"])
+@pytest.mark.parametrize("pooling", ["avg", pytest.param("max", marks=pytest.mark.slow)])
 def test_the_shipped_means_are_those_of_the_photographs(real: weights.Weights, pooling: str) -> None:
     """By plain convolutions, over 15 of the 500: the mean over filters to a fifth, most filters to a third."""
     means, total = real.means(pooling), dict.fromkeys(LAYERS[:9], 0.0)
