@@ -85,8 +85,10 @@ def bf16_is_fast() -> bool:
     It is the same however busy the machine is, so that the processes of a batch agree.
 
     What the processor says doesn't tell: with AVX512-BF16 they take half the time on AMD's, and twice the time on some
-    of Intel's.
+    of Intel's. But without AVX-512 oneDNN has no such convolutions at all, and measuring torch's own took a second.
     """
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
     fastest: dict[tuple[int, torch.dtype], float] = {}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the caller's own
