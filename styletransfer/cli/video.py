@@ -1,7 +1,9 @@
-"""The command that paints clips."""
+"""The command for clips."""
 
 import contextlib
 import logging
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from fractions import Fraction
@@ -20,6 +22,7 @@ from .console import complain, interruptible, show_notices
 if TYPE_CHECKING:
     from ..video.clips import Clip
     from ..video.render import Shot
+    from ..video.sound import Track
 
 MOTION = "Motion"
 
@@ -28,7 +31,7 @@ MOTION = "Motion"
 @from_options
 def video_command(
     given: dict[str, Any],
-    source: Annotated[Path, typer.Argument(metavar="CLIP", help="A clip, or a folder of numbered pictures.")],
+    source: Annotated[Path, typer.Argument(metavar="CLIP", help="A clip, or a folder of numbered images.")],
     style: StylePaths,
     output: Annotated[
         Path | None,
@@ -37,24 +40,24 @@ def video_command(
         ),
     ] = None,
     temporal_weight: Annotated[
-        float, typer.Option(min=0, help="How near a frame stays to the ones before.", rich_help_panel=MOTION)
+        float, typer.Option(min=0, help="How close a frame stays to earlier ones.", rich_help_panel=MOTION)
     ] = Following.weight,
     look_back: Annotated[
-        str, typer.Option(metavar="N,...", help="Which earlier frames it stays near to.", rich_help_panel=MOTION)
+        str, typer.Option(metavar="N,...", help="Which earlier frames it stays close to.", rich_help_panel=MOTION)
     ] = ",".join(map(str, Following.look_back)),
     every: Annotated[
         int, typer.Option(min=1, help="Paint only every Nth frame, for a draft.", rich_help_panel=MOTION)
     ] = Following.every,
     rate: Annotated[
         float | None,
-        typer.Option("--rate", min=0.01, help="Frames a second of a folder of pictures.", rich_help_panel=MOTION),
+        typer.Option("--rate", min=0.01, help="Frames per second of a folder of images.", rich_help_panel=MOTION),
     ] = None,
     frames: Annotated[
         Path | None,
         typer.Option(
             "--frames",
             metavar="FOLDER",
-            help="Keep the frames there, as numbered PNG; otherwise they are beside the output until it is done.",
+            help="Keep the frames there, as numbered PNG; by default they are beside the output until it is done.",
             rich_help_panel=RUN,
         ),
     ] = None,
@@ -65,14 +68,15 @@ def video_command(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Paint a clip: each frame begins from the last one's picture, moved along, so that nothing flickers.
+    """Paint a clip: each frame starts from the previous result, warped along the optical flow.
 
-    The same command goes on with one that was interrupted. The network is vgg19-lite unless told otherwise.
+    After an interruption, run the same command to resume. The default network is vgg19-lite.
     """
     with interruptible() as interrupted:
         try:
-            from ..video.clips import check_ending, survey
+            from ..video.clips import WRITERS, check_ending, survey
             from ..video.render import Shot, check_options
+            from ..video.sound import choose_tracks
         except ImportError as error:
             raise UsageError("clips need PyAV and OpenCV: pip install 'styletransfer[video]'") from error
         from ..pictures import check_distinct, check_folder
@@ -83,14 +87,18 @@ def video_command(
         following = Following(temporal_weight, _numbers(look_back), every)
         check_options(options)
         target = output or Path(f"{source.stem}_{style[0].stem}.mp4")
-        check_ending(target)
+        container = WRITERS[check_ending(target)][0]
         check_folder(target)
         check_distinct(target, files_among(source, list(style), options.files), "-o")
         folder = frames or target.with_name(f"{target.stem}_frames")
-        clip = survey(source, Fraction(rate).limit_denominator(100_000) if rate else None)
-        make_folder(folder)
+        _check_apart(target, folder, [source, *style, *map(Path, options.files)])
+        clip = survey(source, Fraction(rate).limit_denominator(100_000) if rate else None, options.max_pixels)
+        tracks = choose_tracks(source, container) if clip.sound else []
         inputs = str(source), clip.digest, tuple(map(str, style))
         shots = [Shot(*inputs, options, following, str(folder), *span) for span in clip.shots]
+        for shot in shots:
+            shot.check_folder()
+        make_folder(folder)
         interrupted()  # from now on a signal ends it in order
         if jobs > 1 or scheduler:
             painted = _paint_elsewhere(shots, choose_makers(scheduler, False, jobs, interrupted))
@@ -99,21 +107,37 @@ def video_command(
         total = _follow(painted, sum(len(shot.numbers) for shot in shots), quiet)
         done = {number: shot.path(number) for shot in shots for number in shot.finished()}
         if done:
-            _join(clip, done, target)
+            _join(clip, done, target, tracks, complete=len(done) == total)
             print(target)
         if number := interrupted():
-            told = f"interrupted after {len(done)} of {total} frames"
-            told += f"; {target} is what there is" if done else ""
-            raise typer.Exit(complain(f"{told}; the same command goes on", 128 + number))
+            message = f"interrupted after {len(done)} of {total} frames"
+            message += f"; {target} has these" if done else ""
+            raise typer.Exit(complain(f"{message}; run the same command to resume", 128 + number))
     if not frames:
         for path in done.values():
             path.unlink()
-        with contextlib.suppress(OSError):  # somebody has put something else there
+        with contextlib.suppress(OSError):  # it may hold other files
             folder.rmdir()
 
 
+def _check_apart(target: Path, folder: Path, inputs: Sequence[Path]) -> None:
+    """Raise `UsageError` if the clip or the folder of frames would be added to the inputs of the run."""
+
+    def are_same(first: Path, second: Path) -> bool:
+        return os.path.exists(first) and os.path.exists(second) and os.path.samefile(first, second)
+
+    folders = [path for path in inputs if path.is_dir()]
+    for place, option in ((target.parent, "-o"), (folder, "--frames"), (folder.parent, "--frames")):
+        for path in folders:
+            if are_same(place, path):
+                raise UsageError(f"{place} is an input of this run; name a place outside of it with {option}")
+    for path in inputs:
+        if are_same(folder, path.parent) or are_same(folder, Path(os.path.realpath(path)).parent):
+            raise UsageError(f"{folder} holds an input of this run, {path}; name another folder with --frames")
+
+
 def _paint_here(shots: "Sequence[Shot]", interrupted: Callable[[], int]) -> Iterator[int]:
-    """Paints the shots in turn; yields how many frames have come."""
+    """Paint the shots in turn; yield 1 for each frame that is done."""
     from ..video.render import render
 
     for shot in shots:
@@ -124,7 +148,7 @@ def _paint_here(shots: "Sequence[Shot]", interrupted: Callable[[], int]) -> Iter
 
 
 def _paint_elsewhere(shots: "Sequence[Shot]", makers: Any) -> Iterator[int]:
-    """Likewise, shot by shot, in the processes of a batch."""
+    """Paint the shots in the processes of a batch; yield the number of frames of each shot that is done."""
     from ..batches.jobs import Job
 
     def to_job(shot: "Shot") -> Job:
@@ -147,17 +171,29 @@ def _follow(painted: Iterator[int], total: int, quiet: bool) -> int:
     return total
 
 
-def _join(clip: "Clip", frames: dict[int, Path], target: Path) -> None:
+def _join(clip: "Clip", frames: dict[int, Path], target: Path, tracks: "Sequence[Track]", *, complete: bool) -> None:
+    """Write the clip of painted frames with the sound, which ends with the last of them if they are not complete."""
     from ..pictures import read_picture
     from ..video.clips import write_clip
+    from ..video.sound import Sound
 
-    pictures = ((clip.times[number], read_picture(path).rgb) for number, path in frames.items())
+    def images() -> Iterator[tuple[int, Any]]:
+        return ((clip.times[number], read_picture(path, sys.maxsize).rgb) for number, path in frames.items())
+
     rate = clip.rate * len(frames) / len(clip.times)
-    write_clip(target, pictures, clip.base, rate, clip.path if clip.sound else None)
+    after = max(frames) + 1
+    end = None if complete or after == len(clip.times) else clip.times[after] * clip.base
+    try:
+        write_clip(target, images(), clip.base, rate, Sound(clip.path, tracks, end) if tracks else None)
+    except StyleTransferError as error:
+        if not tracks:
+            raise
+        logging.getLogger(__name__).warning("%s; written without sound", error)
+        write_clip(target, images(), clip.base, rate)
 
 
 def _numbers(text: str) -> tuple[int, ...]:
     parts = text.replace(",", " ").split()
     if not all(part.isdecimal() for part in parts):
-        raise UsageError(f"--look-back is {text!r}; it can be as 1,5")
+        raise UsageError(f"--look-back is {text!r}; write numbers as in 1,5")
     return tuple(map(int, parts))

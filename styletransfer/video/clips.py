@@ -1,8 +1,7 @@
-"""Clips: files with moving pictures, and folders of numbered pictures, as frames with their times; and writing them."""
+"""Clips: their frames' times and cuts, and writing them."""
 
 import contextlib
 import hashlib
-import itertools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,27 +14,36 @@ import numpy as np
 from PIL import Image
 
 from ..errors import StyleTransferError, UsageError
-from ..files import atomic_write, describe_missing, sha256_of
-from ..pictures import Picture, list_pictures, read_picture
+from ..files import atomic_write, sha256_of
+from ..options import Options
+from ..pictures import list_pictures
+from .containers import open_clip, readable_errors
 from .flow import is_cut
+from .frames import decode_frames, flatten, read_frames
+from .sound import Sound
+
+__all__ = ["WRITERS", "Clip", "check_ending", "digest", "is_clip", "read_frames", "survey", "write_clip"]
 
 log = logging.getLogger(__name__)
 
-#: Frames a second where nothing tells.
+#: Frames per second if nothing says so.
 RATE = Fraction(25)
-#: Longer side in pixels of the frames between which cuts are looked for.
+#: Longer side in pixels of the frames between which cuts are searched.
 SMALL = 160
-#: By the ending: format, codec, pixels, and the codec's options. FFV1 loses nothing; ProRes is the one for editing.
+#: By the ending: format, codec, pixel format, and the codec's options. FFV1 is lossless; ProRes is made for editing.
 WRITERS: dict[str, tuple[str, str, str, dict[str, str]]] = {
     ".mp4": ("mp4", "libx264", "yuv420p", {"crf": "16", "preset": "slow"}),
     ".mov": ("mov", "prores_ks", "yuv422p10le", {"profile": "hq"}),
     ".mkv": ("matroska", "ffv1", "bgr0", {}),
 }
-#: In pictures of fewer rows an untold matrix is BT.601's, in others BT.709's: so players take it.
-_HIGH = 720
-_BT709, _LIMITED, _UNTOLD = 1, 1, 2  # as ffmpeg numbers matrices and ranges
-_HDR = (16, 18)  # and what light a value stands for: PQ and HLG
-_TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+_BT709, _LIMITED = 1, 1  # FFmpeg's numbers
+#: Endings of files that are clips and never images.
+_ENDINGS = (
+    *(".mp4", ".m4v", ".mov", ".qt", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m2v", ".vob", ".ts", ".mts", ".m2ts"),
+    *(".wmv", ".asf", ".flv", ".f4v", ".ogv", ".3gp", ".3g2", ".mxf", ".nut", ".dv", ".y4m", ".ivf", ".apng"),
+)
+#: Endings of images that may have several frames, which FFmpeg reads too.
+_ANIMATED = (".gif", ".png")
 
 
 @dataclass(frozen=True)
@@ -43,12 +51,12 @@ class Clip:
     """A clip, as `survey` finds it.
 
     Attributes:
-        path: a file, or a folder of pictures.
+        path: a file, or a folder of images.
         size: width and height in pixels, upright.
-        times: of each frame, in units of `base` seconds, rising.
+        times: of each frame, in units of `base` seconds, increasing.
         shots: (first, last + 1) of the frames between two cuts.
         digest: SHA-256 of the file, or of the folder's files together.
-        sound: whether there is any.
+        sound: whether there is an audio track.
     """
 
     path: Path
@@ -61,54 +69,53 @@ class Clip:
 
     @property
     def rate(self) -> Fraction:
-        """Frames a second, on average."""
+        """Frames per second, on average."""
         span = (self.times[-1] - self.times[0]) * self.base
         return (len(self.times) - 1) / span if span else RATE
 
 
-def read_frames(path: Path, first: int, last: int) -> Iterator[tuple[int, Picture]]:
-    """The frames of a clip from one to before another, with their numbers. Raises as `survey`."""
-    for number, frame in itertools.islice(enumerate(_decode(path)), first, last):
-        yield number, _to_picture(frame, path)
+def survey(path: Path, rate: Fraction | None = None, max_pixels: int = Options.max_pixels) -> Clip:
+    """Decode a clip once to find its frames' times and its cuts.
 
-
-def survey(path: Path, rate: Fraction | None = None) -> Clip:
-    """Looks through a clip: its frames' times, and its cuts.
+    A file that is damaged or changes its size is read up to there, with a warning; a folder is refused.
 
     Args:
-        rate: frames a second of a folder of pictures, or of a file instead of its own times.
+        rate: frames per second of a folder of images, or of a file instead of its own times.
+        max_pixels: the most that a frame may have.
 
     Raises:
-        UsageError: no such file, or a folder without pictures.
-        StyleTransferError: no clip, damaged, or without moving pictures.
+        UsageError: there is no such file, no image in the folder, or its images differ in size.
+        StyleTransferError: not a clip, damaged, without video, or too large.
     """
-    times, cuts, size, before, base = list[int](), [0], (0, 0), None, Fraction(1)
+    times, cuts, size, before, base, timed = list[int](), [0], (0, 0), None, Fraction(1), False
     try:
-        for number, frame in enumerate(_decode(path)):
-            picture = _to_picture(frame, path)
-            if number and picture.rgb.size != size:
-                raise StyleTransferError(f"{path}: frame {number} is {picture.rgb.size}, the ones before are {size}")
-            size = picture.rgb.size
-            small = picture.rgb.copy()
+        for number, frame in enumerate(decode_frames(path, max_pixels)):
+            image = flatten(frame.load()).rgb
+            if number and image.size != size:
+                raise UsageError(
+                    "{}: frame {} is {}×{}, the ones before are {}×{} pixels".format(
+                        frame.path, number + 1, *image.size, *size
+                    )
+                )
+            size, small = image.size, image.copy()
             small.thumbnail((SMALL, SMALL), reducing_gap=2.0)
             now = np.asarray(small)
             if before is not None and is_cut(before, now):
                 cuts.append(number)
             before = now
-            if number == 0 and getattr(frame, "color_trc", None) in _HDR:
-                log.warning("%s is HDR and is taken as it is: colours come out dull unless it is made SDR before", path)
-            time = frame.pts if isinstance(frame, av.VideoFrame) and not rate else None
-            if time is not None and frame.time_base:
-                base = Fraction(frame.time_base)
-            times.append(number if time is None else max(time, times[-1] + 1 if times else time))
-            untimed = time is None
+            if number == 0 and frame.is_hdr:
+                log.warning("%s is HDR and is read as SDR: colors are dull unless you convert it before", path)
+            timed = frame.time is not None and not rate
+            base = frame.base if timed and frame.base else base
+            time = frame.time if timed and frame.time is not None else number
+            times.append(max(time, times[-1] + 1) if times else time)
     except StyleTransferError as error:
-        if not times:
+        if not times or path.is_dir():
             raise
         log.warning("%s; what comes after frame %d is left out", error, len(times))
     if not times:
         raise StyleTransferError(f"{path}: there are no moving pictures in it")
-    if untimed:
+    if not timed:
         times, base = list(range(len(times))), 1 / (rate or RATE)
     shots = list(zip(cuts, [*cuts[1:], len(times)], strict=True))
     return Clip(path, size, times, base, shots, digest(path), sound=_has_sound(path))
@@ -119,22 +126,22 @@ def write_clip(
     frames: Iterable[tuple[int, Image.Image]],
     base: Fraction,
     rate: Fraction,
-    sound: Path | None = None,
+    sound: Sound | None = None,
 ) -> None:
-    """Writes a clip by the ending of its name; its memory does not grow with its length.
+    """Write a clip in the format of its ending; memory does not grow with its length.
 
     Args:
-        frames: with their times in units of `base` seconds. Where colours are coarser than pixels, as in H.264, an odd
+        frames: with their times in units of `base` seconds. Where colors are coarser than pixels, as in H.264, an odd
             last row or column is left out.
-        rate: frames a second, on average.
-        sound: a file whose sound is copied as it is, up to the last frame.
+        rate: frames per second, on average.
+        sound: the audio tracks, as `choose_tracks` found that the format takes them.
 
     Raises:
         UsageError: unknown ending.
-        StyleTransferError: it can't be written.
+        StyleTransferError: the clip cannot be written.
     """
     kind, codec, pixels, options = WRITERS[check_ending(path)]
-    with _errors(path), atomic_write(path) as file, contextlib.ExitStack() as stack:
+    with readable_errors(path, "write"), atomic_write(path) as file, contextlib.ExitStack() as stack:
         container = stack.enter_context(av.open(file, "w", format=kind, options={"fflags": "+bitexact"}))
         stream: Any = None
         packets: Iterator[Any] = iter(())
@@ -147,7 +154,7 @@ def write_clip(
                 if pixels != "bgr0":
                     _tag(stream.codec_context)
                 if sound:
-                    packets = _copy_sound(container, sound, stack)
+                    packets = sound.write_to(container, stack)
             frame = _to_frame(image.crop((0, 0, stream.width, stream.height)), pixels)
             frame.pts, frame.time_base = time, base
             container.mux(stream.encode(frame))
@@ -157,52 +164,23 @@ def write_clip(
                     break
         if stream is not None:
             container.mux(stream.encode())
+            for packet in packets:
+                container.mux(packet)
 
 
 def is_clip(path: Path) -> bool:
-    """Whether a path is that of moving pictures, by its ending, or of a folder of pictures."""
-    return path.is_dir() or path.suffix.lower() in (*WRITERS, ".avi", ".m4v", ".webm", ".mpg", ".mpeg", ".ts")
+    """Return whether a mask is a clip: by its ending, a folder of images, or a GIF or PNG of several frames."""
+    if path.suffix.lower() in _ANIMATED and path.is_file():
+        with contextlib.suppress(Exception), Image.open(path) as image:  # a damaged one is refused where it is read
+            return bool(getattr(image, "is_animated", False))
+    return path.is_dir() or path.suffix.lower() in _ENDINGS
 
 
 def check_ending(path: Path) -> str:
-    """The ending of a clip's name. Raises `UsageError` if no clip can be written by it."""
+    """Return the ending of a clip's name. Raises `UsageError` if no clip can be written in its format."""
     if (ending := path.suffix.lower()) not in WRITERS:
-        raise UsageError(f"{path}: unknown format of a clip; the name must end in {', '.join(WRITERS)}")
+        raise UsageError(f"{path}: unknown clip format; the name must end in {', '.join(WRITERS)}")
     return ending
-
-
-# --- frames --------------------------------------------------------------------------------------------------------
-
-
-def _decode(path: Path) -> Iterator[Any]:
-    """PyAV's frames of a file, or the paths of a folder's pictures."""
-    if path.is_dir():
-        yield from list_pictures(path)
-        return
-    if not path.is_file():
-        raise UsageError(describe_missing(path))
-    with _errors(path), av.open(str(path)) as container:
-        streams = [stream for stream in container.streams.video if not _is_cover(stream)]
-        if not streams:
-            raise StyleTransferError(f"{path}: there are no moving pictures in it")
-        streams[0].thread_type = "AUTO"
-        yield from container.decode(streams[0])
-
-
-def _is_cover(stream: Any) -> bool:
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)
-
-
-def _to_picture(frame: Any, path: Path) -> Picture:
-    if isinstance(frame, Path):
-        return read_picture(frame)
-    untold = frame.colorspace == _UNTOLD and frame.format.is_rgb is False
-    matrix = "ITU709" if untold and frame.height >= _HIGH else None
-    with _errors(path):
-        image = Image.fromarray(frame.to_ndarray(format="rgb24", src_colorspace=matrix, interpolation="BICUBIC"))
-    if turn := _TURNS.get(frame.rotation % 360):
-        image = image.transpose(turn)
-    return Picture(image, None, path.name)
 
 
 def _to_frame(image: Image.Image, pixels: str) -> Any:
@@ -215,52 +193,18 @@ def _to_frame(image: Image.Image, pixels: str) -> Any:
 
 
 def _tag(coded: Any) -> None:
-    """Tells of a frame or a codec that its colours are BT.709's, without which players guess."""
+    """Mark a frame or a codec as BT.709; without it players guess."""
     coded.colorspace, coded.color_range, coded.color_primaries, coded.color_trc = _BT709, _LIMITED, _BT709, _BT709
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, or of a folder's pictures together. Raises as `survey`."""
+    """Return the SHA-256 of a file, or of a folder's images together. Raises as `survey`."""
     hashes = "".join(map(sha256_of, list_pictures(path) if path.is_dir() else [path]))
     return hashlib.sha256(hashes.encode()).hexdigest()
-
-
-# --- sound ---------------------------------------------------------------------------------------------------------
 
 
 def _has_sound(path: Path) -> bool:
     if path.is_dir():
         return False
-    with _errors(path), av.open(str(path)) as container:
+    with open_clip(path) as container:
         return bool(container.streams.audio)
-
-
-def _copy_sound(container: Any, path: Path, stack: contextlib.ExitStack) -> Iterator[Any]:
-    """The packets of a file's sound for a container; none, with a warning, if it can't hold them."""
-    source = stack.enter_context(av.open(str(path)))
-    given = source.streams.audio[0]
-    try:
-        copied = container.add_stream_from_template(given)
-    except (ValueError, av.FFmpegError) as error:
-        log.warning("%s: its sound can't be copied into this format and is left out: %s", path, error)
-        return iter(())
-
-    def packets() -> Iterator[Any]:
-        for packet in source.demux(given):
-            if packet.dts is not None:
-                packet.stream = copied
-                yield packet
-
-    return packets()
-
-
-@contextlib.contextmanager
-def _errors(path: Path) -> Iterator[None]:
-    """PyAV within: what it raises is an error of ours."""
-    try:
-        yield
-    except (av.FFmpegError, ValueError, MemoryError) as error:
-        if isinstance(error, StyleTransferError):
-            raise
-        reason = getattr(error, "strerror", None) or error
-        raise StyleTransferError(f"{path}: can't be read or written as a clip: {reason}") from error

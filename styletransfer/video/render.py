@@ -10,6 +10,7 @@ import base64
 import contextlib
 import hashlib
 import json
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -26,11 +27,12 @@ from ..errors import UsageError
 from ..options import WHOLE, Following, Options
 from ..painting.job import Job, prepared_job
 from ..painting.loop import Painting, cast
-from ..pictures import Picture, RegionInput, color, digest, read_picture, read_settings, to_mask, write_picture
+from ..pictures import Picture, RegionInput, color, digest, read_picture, read_settings, write_picture
 from ..version import __version__
 from . import clips
-from .clips import is_clip, read_frames
+from .clips import is_clip
 from .flow import Array, find_motion
+from .frames import read_frames, read_masks
 
 #: A frame that begins where it should end has settled sooner than one that begins from the photograph.
 WINDOW = 5
@@ -74,6 +76,11 @@ class Shot:
     def path(self, number: int) -> Path:
         """Where a frame is when it is done."""
         return Path(self.folder) / f"{number + 1:06}.png"
+
+    def check_folder(self) -> None:
+        """Raise `UsageError` if a frame would replace a file that styletransfer did not paint."""
+        for number in self.numbers:
+            _told(self.path(number), "")
 
     def finished(self) -> list[int]:
         """The numbers of the frames that are there, made as is asked for now. Raises as `render`."""
@@ -123,7 +130,7 @@ def render(shot: Shot, stopped: Callable[[], object] = lambda: False) -> Iterato
     with contextlib.ExitStack() as stack:
         still, masks = _still_masks(shot, Path(stack.enter_context(TemporaryDirectory())))
         job: Job | None = None
-        for number, picture in read_frames(Path(shot.clip), shot.first, shot.last):
+        for number, picture in read_frames(Path(shot.clip), shot.first, shot.last, shot.options.max_pixels):
             seen = {name: _next_mask(name, frames) for name, frames in masks.items()}
             if number not in shot.numbers:
                 continue
@@ -141,21 +148,24 @@ def render(shot: Shot, stopped: Callable[[], object] = lambda: False) -> Iterato
                 return
             yield path
             before = state
-            earlier[number] = _Frame(now, np.asarray(read_picture(path).rgb), _unpack(state["age"], now.shape[:2]))
+            earlier[number] = _Frame(
+                now, np.asarray(read_picture(path, sys.maxsize).rgb), _unpack(state["age"], now.shape[:2])
+            )
             earlier.pop(number - max(shot.following.look_back) * shot.following.every, None)
 
 
-def _still_masks(shot: Shot, folder: Path) -> tuple[Options, dict[str, Iterator[tuple[int, Picture]]]]:
-    """The options with a white picture for every mask that is a clip, and these clips' frames."""
-    masks = {name: read_frames(Path(name), shot.first, shot.last) for name in shot.options.files if is_clip(Path(name))}
+def _still_masks(shot: Shot, folder: Path) -> tuple[Options, dict[str, Iterator[Picture]]]:
+    """Return the options with a white image for every mask that is a clip, and these clips' frames."""
+    moving = [name for name in shot.options.files if is_clip(Path(name))]
+    masks = {name: read_masks(Path(name), shot.first, shot.last, shot.options.max_pixels) for name in moving}
     white = folder / "white.png"
     Image.new("L", (1, 1), 255).save(white)
     return shot.options.map_files(lambda name: str(white) if name in masks else name), masks
 
 
-def _next_mask(name: str, frames: Iterator[tuple[int, Picture]]) -> Picture:
+def _next_mask(name: str, frames: Iterator[Picture]) -> Picture:
     try:
-        return to_mask(next(frames)[1])
+        return next(frames)
     except StopIteration:
         raise UsageError(f"{name} has fewer frames than the clip that it is to mask") from None
 
@@ -253,7 +263,9 @@ def _told(path: Path, identity: str) -> dict[str, Any]:
         return {}
     told = read_settings(path)
     if "shot" not in told:
-        raise UsageError(f"{path} is no frame that styletransfer painted and would be lost; name another folder")
+        raise UsageError(
+            f"{path} was not painted by styletransfer and would be lost; name another folder with --frames"
+        )
     return told if told["shot"] == identity else {}
 
 

@@ -1,0 +1,246 @@
+"""Sound of a clip: which audio tracks a container takes as they are, which are converted, and writing them.
+
+Whether a track can be copied depends on container, codec and parameters. Nothing knows it but the muxer, so it is tried
+before anything is painted: all of a track is written to nowhere, in the same way as later to the file.
+"""
+
+import contextlib
+import io
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+
+from ..errors import plural
+from .containers import AV_ERRORS, open_clip
+
+log = logging.getLogger(__name__)
+
+#: Bits per second and channel of AAC: nothing is to be heard of it.
+AAC_RATE = 96_000
+#: Lossless codecs by sample format, planar or not; 16 bits hold 8.
+_PCM = {"s32": "pcm_s32le", "flt": "pcm_f32le", "dbl": "pcm_f64le"}
+
+#: Takes a packet of a source, or None at its end, and yields packets to write.
+_Writer = Callable[[Any], Iterator[Any]]
+
+
+@dataclass(frozen=True)
+class Track:
+    """An audio track of a clip and how it is written.
+
+    Attributes:
+        index: of the stream in the file.
+        encoder: name of the codec to convert it to, or None to copy its packets.
+        layout: channels to convert it to, or "" to keep them.
+    """
+
+    index: int
+    encoder: str | None = None
+    layout: str = ""
+
+
+@dataclass(frozen=True)
+class Sound:
+    """The audio tracks of a file that go into a clip.
+
+    Attributes:
+        path: the file.
+        end: seconds at which sound ends that goes with an interrupted clip; None for all of it.
+    """
+
+    path: Path
+    tracks: Sequence[Track]
+    end: Fraction | None = None
+
+    def write_to(self, container: Any, stack: contextlib.ExitStack) -> Iterator[Any]:
+        """Add the tracks to an output container; return its packets of sound, in the order of the source.
+
+        Raises what PyAV raises, and `StyleTransferError` if the file cannot be read.
+        """
+        source = stack.enter_context(open_clip(self.path))
+        streams = {track.index: source.streams[track.index] for track in self.tracks}
+        writers = {track.index: _make_writer(container, streams[track.index], track) for track in self.tracks}
+        if len(streams) > 1:  # players let you choose by language
+            for stream, target in zip(streams.values(), container.streams.audio, strict=True):
+                target.metadata["language"] = stream.metadata.get("language", "und")
+
+        def packets() -> Iterator[Any]:
+            for packet in _demux(source, list(streams.values())):
+                if self.end is None or packet.pts is None or packet.pts * packet.time_base < self.end:
+                    yield from writers[packet.stream.index](packet)
+            for write in writers.values():
+                yield from write(None)
+
+        return packets()
+
+
+def choose_tracks(path: Path, container: str) -> list[Track]:
+    """Decide how each audio track of a clip is written: copied, else converted, else left out with a warning.
+
+    Lossy AAC is for MP4 only; other containers take PCM. Memory does not grow with the length of the clip.
+
+    Args:
+        container: FFmpeg's name of the output format.
+    """
+    with open_clip(path) as source:
+        streams = [(stream.index, stream.codec_context) for stream in source.streams.audio]
+    tracks = []
+    for number, (index, codec) in enumerate(streams, 1):
+        name = f"{path}: audio track {number}" + (f" ({codec.name})" if codec else "")
+        reason = _check_decoding(path, index, name)
+        for track in [] if reason else _list_ways(index, codec, container):
+            try:
+                _write_nowhere(Sound(path, [track]), container)
+            except AV_ERRORS as error:
+                reason = str(getattr(error, "strerror", None) or error)
+            else:
+                tracks.append(track)
+                if track.encoder:
+                    log.info("%s is converted to %s", name, track.encoder)
+                break
+        else:
+            log.warning("%s is left out: %s", name, reason)
+    return tracks
+
+
+def _list_ways(index: int, codec: Any, container: str) -> list[Track]:
+    """List how a track could be written, the best way first."""
+    if container == "mp4":
+        return [Track(index), Track(index, "aac"), Track(index, "aac", "stereo")]
+    return [Track(index), Track(index, _PCM.get(codec.format.packed.name, "pcm_s16le"))]
+
+
+def _check_decoding(path: Path, index: int, name: str) -> str:
+    """Return why a track cannot be decoded, or "" if most of it can; warn of damaged packets."""
+    with open_clip(path) as source:
+        stream = source.streams[index]
+        if stream.codec_context is None:
+            return "FFmpeg has no decoder for it"
+        packets = damaged = samples = 0
+        for packet in _demux(source, [stream]):
+            frames = _decode(packet)
+            packets, damaged = packets + 1, damaged + (frames is None)
+            samples += sum(frame.samples for frame in frames or [])
+    if not samples or 2 * damaged > packets:
+        return "it is damaged" if packets else "it is empty"
+    if damaged:
+        log.warning("%s: %s of %d cannot be decoded", name, plural(damaged, "packet"), packets)
+    return ""
+
+
+def _demux(source: Any, streams: list[Any]) -> Iterator[Any]:
+    """Yield the packets of streams; where the file is damaged or cut off, they end."""
+    with contextlib.suppress(*AV_ERRORS):
+        for packet in source.demux(streams):
+            if packet.size:
+                yield packet
+
+
+def _decode(packet: Any) -> list[Any] | None:
+    """Return the frames of a packet, or None if it is damaged."""
+    try:
+        return list(packet.decode())
+    except AV_ERRORS:
+        return None
+
+
+def _make_writer(container: Any, stream: Any, track: Track) -> _Writer:
+    if track.encoder is None:
+        return _copy(container, stream)
+    return _convert(container, stream, track.encoder, track.layout)
+
+
+def _copy(container: Any, stream: Any) -> _Writer:
+    target = container.add_stream_from_template(stream)
+
+    def write(packet: Any) -> Iterator[Any]:
+        if packet is not None and packet.dts is not None:
+            packet.stream = target
+            yield packet
+
+    return write
+
+
+def _convert(container: Any, stream: Any, encoder: str, layout: str) -> _Writer:
+    """Decode and encode; missing stretches become silence, so that what follows stays in time."""
+    rate, channels = stream.codec_context.sample_rate, stream.codec_context.layout
+    # Files that only count channels mean the usual layout of so many: FFmpeg's "1c" is mono.
+    layout = layout or (f"{channels.nb_channels}c" if "channels" in channels.name else channels.name)
+    rates = av.Codec(encoder, "w").audio_rates or [rate]
+    target = container.add_stream(encoder, rate=min(rates, key=lambda other: (other < rate, abs(other - rate))))
+    target.layout = layout
+    if encoder == "aac":
+        target.bit_rate = AAC_RATE * target.codec_context.channels
+    graph: Any = None
+
+    def resample(frame: Any) -> Iterator[Any]:
+        nonlocal graph
+        if graph is None and frame is not None:
+            graph = _make_graph(frame, target.codec_context)
+        if graph is not None:
+            graph.push(frame)
+            with contextlib.suppress(av.BlockingIOError, av.EOFError):
+                while True:
+                    yield graph.pull()
+
+    def write(packet: Any) -> Iterator[Any]:
+        frames = (_decode(packet) or []) if packet else [*stream.codec_context.decode(None), None]
+        for frame in frames:
+            for resampled in resample(frame):
+                yield from target.encode(resampled)
+        if packet is None:
+            yield from target.encode(None)
+
+    return write
+
+
+def _make_graph(frame: Any, codec: Any) -> Any:
+    """Make the filters between a decoder and an encoder."""
+    graph = av.filter.Graph()
+    source = {"sample_rate": frame.sample_rate, "sample_fmt": frame.format.name, "time_base": frame.time_base}
+    target = {"sample_rates": codec.sample_rate, "sample_fmts": codec.format.name, "channel_layouts": codec.layout.name}
+    nodes = [
+        graph.add("abuffer", **{name: str(value) for name, value in source.items()}, channel_layout=frame.layout.name),
+        graph.add("aresample", **{"async": "1"}),
+        graph.add("aformat", **{name: str(value) for name, value in target.items()}),
+        graph.add("abuffersink"),
+    ]
+    graph.link_nodes(*nodes).configure()
+    return graph
+
+
+def _write_nowhere(sound: Sound, container: str) -> None:
+    with contextlib.ExitStack() as stack:
+        target = stack.enter_context(av.open(_Nowhere(), "w", format=container))
+        for packet in sound.write_to(target, stack):
+            target.mux(packet)
+
+
+class _Nowhere(io.RawIOBase):
+    """A file that keeps nothing but its size, so that muxers can go back to fill in theirs."""
+
+    def __init__(self) -> None:
+        self.position = self.size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.position += len(data)
+        self.size = max(self.size, self.position)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
+        return self.position
+
+    def tell(self) -> int:
+        return self.position
