@@ -2,9 +2,12 @@
 
 import logging
 import os
+import subprocess
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +30,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 settings.register_profile("default", deadline=None, print_blob=True, derandomize="CI" in os.environ)
 settings.load_profile("default")
 
+#: Seconds until a test takes what it waits for as hanging, on however busy a machine. Nothing is measured against it.
+PATIENCE = 600
+
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 
@@ -47,6 +53,15 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFac
     handlers, level = log.handlers[:], log.level
     yield
     log.handlers[:], log.level = handlers, level
+
+
+def wait_until(is_true: Callable[[], object], process: "subprocess.Popen[Any] | None" = None) -> None:
+    """Wait for an event, at which the process, if there is one, must still be running."""
+    end = time.monotonic() + PATIENCE
+    while not is_true():
+        assert process is None or process.poll() is None, "the process ended before"
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
 
 
 @pytest.fixture(scope="session")

@@ -10,14 +10,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import PATIENCE, TINY, wait_until
 from PIL import Image
 from test_cli import COMMAND, here, run
 
@@ -290,8 +289,7 @@ def test_a_worker_that_another_ends_is_replaced_and_no_picture_lost(albums: Path
     sent: list[int] = []
 
     def send() -> None:
-        while not checkpoint_path(Path(asked[0].output)).exists():
-            time.sleep(0.01)
+        wait_until(checkpoint_path(Path(asked[0].output)).exists)
         for child in children(os.getpid()):
             if b"styletransfer.batches" in Path(f"/proc/{child}/cmdline").read_bytes():
                 os.kill(child, number)
@@ -344,10 +342,7 @@ def test_killed_with_its_workers_a_batch_goes_on_where_it_was(albums: Path, caps
     process.kill()
     process.wait()
     assert len(workers_) == 2 and Path(first).is_file()
-    deadline = time.monotonic() + 10
-    while any(alive(pid) for pid in workers_):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: not any(alive(pid) for pid in workers_))
     before = {str(path): path.stat().st_mtime_ns for path in Path("out").glob("*.png")}
     code, out, err = run(*command, "--jobs", "1", capsys=capsys)
     assert (code, err) == (0, "")
@@ -370,7 +365,7 @@ def test_ctrl_c_ends_a_batch_in_order(albums: Path) -> None:
     assert process.stdout
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130 and "left; run the same command to continue" in err and "Traceback" not in err
 
 
@@ -408,10 +403,7 @@ def start_dask(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[st
 
     started = [start("scheduler", "--port", "0")]
     started += [start("worker", "--nworkers", "2", "--nthreads", "1", "--local-directory", str(here / "scratch"))]
-    deadline = time.monotonic() + 60
-    while not file.exists() or not file.read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: file.exists() and file.read_text())
     try:
         yield json.loads(file.read_text())["address"], started
     finally:
@@ -441,7 +433,7 @@ def test_a_cluster_makes_the_same_pictures_even_when_a_worker_dies(
     process.stdout.readline()
     one, _ = [pid for pid in children(processes[1].pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     os.kill(one, signal.SIGKILL)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, err) == (0, "")
     code, _, err = run(*command, "-o", "sent", "--scheduler", address, "--send-files", capsys=capsys)
     assert (code, err) == (0, "")
@@ -472,7 +464,7 @@ def test_a_scheduler_that_is_gone_is_told_of(dask: tuple[str, list["subprocess.P
     assert process.stdout
     process.stdout.readline()
     processes[0].kill()
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1 and "Traceback" not in err
     assert err.splitlines()[-1].startswith(f"styletransfer: the Dask scheduler at {address} is gone")
     assert {row["status"] for row in rows(Path("out"))} == {"done"}

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pytest
+from conftest import PATIENCE
 from PIL import Image
 
 from styletransfer.pictures import read_settings
@@ -29,16 +30,14 @@ pytestmark = [
 ]
 webdriver = pytest.importorskip("selenium.webdriver")
 pytest.importorskip("gradio")
-#: Seconds in which everything that is waited for must come.
-PATIENCE = 60
 T = TypeVar("T")
 
 
-def wait_for(what: Callable[[], T], why: str, patience: float = PATIENCE) -> T:
+def wait_for(what: Callable[[], T], why: str) -> T:
     """What a call gives as soon as that is true; an element that is just being replaced counts as not there."""
     from selenium.common.exceptions import WebDriverException
 
-    deadline, last = time.monotonic() + patience, ""
+    deadline, last = time.monotonic() + PATIENCE, ""
     while time.monotonic() < deadline:
         try:
             if found := what():
@@ -46,7 +45,7 @@ def wait_for(what: Callable[[], T], why: str, patience: float = PATIENCE) -> T:
         except WebDriverException as error:
             last = str(error)
         time.sleep(0.1)
-    pytest.fail(f"{why}: not within {patience} s. {last}")
+    pytest.fail(f"{why}: not within {PATIENCE} s. {last}")
 
 
 class Tab:
@@ -135,7 +134,7 @@ def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> "Iterator[
     assert address == f"http://127.0.0.1:{port}/", process.stderr.read()
     yield address, process
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0 and "Traceback" not in said, said
     assert list(temporary.glob("styletransfer*")) == []  # no upload is left
 
@@ -279,7 +278,7 @@ def test_stop_keeps_the_picture(
     tab.paint(content_path, style_path)
     wait_for(lambda: "Iteration" in tab.caption, "the first view")
     tab.press("stop")
-    wait_for(lambda: tab.caption.startswith("Done"), "the end", patience=10)
+    wait_for(lambda: tab.caption.startswith("Done"), "the end")
     assert wait_for(lambda: tab.command, "the command")
 
 
@@ -312,7 +311,7 @@ def test_two_tabs_take_turns_and_a_closed_one_ends_its_run(
     second.paint(photo, style_path)
     wait_for(lambda: "Waiting for 1 other" in second.texts("#view"), "the second tab's place")
     first.driver.quit()
-    wait_for(lambda: "Iteration" in second.caption, "the second tab's turn", patience=20)
+    wait_for(lambda: "Iteration" in second.caption, "the second tab's turn")
     made = set(folder.glob("*.png")) - before
     results = [told["result"]["stopped"] for path in made if "result" in (told := read_settings(path))]
     assert results == ["callback"]

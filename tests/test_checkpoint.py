@@ -8,12 +8,11 @@ import shlex
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import PATIENCE, TINY, wait_until
 from PIL import Image
 from test_cli import COMMAND, here, run
 
@@ -67,6 +66,7 @@ def stop_and_resume(content: Path, style: Path, options: Options, path: Path, st
     return stylize(content, style, options, checkpoint=path, resume=True)
 
 
+@pytest.mark.slow
 def test_gone_on_with_where_it_was_stopped_a_run_gives_the_same_picture(
     content_path: Path, style_path: Path, tmp_path: Path, large_network: Path
 ) -> None:
@@ -151,13 +151,6 @@ def left_alone(content_path: Path, style_path: Path, tmp_path_factory: pytest.Te
     return picture
 
 
-def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 60
-    while not path.exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize(("number", "code"), [("SIGKILL", -9), ("SIGTERM", 143), ("SIGINT", 130)])
 def test_a_process_that_is_stopped_can_be_resumed(
     content_path: Path,
@@ -171,9 +164,9 @@ def test_a_process_that_is_stopped_can_be_resumed(
     picture = here / "picture.png"
     made = [*COMMAND, *command(content_path, style_path, picture)]
     with subprocess.Popen(made, stderr=subprocess.PIPE, text=True) as process:
-        wait_for(checkpoint_path(picture), process)
+        wait_until(checkpoint_path(picture).exists, process)
         process.send_signal(getattr(signal, number))
-        _, told = process.communicate(timeout=60)
+        _, told = process.communicate(timeout=PATIENCE)
     assert process.returncode == code
     assert sorted(p.name for p in here.iterdir() if p != picture) == [".picture.png.checkpoint"]
     if code > 0:
@@ -246,10 +239,10 @@ def test_a_folder_that_goes_away_takes_no_picture_with_it(content_path: Path, st
     here.mkdir()
     made = [*COMMAND, *command(content_path, style_path, folder / "out.png")]
     with subprocess.Popen(made, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=here) as process:
-        wait_for(checkpoint_path(folder / "out.png"), process)
+        wait_until(checkpoint_path(folder / "out.png").exists, process)
         while folder.exists():  # the run may be writing into it
             shutil.rmtree(folder, ignore_errors=True)
-        out, told = process.communicate(timeout=60)
+        out, told = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1 and out == f"{here / 'out.png'}\n"
     assert f"the picture is {here / 'out.png'}" in told and "Traceback" not in told
     assert Image.open(here / "out.png").size == (128, 102)

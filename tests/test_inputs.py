@@ -15,20 +15,20 @@ from styletransfer import Options, UsageError, again, cli, pictures, stylize
 from styletransfer.network import Encoder, weights
 from styletransfer.objective.losses import gram_matrix
 
-SMALL = Options(iterations=30, weights=str(TINY), precision="fp32", size=96)
-LITE = Options(iterations=80, model="vgg19-lite", precision="fp32", size=96)
+SMALL = Options(iterations=30, weights=str(TINY), precision="fp32", size=64)
+LITE = Options(iterations=80, model="vgg19-lite", precision="fp32", size=64)
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A photograph, a style of red stripes and one of blue dots, and masks of the left and the right half."""
     folder, rng = tmp_path_factory.mktemp("inputs"), np.random.default_rng(1)
-    y, x = np.mgrid[:96, :96]
-    red, blue = np.zeros((2, 96, 96, 3))
+    y, x = np.mgrid[:64, :64]
+    red, blue = np.zeros((2, 64, 64, 3))
     red[..., 0], red[..., 1] = 255 * (y // 4 % 2), 90
     blue[..., 2], blue[..., 1] = 255 * ((x // 6 % 2) & (y // 6 % 2)), 160
-    soft = 96 + 60 * np.sin(x / 9)[..., None] + 40 * np.cos(y / 13)[..., None] + rng.normal(0, 6, (96, 96, 3))
-    left = np.repeat((x < 48)[..., None] * 255, 3, 2)
+    soft = 96 + 60 * np.sin(x / 9)[..., None] + 40 * np.cos(y / 13)[..., None] + rng.normal(0, 6, (64, 64, 3))
+    left = np.repeat((x < 32)[..., None] * 255, 3, 2)
     made = {"photo": soft, "red": red, "blue": blue, "left": left, "right": 255 - left, "black": left * 0}
     paths = {name: folder / f"{name}.png" for name in made}
     for name, values in made.items():
@@ -37,7 +37,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def test_the_ends_of_a_blend_are_the_single_styles(files: dict[str, Path]) -> None:
-    few = dataclasses.replace(LITE, iterations=15)
+    few = dataclasses.replace(LITE, iterations=12, beta=1000.0)
     red, blue = (stylize(files["photo"], files[name], few) for name in ("red", "blue"))
     both = [files["red"], files["blue"]]
     blends = [stylize(files["photo"], both, few, style_weight=w) for w in ((1, 0), (0.5, 0.5), (0, 3))]
@@ -87,8 +87,8 @@ def test_what_is_kept_is_the_photograph_to_the_last_bit(
     result = stylize(files["photo"], files["red"], LITE, iterations=20, beta=1e4, keep=str(files["left"]), **options)
     photo = np.asarray(Image.open(files["photo"]))
     made = np.asarray(Image.open(result.save(tmp_path / "out.png")))
-    np.testing.assert_array_equal(made[:, :48], photo[:, :48])
-    assert np.abs(made[:, 52:].astype(int) - photo[:, 52:]).mean() > 20
+    np.testing.assert_array_equal(made[:, :32], photo[:, :32])
+    assert np.abs(made[:, 36:].astype(int) - photo[:, 36:]).mean() > 20
 
 
 @pytest.mark.parametrize("tile", ["auto", pytest.param("64", marks=pytest.mark.slow)])
@@ -102,7 +102,7 @@ def test_regions_have_the_style_of_their_own(files: dict[str, Path], tile: str) 
         made, wanted = encoder(part), encoder(pictures.read_picture(files[style]).tensor())
         return sum(float((gram_matrix(made[k]) - gram_matrix(wanted[k])).norm()) for k in made)
 
-    left, right = result.tensor[..., :44], result.tensor[..., 52:]
+    left, right = result.tensor[..., :28], result.tensor[..., 36:]
     assert distance(left, "red") < 0.2 * distance(left, "blue")
     assert distance(right, "blue") < 0.2 * distance(right, "red")
 
@@ -110,9 +110,9 @@ def test_regions_have_the_style_of_their_own(files: dict[str, Path], tile: str) 
 def test_the_mask_of_a_style_says_what_of_it_counts(files: dict[str, Path], tmp_path: Path) -> None:
     """Half red, half blue, and only the blue half counts."""
     mixed = Image.open(files["red"])
-    mixed.paste(Image.open(files["blue"]).crop((48, 0, 96, 96)), (48, 0))
+    mixed.paste(Image.open(files["blue"]).crop((32, 0, 64, 64)), (32, 0))
     mixed.save(tmp_path / "mixed.png")
-    Image.new("L", (96, 96), 255).save(tmp_path / "all.png")
+    Image.new("L", (64, 64), 255).save(tmp_path / "all.png")
     masks = ((str(tmp_path / "all.png"), str(files["right"])),)
     result = stylize(files["photo"], tmp_path / "mixed.png", LITE, mask=masks)
     red, _, blue = result.tensor[0].mean((1, 2)).tolist()
@@ -147,7 +147,7 @@ def test_what_does_not_match_is_told(
 def test_the_command_takes_styles_weights_and_masks(
     files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fixed = shlex.split(f"--size 96 --iterations 3 --weights {TINY} --precision fp32 -q -o {tmp_path / 'out.png'}")
+    fixed = shlex.split(f"--size 64 --iterations 3 --weights {TINY} --precision fp32 -q -o {tmp_path / 'out.png'}")
 
     def made(*arguments: object) -> dict[str, object]:
         with pytest.raises(SystemExit) as ended:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import TINY
 from PIL import Image
 from test_cli import here, run
 
@@ -18,7 +19,7 @@ gr = pytest.importorskip("gradio", reason="the page needs Gradio")
 from styletransfer.page import form, masks  # noqa: E402
 
 __all__ = ["here"]
-QUICK = Options(iterations=3, model="vgg19-lite", device="cpu")
+QUICK = Options(iterations=3, weights=str(TINY), device="cpu")
 LONG = dataclasses.replace(QUICK, iterations=100_000, scales="1", time="60s")
 SHOWN = {
     "style_scale": 0.5,

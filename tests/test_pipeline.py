@@ -58,7 +58,8 @@ def test_only_the_ratio_of_alpha_and_beta_matters(content_path: Path, style_path
 
 def test_more_content_weight_keeps_more_of_the_content(content_path: Path, style_path: Path) -> None:
     """Weights that lie so far apart that each loss is less than half the next one, whatever a machine rounds."""
-    results = [stylize(content_path, style_path, LITE, iterations=30, beta=beta) for beta in (1000.0, 3.0, 0.001)]
+    options = dataclasses.replace(LITE, size=48, iterations=30)
+    results = [stylize(content_path, style_path, options, beta=beta) for beta in (1000.0, 3.0, 0.001)]
     content, style = ([getattr(r.best, name) for r in results] for name in ("content", "style"))
     assert content[0] > 2 * content[1] > 4 * content[2]
     assert 4 * style[0] < 2 * style[1] < style[2]
@@ -175,7 +176,31 @@ def test_what_is_saved_tells_how_it_was_made(content_path: Path, style_path: Pat
         assert dataclasses.replace(Options(**again), init=str(style_path)) == result.options
 
 
-def test_the_time_left_is_told_for_all_scales(content_path: Path, style_path: Path) -> None:
+@dataclasses.dataclass
+class Clock:
+    """The time of day for a run, in which only evaluations take any: a second for 10,000 pixels, and the overhead."""
+
+    now: float = 1000.0
+
+    def cost(self, width: int, height: int) -> float:
+        """Seconds of an evaluation of an image, whose canvas is wider by the bleed of 4 pixels."""
+        return ((width + 8) * (height + 8) + progress.OVERHEAD["cpu"]) / 10_000
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    true, made = Objective.evaluate, Clock()
+
+    def evaluate(self: Objective, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        made.now += made.cost(image.shape[3] - 8, image.shape[2] - 8)
+        return true(self, image)
+
+    monkeypatch.setattr(Objective, "evaluate", evaluate)
+    monkeypatch.setattr(time, "monotonic", lambda: made.now)
+    return made
+
+
+def test_the_time_left_is_told_for_all_scales(content_path: Path, style_path: Path, clock: Clock) -> None:
     """At a scale's end it is what the finer ones take, and at the last one's nothing."""
     left: dict[tuple[int, int], float | None] = {}
 
@@ -183,14 +208,14 @@ def test_the_time_left_is_told_for_all_scales(content_path: Path, style_path: Pa
         left[step.image.shape[3], step.iteration] = step.seconds_left
 
     result = stylize(content_path, style_path, SMALL, callback=listen, scales="2", enlarge=True, size=160)
-    (small, _, half), (large, _, whole) = result.scales
+    (small, _, half), (large, height, whole) = result.scales
     assert left[small, 0] is None and left[large, whole] == 0
     ends = left[small, half], left[large, 0]
-    assert all(seconds is not None and 0 < seconds < 60 for seconds in ends)
+    assert ends == pytest.approx([whole * clock.cost(large, height)] * 2, rel=0.1)
 
 
 def test_it_ends_as_soon_as_the_loss_has_settled(content_path: Path, style_path: Path) -> None:
-    result = stylize(content_path, style_path, model="vgg19-lite", beta=10.0, iterations=500)
+    result = stylize(content_path, style_path, model="vgg19-lite", size=48, beta=10.0, iterations=500)
     totals = np.array([losses.total for losses in result.losses])
     falls = (totals[:-WINDOW] - totals[WINDOW:]) / totals[WINDOW:]
     assert result.stopped == "converged" and result.iterations < 500
@@ -227,7 +252,7 @@ def test_a_warm_start_can_be_stopped(content_path: Path, style_path: Path, large
 
 
 def test_the_default_precision_ends_at_the_loss_of_float32(content_path: Path, style_path: Path) -> None:
-    options = dataclasses.replace(LITE, beta=10.0, iterations=40)
+    options = dataclasses.replace(LITE, size=48, beta=10.0, iterations=40)
     exact, auto = (stylize(content_path, style_path, options, precision=precision) for precision in ("fp32", "auto"))
     np.testing.assert_allclose(auto.best.total, exact.best.total, rtol=0.05)  # not a bit less: paths part
 
@@ -425,12 +450,12 @@ def test_out_of_memory_it_goes_on_in_smaller_parts(
         stylize(content_path, style_path, large, tile="off")
 
 
-def test_an_estimate_names_every_scale_and_tells_about_the_true_time(content_path: Path, style_path: Path) -> None:
+def test_an_estimate_names_every_scale_and_its_time(content_path: Path, style_path: Path, clock: Clock) -> None:
     coarse, fine = estimate(content_path, style_path, SMALL, size=160, enlarge=True, scales=2, iterations=100)
     assert (coarse.size, coarse.iterations) == ((80, 64), 100)
     assert (fine.size, fine.iterations) == ((160, 128), 50)
     assert isinstance(fine.plan, plan.Plan) and fine.plan.memory > coarse.plan.memory > 0
-    assert 0 < coarse.seconds < 10 and 0 < fine.seconds < 10
+    assert (coarse.seconds, fine.seconds) == pytest.approx((clock.cost(80, 64), clock.cost(160, 128)))
 
 
 def test_when_memory_becomes_scarce_the_coarser_picture_is_not_lost(
@@ -450,19 +475,17 @@ def test_when_memory_becomes_scarce_the_coarser_picture_is_not_lost(
 
 
 @pytest.mark.parametrize("scales", ["1", "3"])
-def test_a_time_limit_is_kept_and_the_picture_is_whole(content_path: Path, style_path: Path, scales: str) -> None:
-    """Of a run that would take minutes; a busy machine may need long for a single iteration."""
+def test_a_time_limit_is_kept_and_the_picture_is_whole(
+    content_path: Path, style_path: Path, clock: Clock, scales: str
+) -> None:
+    """Of a run for hours; an evaluation at full size takes 4.6 seconds."""
     options = dataclasses.replace(SMALL, iterations=100_000, size=192, enlarge=True, scales=scales)
     photograph = stylize(content_path, style_path, options, scales="1", iterations=0)
-    start = time.monotonic()
-    stylize(content_path, style_path, options, iterations=1)
-    overhead = time.monotonic() - start
-    result = stylize(content_path, style_path, options, time="4s")
-    assert result.stopped in ("time", "converged") and result.size == (192, 154)
-    assert result.seconds < 4 + 2 * overhead
+    result = stylize(content_path, style_path, options, time="2m")
+    assert result.stopped == "time" and result.size == (192, 154)
+    assert 120 - 2 * clock.cost(192, 154) < result.seconds < 120 + 0.5 * clock.cost(192, 154)
     assert result.best.total < 0.5 * photograph.losses[0].total
-    if scales == "3" and result.stopped == "time":
-        assert [n > 0 for *_, n in result.scales] == [True] * len(result.scales)
+    assert len(result.scales) == int(scales) and all(iterations > 0 for *_, iterations in result.scales)
 
 
 def test_a_time_too_short_for_a_finer_scale_gives_a_coarser_picture_enlarged(
@@ -475,10 +498,11 @@ def test_a_time_too_short_for_a_finer_scale_gives_a_coarser_picture_enlarged(
 
 
 def test_regularisers_keep_the_picture_nearer_the_photograph(content_path: Path, style_path: Path) -> None:
-    photo = pictures.read_picture(content_path).tensor()
+    photo = pictures.read_picture(content_path).resize((60, 48)).tensor()
 
-    def change(**options: float) -> torch.Tensor:
-        return (stylize(content_path, style_path, LITE, iterations=30, beta=100.0, **options).tensor - photo).abs()
+    def change(**weights: float) -> torch.Tensor:
+        options = dataclasses.replace(LITE, size=60, iterations=30, beta=100.0, **weights)
+        return (stylize(content_path, style_path, options).tensor - photo).abs()
 
     plain, l1, l2 = change(), change(l1=1e3), change(l2=1e4)
     assert l1.mean() < 0.4 * plain.mean() and l2.square().mean() < 0.1 * plain.square().mean()

@@ -101,10 +101,10 @@ with hardware.runtime_settings(cpu):
 @pytest.mark.parametrize(
     "tiling",
     [
-        "480 0 0 1 5",
+        "400 0 0 1 5",
         *(
             pytest.param(tiling, marks=pytest.mark.slow)
-            for tiling in ("480 0 64 3 1", "480 0 64 6 1", "480 192 64 6 1")
+            for tiling in ("400 0 64 3 1", "400 0 64 6 1", "400 192 64 6 1")
         ),
     ],
 )

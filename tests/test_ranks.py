@@ -7,13 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from conftest import PATIENCE, TINY, wait_until
 from PIL import Image
 from test_cli import run
 
@@ -63,11 +62,9 @@ def test_when_one_is_killed_all_end_with_a_line_that_says_so_and_one_can_go_on(
     if not children.exists():
         process.kill()
         pytest.skip("only Linux tells the children of a process in /proc")
-    deadline = time.monotonic() + 60
-    while not checkpoint_path(tmp_path / "out.png").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(checkpoint_path(tmp_path / "out.png").exists, process)
     os.kill(int(children.read_text().split()[-1]), signal.SIGKILL)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert "another process of this run has ended" in errors
     assert "styletransfer/pipeline.py" not in errors  # no traceback of ours
