@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 #: Bits per second and channel of AAC: nothing is to be heard of it.
 AAC_RATE = 96_000
+#: Seconds that may be missing in a track that is converted; broken files claim days, which would fill the disk.
+MAX_GAP = 60
 #: Lossless codecs by sample format, planar or not; 16 bits hold 8.
 _PCM = {"s32": "pcm_s32le", "flt": "pcm_f32le", "dbl": "pcm_f64le"}
 
@@ -157,9 +159,14 @@ def _make_writer(container: Any, stream: Any, track: Track) -> _Writer:
 
 def _copy(container: Any, stream: Any) -> _Writer:
     target = container.add_stream_from_template(stream)
+    if (layout := _find_layout(stream)) != stream.codec_context.layout.name:
+        target.layout = layout
 
     def write(packet: Any) -> Iterator[Any]:
         if packet is not None and packet.dts is not None:
+            if not packet.duration:  # MP4 ends with the last packet's duration, which Matroska does not always have
+                seconds = sum(Fraction(frame.samples, frame.sample_rate) for frame in _decode(packet) or [])
+                packet.duration = round(seconds / packet.time_base)
             packet.stream = target
             yield packet
 
@@ -168,21 +175,23 @@ def _copy(container: Any, stream: Any) -> _Writer:
 
 def _convert(container: Any, stream: Any, encoder: str, layout: str) -> _Writer:
     """Decode and encode; missing stretches become silence, so that what follows stays in time."""
-    rate, channels = stream.codec_context.sample_rate, stream.codec_context.layout
-    # Files that only count channels mean the usual layout of so many: FFmpeg's "1c" is mono.
-    layout = layout or (f"{channels.nb_channels}c" if "channels" in channels.name else channels.name)
+    rate = stream.codec_context.sample_rate
     rates = av.Codec(encoder, "w").audio_rates or [rate]
     target = container.add_stream(encoder, rate=min(rates, key=lambda other: (other < rate, abs(other - rate))))
-    target.layout = layout
+    target.layout = layout or _find_layout(stream)
     if encoder == "aac":
         target.bit_rate = AAC_RATE * target.codec_context.channels
     graph: Any = None
+    end = None
 
     def resample(frame: Any) -> Iterator[Any]:
-        nonlocal graph
-        if graph is None and frame is not None:
-            graph = _make_graph(frame, target.codec_context)
-        if graph is not None:
+        nonlocal graph, end
+        if frame is not None:
+            if end is not None and frame.time is not None and abs(frame.time - end) > MAX_GAP:
+                raise ValueError(f"its times jump from {end:.0f} s to {frame.time:.0f} s")
+            end = None if frame.time is None else frame.time + frame.samples / frame.sample_rate
+            graph = graph or _make_graph(frame, target.codec_context)
+        if graph:
             graph.push(frame)
             with contextlib.suppress(av.BlockingIOError, av.EOFError):
                 while True:
@@ -197,6 +206,12 @@ def _convert(container: Any, stream: Any, encoder: str, layout: str) -> _Writer:
             yield from target.encode(None)
 
     return write
+
+
+def _find_layout(stream: Any) -> str:
+    """Return FFmpeg's name of the channels; the usual ones ("2c" is stereo) if the file only counts them."""
+    layout = stream.codec_context.layout
+    return f"{layout.nb_channels}c" if layout.name.endswith(" channels") else str(layout.name)
 
 
 def _make_graph(frame: Any, codec: Any) -> Any:
