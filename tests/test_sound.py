@@ -32,7 +32,7 @@ def make_clip(
     damage: Callable[[int], bool] = lambda number: False,
     rate: int = RATE,
 ) -> Path:
-    """Write gray frames at 25 per second and a tone for each codec; after gap[0] seconds its times are gap[1] seconds later."""
+    """Write gray frames at 25 per second and a tone for each codec; its times jump by gap[1] after gap[0] seconds."""
     with av.open(str(path), "w", format={".ogv": "ogg"}.get(path.suffix)) as container:
         video = container.add_stream(VIDEO.get(path.suffix, "libvpx" if path.suffix == ".ogv" else "mpeg4"), rate=25)
         video.width, video.height, video.pix_fmt = 32, 32, "yuv420p"
