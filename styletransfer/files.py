@@ -1,6 +1,7 @@
 """How every file of ours comes to be, whole or not at all, and what tells one from another."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
@@ -47,27 +48,42 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
     It is on the disk before it has the name, so that even after a power failure there is either the old one or the new
     one. When the block fails nothing is left behind, and what had the name stays; where the system has nameless files
-    (Linux, most file systems), not even a killed process leaves anything.
+    (Linux, most file systems), not even a killed process leaves anything. A symbolic link is followed: the file appears
+    at its target.
 
     Raises `StyleTransferError` when it can't be written.
     """
     name: Path | None = None
     try:
-        handle, name = _open_temporary(path.parent)
+        target = follow_links(path)
+        if target.exists() and not target.is_file():  # a device, say, which the rename would replace
+            raise OSError("it is not a regular file")
+        handle, name = _open_temporary(target.parent)
         with open(handle, "wb") as file:
             yield file
             file.flush()
             os.fsync(handle)
             if name is None:
-                name = path.parent / f".styletransfer-{secrets.token_hex(8)}"
+                name = target.parent / f".styletransfer-{secrets.token_hex(8)}"
                 # With a directory given, Python calls linkat, which follows the link to the nameless file.
                 os.link(f"/proc/self/fd/{handle}", name, src_dir_fd=handle)
-        name.replace(path)
+        name.replace(target)
     except OSError as error:
         raise StyleTransferError(f"{path}: can't be written: {error.strerror or error}") from error
     finally:
         if name is not None:
             name.unlink(missing_ok=True)
+
+
+def follow_links(path: Path) -> Path:
+    """Return the path at the end of all symbolic links, whether a file is there or not.
+
+    Raises `OSError` if the links lead back to themselves.
+    """
+    target = os.path.realpath(path)
+    if os.path.islink(target):  # only a loop leaves one
+        raise OSError(errno.ELOOP, "its symbolic links form a loop")
+    return Path(target)
 
 
 def make_folder(folder: Path) -> None:

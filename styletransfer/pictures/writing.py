@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import stat
 import struct
 import zlib
 from collections.abc import Iterable, Mapping
@@ -16,7 +17,7 @@ from PIL import ExifTags, Image, PngImagePlugin
 from torch import Tensor
 
 from ..errors import StyleTransferError, UsageError
-from ..files import is_writable, write_atomically
+from ..files import follow_links, is_writable, write_atomically
 from .images import SETTINGS_KEY, SRGB, flatten_on_white, to_integers, to_pil
 
 log = logging.getLogger(__name__)
@@ -59,17 +60,23 @@ def check_distinct(path: Path, taken: Iterable[Path], option: str) -> None:
 
 
 def check_folder(path: Path) -> None:
-    """Raises `UsageError` when no file can be written there: folder, rights, or name."""
-    if os.path.isdir(path):
+    """Raises `UsageError` when no file can be written there: folder, rights, or name. Symbolic links are followed."""
+    try:
+        target = follow_links(path)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: {getattr(error, 'strerror', None) or f'not a valid file name: {error}'}") from error
+    if os.path.isdir(target):
         raise UsageError(f"{path} is a folder; name a picture in it")
-    if not os.path.isdir(path.parent):
-        raise UsageError(f"{path}: the folder {path.parent} does not exist")
-    if not is_writable(path.parent):
-        raise UsageError(f"{path}: the folder {path.parent.absolute()} can't be written to")
+    folder = target.parent if os.path.islink(path) else path.parent
+    if not os.path.isdir(folder):
+        raise UsageError(f"{path}: the folder {folder} does not exist")
+    if not is_writable(folder):
+        raise UsageError(f"{path}: the folder {folder.absolute()} can't be written to")
     try:
         with contextlib.suppress(FileNotFoundError):
-            path.stat()
-    except (OSError, ValueError) as error:
+            if not stat.S_ISREG(target.stat().st_mode):
+                raise UsageError(f"{path} is a pipe or a device; name a file")
+    except OSError as error:
         raise UsageError(f"{path}: not a valid file name: {error}") from error
 
 
