@@ -243,3 +243,12 @@ def test_a_clip_without_sound_is_better_than_none(tmp_path: Path, caplog: pytest
     assert "written without sound" in caplog.text
     made = clips.survey(tmp_path / "made.mp4")
     assert len(made.times) == 3 and not made.sound
+
+
+def test_track_without_a_decoder_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = make_clip(tmp_path / "clip.mkv", "pcm_s16le", "flac")
+    data = path.read_bytes()
+    assert data.count(b"A_PCM/INT/LIT") == 1
+    path.write_bytes(data.replace(b"A_PCM/INT/LIT", b"A_UNKNOWN/SND"))
+    assert [track.index for track in choose(path, tmp_path / "made.mkv")] == [2]
+    assert "audio track 1 is left out: FFmpeg has no decoder for it" in caplog.text
