@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -14,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import TINY, wait_until
 from PIL import Image
 from test_batch import start_dask
-from test_cli import here
+from test_cli import here, run
 
 av = pytest.importorskip("av")
 cv2 = pytest.importorskip("cv2")
@@ -31,7 +31,7 @@ from styletransfer.video.sound import Sound, choose_tracks  # noqa: E402
 
 __all__ = ["here", "start_dask"]
 COMMAND = [sys.executable, "-m", "styletransfer", "video"]
-QUICK = ["--size", "64", "--iterations", "4", "-q"]
+QUICK = ["--size", "64", "--iterations", "4", "--weights", str(TINY), "-q"]
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 
@@ -324,7 +324,7 @@ def test_a_clip_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 def shot(clip_path: Path, style_path: Path, folder: Path, **changes: Any) -> render.Shot:
     clip, following = clips.survey(clip_path), Following(**changes.pop("following", {}))
-    options = Options(**{"size": 64, "iterations": 4, "model": "vgg19-lite", **changes})
+    options = Options(**{"size": 64, "iterations": 4, "weights": str(TINY), **changes})
     folder.mkdir(exist_ok=True)
     return render.Shot(str(clip_path), clip.digest, (str(style_path),), options, following, str(folder), 0, 3)
 
@@ -413,7 +413,8 @@ def test_masks_can_be_clips(clip_path: Path, style_path: Path, tmp_path: Path) -
     kept = [np.zeros((48, 64, 3), np.uint8) for _ in range(3)]
     kept[0][:, :20], kept[1][:, 40:] = 255, 255
     masks = write(tmp_path / "masks.mkv", kept)
-    made = shot(clip_path, style_path, tmp_path / "out", keep=str(masks))
+    lite = {"model": "vgg19-lite", "weights": None}
+    made = shot(clip_path, style_path, tmp_path / "out", keep=str(masks), **lite)
     list(render.render(made))
     for painted, (_, given), mask in zip(
         pictures(tmp_path / "out"), clips.read_frames(clip_path, 0, 3), kept, strict=True
@@ -428,7 +429,9 @@ def test_masks_can_be_clips(clip_path: Path, style_path: Path, tmp_path: Path) -
 # --- the command ---------------------------------------------------------------------------------------------------
 
 
-def test_the_command_makes_a_clip(clip_path: Path, style_path: Path, tmp_path: Path) -> None:
+def test_the_command_makes_a_clip(
+    clip_path: Path, style_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out.mkv"
     done = subprocess.run([*COMMAND, clip_path, style_path, *QUICK, "-o", out], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{out}\n", "")
@@ -436,13 +439,13 @@ def test_the_command_makes_a_clip(clip_path: Path, style_path: Path, tmp_path: P
     made, given = clips.survey(out), clips.survey(clip_path)
     assert (made.size, made.rate, len(made.times)) == (given.size, given.rate, 5)
     # Every second frame of each shot, kept.
-    draft = [*COMMAND, clip_path, style_path, *QUICK, "--every", "2", "--frames", tmp_path / "kept"]
-    subprocess.run([*draft, "-o", tmp_path / "draft.mp4"], check=True)
+    draft = ("video", clip_path, style_path, *QUICK, "--every", "2", "--frames", tmp_path / "kept")
+    assert run(*draft, "-o", tmp_path / "draft.mp4", capsys=capsys)[0] == 0
     assert [path.name for path in sorted((tmp_path / "kept").iterdir())] == ["000001.png", "000003.png", "000004.png"]
     assert len(clips.survey(tmp_path / "draft.mp4").times) == 3
     # A folder of pictures is a clip too.
-    folder = [*COMMAND, tmp_path / "kept", style_path, *QUICK, "--rate", "5", "-o", tmp_path / "folder.mp4"]
-    subprocess.run(folder, check=True)
+    folder = ("video", tmp_path / "kept", style_path, *QUICK, "--rate", "5", "-o", tmp_path / "folder.mp4")
+    assert run(*folder, capsys=capsys)[0] == 0
     assert clips.survey(tmp_path / "folder.mp4").rate == 5
 
 
@@ -450,23 +453,20 @@ def test_the_command_makes_a_clip(clip_path: Path, style_path: Path, tmp_path: P
     ("number", "code"), [pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow), (signal.SIGINT, 130)]
 )
 def test_a_clip_that_was_interrupted_comes_out_the_same(
-    clip_path: Path, style_path: Path, tmp_path: Path, number: int, code: int
+    clip_path: Path, style_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], number: int, code: int
 ) -> None:
-    command = [*COMMAND, clip_path, style_path, *QUICK, "--iterations", "40"]
-    subprocess.run([*command, "-o", tmp_path / "whole.mkv"], check=True)
+    command = [*COMMAND, clip_path, style_path, *QUICK, "--iterations", "60"]
+    assert run(*command[len(COMMAND) - 1 :], "-o", tmp_path / "whole.mkv", capsys=capsys)[0] == 0
     out, frames = tmp_path / "out.mkv", tmp_path / "out_frames"
     process = subprocess.Popen([*command, "-o", out], stderr=subprocess.PIPE, text=True, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not (frames / "000001.png").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until((frames / "000001.png").exists, process)
     process.send_signal(number)
     _, said = process.communicate()
     there = len(list(frames.iterdir()))
     assert process.returncode == code and 1 <= there < 5
     if number == signal.SIGINT:  # what is done can be seen
         assert len(clips.survey(out).times) == there and f"after {there} of 5 frames" in said
-    subprocess.run([*command, "-o", out], check=True)
+    assert run(*command[len(COMMAND) - 1 :], "-o", out, capsys=capsys)[0] == 0
     assert out.read_bytes() == (tmp_path / "whole.mkv").read_bytes()
     assert not frames.exists()
 
