@@ -3,6 +3,7 @@
 May import nothing of the package but options, errors and files.
 """
 
+from .folders import list_pictures
 from .images import UNNAMED, Picture, fit_size, flatten_on_white, to_pil, to_tensor
 from .inputs import (
     Inputs,
@@ -17,7 +18,7 @@ from .inputs import (
     read_inputs,
     to_mask,
 )
-from .reading import list_pictures, read_own_settings, read_picture, read_settings, read_size
+from .reading import read_own_settings, read_picture, read_settings, read_size
 from .writing import FORMATS, check_distinct, check_folder, check_output, write_picture
 
 __all__ = [

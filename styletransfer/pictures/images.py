@@ -18,6 +18,10 @@ SETTINGS_KEY = "styletransfer"
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
 
+class UnsupportedImageError(Exception):
+    """A file holds an image of a kind that is not read. The message says which, without the file's name."""
+
+
 @dataclass(frozen=True)
 class Picture:
     """A picture as the program uses it.

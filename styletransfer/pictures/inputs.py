@@ -15,8 +15,9 @@ from torch import Tensor
 from ..errors import UsageError
 from ..files import sha256_of
 from ..options import STARTS, WHOLE, Options
+from .folders import list_pictures
 from .images import UNNAMED, Picture, fit_size
-from .reading import list_pictures, read_own_settings, read_picture, read_size
+from .reading import read_own_settings, read_picture, read_size
 from .writing import FORMATS, LONGEST_SIDES
 
 log = logging.getLogger(__name__)

@@ -8,31 +8,29 @@ import io
 import json
 import logging
 import os
-import re
 import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
-from ..errors import StyleTransferError, UsageError
-from ..files import describe_missing
+from ..errors import UsageError
 from ..options import Options
 from .images import SETTINGS_KEY, SRGB, Picture, split_alpha, to_pil
+from .jpeg import complete_jpeg
+from .opening import open_image, pillow_errors
+from .png import load_png
+from .profiles import find_profile, read_exif
+from .tiff import TiffFile, load_tiff
 
 log = logging.getLogger(__name__)
 
-#: Formats that are read, where Pillow has them. Not what starts a program (EPS), opens a picture of any format within
-#: (IPTC) or unpacks without a limit (FITS), nor what nobody keeps pictures in.
-_READABLE = (
-    *("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "AVIF", "JPEG2000", "PPM", "PSD", "QOI", "DIB", "DDS", "ICNS"),
-    *("ICO", "PCX", "SGI", "TGA"),  # last what is told by the least
-)
-_TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF
 #: What turns a picture upright, by its EXIF orientation.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -45,22 +43,6 @@ _UPRIGHT = {
 }
 # Pillow logs some damage as an error, and Python prints that when nobody listens.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
-
-
-def list_pictures(folder: Path) -> list[Path]:
-    """The pictures in a folder, told by their endings, by name; none that are hidden.
-
-    Raises `UsageError` if there is none, or the folder can't be read.
-    """
-    kinds = Image.registered_extensions()
-    try:
-        listed = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise UsageError(f"{folder}: can't be read: {error.strerror or error}") from error
-    found = [path for path in listed if kinds.get(path.suffix.lower()) in _READABLE and path.is_file()]
-    if not found:
-        raise UsageError(f"{folder}: there is no picture in this folder")
-    return found
 
 
 def read_picture(
@@ -80,55 +62,11 @@ def read_picture(
     if isinstance(source, Image.Image):
         if 0 in source.size:
             raise UsageError("an image of {}×{} pixels has none".format(*source.size))
-        with _pillow_errors("image", max_pixels):  # it may not have been loaded yet
+        with pillow_errors("image", max_pixels):  # it may not have been loaded yet
             return _to_picture(source, "image")
     path = Path(source)
-    with _open(path, max_pixels) as image:
-        if isinstance(image, TiffImagePlugin.TiffImageFile):  # libtiff takes memory for a whole tile
-            pixels = image.tag_v2.get(_TILE_WIDTH, 1) * image.tag_v2.get(_TILE_LENGTH, 1)
-            if pixels > max_pixels:
-                raise Image.DecompressionBombError(f"a tile of {pixels} pixels")
+    with open_image(path, max_pixels) as image:
         return _to_picture(image, path.name)
-
-
-@contextlib.contextmanager
-def _open(path: Path, max_pixels: int) -> Iterator[Image.Image]:
-    if not os.path.isfile(path):  # os.path and not Path, whose methods raise for names too long
-        other = "a folder" if os.path.isdir(path) else "a pipe or a device" if os.path.exists(path) else None
-        raise UsageError(f"{path} is {other}, not a picture" if other else describe_missing(path))
-    Image.init()
-    formats = [kind for kind in _READABLE if kind in Image.OPEN]
-    # Opened here, because Pillow maps a file that it knows by name into memory, and dies if it is then cut off.
-    with _pillow_errors(path, max_pixels), open(path, "rb") as file, Image.open(file, formats=formats) as image:
-        yield image
-
-
-@contextlib.contextmanager
-def _pillow_errors(name: object, max_pixels: int) -> Iterator[None]:
-    """Pillow within: kept to so many pixels and silent, and whatever it raises is an error of ours that begins so.
-
-    Its own limit, and not a look at the size, because a file can hold another picture or tiles that are larger.
-    """
-    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            yield
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        pixels = re.findall(r"\d+", str(error))[0]
-        raise StyleTransferError(
-            f"{name}: {pixels} pixels are more than --max-pixels; if that is right: --max-pixels {pixels}"
-        ) from error
-    except UnidentifiedImageError as error:
-        raise StyleTransferError(f"{name}: not a picture in a supported format, or an empty file") from error
-    except MemoryError as error:
-        raise StyleTransferError(f"{name}: there is not enough memory to read it") from error
-    except Exception as error:  # a damaged file makes Pillow raise errors of almost any kind
-        reason = getattr(error, "strerror", None) or f"it seems to be damaged: {error or type(error).__name__}"
-        raise StyleTransferError(f"{name}: can't be read: {reason}") from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
 
 
 @contextlib.contextmanager
@@ -156,24 +94,67 @@ def _check_tensor(image: Tensor) -> Tensor:
 
 
 def _to_picture(image: Image.Image, name: str) -> Picture:
-    with _silent_stderr():
-        image.load()
-    profile, orientation = image.info.get("icc_profile"), None
-    with contextlib.suppress(Exception):  # an unreadable orientation is no orientation
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    if orientation in _UPRIGHT:
-        image = image.transpose(_UPRIGHT[orientation])
-    if image.mode == "P" or (image.mode in ("1", "L", "RGB") and "transparency" in image.info):
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-    alpha = image.getchannel("A") if image.mode in ("RGBA", "LA", "PA") else None
-    rgb = _to_srgb(_to_8_bits(image), profile, name)
+    pixels, alpha = _load(image, name)
+    profile = find_profile(image, name)
+    turn = _UPRIGHT.get(_read_orientation(image) or 1)
+    if turn is not None:
+        pixels, alpha = pixels.transpose(turn), alpha and alpha.transpose(turn)
+    if pixels.mode in ("RGBA", "LA", "PA"):
+        alpha = pixels.getchannel("A")
+    rgb = _to_srgb(_to_8_bits(pixels), profile, profile == image.info.get("icc_profile"), name)
     if alpha is None or alpha.getextrema()[0] == 255:
-        return Picture(rgb, None, name)
-    return split_alpha(Image.merge("RGBA", (*rgb.split(), alpha)), name)
+        picture = Picture(rgb, None, name)
+    else:
+        picture = split_alpha(Image.merge("RGBA", (*rgb.split(), alpha)), name)
+    for part in (picture.rgb, picture.alpha):
+        if part is not None:  # orientation and profile are applied: whoever reads this again must not find them
+            part.info.clear()
+    return picture
+
+
+def _load(image: Image.Image, name: str) -> tuple[Image.Image, Image.Image | None]:
+    """Return the pixels as they lie in the file, and their opacity where it is not one of their channels."""
+    alpha = None
+    with _silent_stderr():
+        if isinstance(image, PngImageFile) and image.tile and not image.tell():
+            image, alpha = load_png(image)
+        elif isinstance(image, TiffFile) or (isinstance(image, TiffImageFile) and image.tile):
+            image, alpha = load_tiff(image)
+        elif isinstance(image, JpegImageFile) and image.tile:
+            image = _load_jpeg(image, name)
+        else:
+            image.load()
+    has_color = image.mode in ("1", "L", "RGB") and "transparency" in image.info and alpha is None
+    if image.mode == "P" or has_color:
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    return image, alpha
+
+
+def _load_jpeg(image: JpegImageFile, name: str) -> Image.Image:
+    file = image.fp
+    try:
+        image.load()
+    except OSError:
+        assert file is not None
+        file.seek(0)
+        complete = complete_jpeg(file.read())
+        if complete is None:
+            raise
+        log.warning("%s: its end marker is missing; no pixel is, and it is read", name)
+        return complete
+    return image
+
+
+def _read_orientation(image: Image.Image) -> int | None:
+    """Return the EXIF orientation; None if it can't be read."""
+    with contextlib.suppress(Exception):
+        orientation: int | None = read_exif(image).get(ExifTags.Base.Orientation)
+        return orientation
+    return None
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Grey pictures of 16 bits or of floats to mode L; others as they are. (Pillow reads RGB with 8 bits a channel.)"""
+    """Gray images of 16 bits or of floats to mode L; others as they are."""
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, dtype=np.float32)
         limit = 65535.0 if image.mode.startswith("I") else values[np.isfinite(values)].max(initial=1)
@@ -181,17 +162,18 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     return image
 
 
-def _to_srgb(image: Image.Image, profile: bytes | None, name: str) -> Image.Image:
-    """Mode RGB in sRGB, by the embedded profile if there is one that can be used."""
+def _to_srgb(image: Image.Image, profile: bytes | None, is_embedded: bool, name: str) -> Image.Image:
+    """Mode RGB in sRGB, by a profile if one can be used. Ours are for RGB; an embedded one may be for gray."""
     if image.mode in ("RGBA", "LA", "1"):
         image = image.convert({"RGBA": "RGB", "LA": "L", "1": "L"}[image.mode])
     if image.mode == "LAB":
         return _convert(image, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")))
     if profile and image.mode in ("L", "RGB", "CMYK"):
         try:
-            return _convert(image, ImageCms.ImageCmsProfile(io.BytesIO(profile)))
+            source = image if is_embedded or image.mode == "CMYK" else image.convert("RGB")
+            return _convert(source, ImageCms.ImageCmsProfile(io.BytesIO(profile)))
         except (ImageCms.PyCMSError, OSError, ValueError) as error:
-            log.warning("%s: its colour profile can't be used (%s); taken as sRGB", name, error)
+            log.warning("%s: its color profile can't be used (%s); taken as sRGB", name, error)
     return image.convert("RGB")
 
 
@@ -203,15 +185,18 @@ def _convert(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Ima
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """Width and height, as the file tells them. Raises as `read_picture`."""
-    with _open(path, sys.maxsize) as image:
-        return image.size
+    """Return width and height of the upright image, without its pixels. Raises as `read_picture`."""
+    with open_image(path, sys.maxsize) as image:
+        size = image.size
+        if isinstance(image, TiffImageFile):  # of which some versions of Pillow turn the size by themselves
+            size = image.tag_v2[256], image.tag_v2[257]
+        return size[::-1] if (_read_orientation(image) or 1) in (5, 6, 7, 8) else size
 
 
 def read_settings(path: Path) -> dict[str, Any]:
     """The settings that `write_picture` embedded in a picture; empty when there are none. Raises as `read_picture`."""
-    with _open(path, sys.maxsize) as image:
-        text = image.info.get(SETTINGS_KEY) or image.getexif().get(ExifTags.Base.ImageDescription, "")
+    with open_image(path, sys.maxsize) as image:
+        text = image.info.get(SETTINGS_KEY) or read_exif(image).get(ExifTags.Base.ImageDescription, "")
     try:
         settings = json.loads(text)
     except (ValueError, TypeError, RecursionError):

@@ -1,0 +1,135 @@
+"""Opening image files with Pillow, safely: which formats, how many pixels, and what errors say."""
+
+import contextlib
+import os
+import re
+import struct
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from PIL import Image, UnidentifiedImageError, features
+
+from ..errors import StyleTransferError, UsageError
+from ..files import describe_missing
+from .images import UnsupportedImageError
+from .png import SIGNATURE, open_png
+from .tiff import SIGNATURES, TiffFile
+
+#: Formats that are read, where Pillow has them. Not what starts a program (EPS), opens an image of any format within
+#: (IPTC) or unpacks without a limit (FITS), nor what nobody keeps images in.
+READABLE = (
+    *("PNG", "JPEG", "MPO", "WEBP", "TIFF", "GIF", "BMP", "AVIF", "HEIF", "JPEG2000", "PPM", "PSD", "QOI", "DIB"),
+    *("DDS", "ICNS", "ICO", "PCX", "SGI", "TGA"),  # last what is told by the least
+)
+NEEDS_HEIF = "HEIC needs pillow-heif: pip install 'styletransfer[heif]'"
+NEEDS_AVIF = "AVIF needs Pillow 11.3 or newer: pip install --upgrade pillow"
+_HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs"}
+_TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF
+
+
+@contextlib.contextmanager
+def open_image(path: Path, max_pixels: int) -> Iterator[Image.Image]:
+    """Open a file of any readable format, without its pixels.
+
+    Raises:
+        UsageError: the path names no file.
+        StyleTransferError: not an image, damaged, or of more than `max_pixels`; also for errors within the block.
+    """
+    if not os.path.isfile(path):  # os.path and not Path, whose methods raise for names too long
+        other = "a folder" if os.path.isdir(path) else "a pipe or a device" if os.path.exists(path) else None
+        raise UsageError(f"{path} is {other}, not a picture" if other else describe_missing(path))
+    # Opened here, because Pillow maps a file that it knows by name into memory, and dies if it is then cut off.
+    with pillow_errors(path, max_pixels), open(path, "rb") as file, _identify(file, max_pixels) as image:
+        yield image
+
+
+def _identify(file: BinaryIO, max_pixels: int) -> Image.Image:
+    """Return the unloaded image, with "cicp", "nclx_profile" and "icc_profile" in its info where Pillow lacks them."""
+    start = file.read(64)
+    file.seek(0)
+    if start.startswith(b"MM\0+"):
+        raise UnsupportedImageError("BigTIFF in big-endian order is not supported")  # Pillow finds no tags
+    if start.startswith(SIGNATURES):
+        image = TiffFile(file)
+        tile = image.tag_v2.get(_TILE_WIDTH, 1) * image.tag_v2.get(
+            _TILE_LENGTH, 1
+        )  # libtiff takes memory for all of it
+        if tile > max_pixels:
+            raise Image.DecompressionBombError(f"a tile of {tile} pixels")
+        if image.width * image.height > max_pixels:
+            raise Image.DecompressionBombError(f"{image.width * image.height} pixels")
+        return image
+    if start.startswith(SIGNATURE):
+        stream, info = open_png(file)
+        png = Image.open(stream, formats=["PNG"])
+        png.info.update(info)
+        return png
+    Image.init()
+    if start[4:8] == b"ftyp":
+        brands = {start[at : at + 4] for at in range(8, min(len(start), int.from_bytes(start[:4], "big")), 4)}
+        if brands & _HEIF_BRANDS and not register_heif():
+            raise UnsupportedImageError(NEEDS_HEIF)
+        if brands & {b"avif", b"avis"} and not features.check("avif"):
+            raise UnsupportedImageError(NEEDS_AVIF)
+    found = Image.open(file, formats=[kind for kind in READABLE if kind in Image.OPEN])
+    if found.format in ("AVIF", "JPEG2000"):
+        found.info.update(_read_color_box(file))
+    return found
+
+
+def register_heif() -> bool:
+    """Teach Pillow HEIC and HEIF; returns whether pillow-heif is installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+def _read_color_box(file: BinaryIO) -> dict[str, Any]:
+    """Return the color space of an AVIF's or JPEG 2000's "colr" box (ISO 14496-12, 12.1.5; 15444-1, I.5.3.3)."""
+    before = file.tell()
+    file.seek(0)
+    head = file.read(2**20)
+    file.seek(before)
+    at = head.find(b"colrnclx") + 8
+    if at > 7 and len(head) >= at + 4:
+        primaries, transfer = struct.unpack(">HH", head[at : at + 4])
+        return {"nclx_profile": {"color_primaries": primaries, "transfer_characteristics": transfer}}
+    at = head.find(b"colr\2")
+    return {"icc_profile": head[at + 7 : at - 4 + int.from_bytes(head[at - 4 : at], "big")]} if at > 3 else {}
+
+
+@contextlib.contextmanager
+def pillow_errors(name: object, max_pixels: int) -> Iterator[None]:
+    """Limit Pillow's pixels and silence it; whatever it raises becomes an error of ours that begins with the name.
+
+    Its own limit, and not a look at the size, because a file can hold another picture or tiles that are larger.
+    """
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        pixels = re.findall(r"\d+", str(error))[0]
+        raise StyleTransferError(
+            f"{name}: {pixels} pixels are more than --max-pixels; if that is right: --max-pixels {pixels}"
+        ) from error
+    except StyleTransferError:
+        raise
+    except UnsupportedImageError as error:
+        raise StyleTransferError(f"{name}: {error}") from error
+    except UnidentifiedImageError as error:
+        raise StyleTransferError(f"{name}: not a picture in a supported format, or an empty file") from error
+    except MemoryError as error:
+        raise StyleTransferError(f"{name}: there is not enough memory to read it") from error
+    except Exception as error:  # a damaged file makes Pillow raise errors of almost any kind
+        reason = getattr(error, "strerror", None) or f"it seems to be damaged: {error or type(error).__name__}"
+        raise StyleTransferError(f"{name}: can't be read: {reason}") from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
