@@ -112,8 +112,9 @@ def choose_tracks(path: Path, container: str) -> list[Track]:
 
 def _list_ways(index: int, codec: Any, container: str) -> list[Track]:
     """List how a track could be written, the best way first."""
-    if container == "mp4":
-        return [Track(index), Track(index, "aac"), Track(index, "aac", "stereo")]
+    if container == "mp4":  # PCM would be copied, but few players and no browser can play it
+        copied = [] if codec.name.startswith("pcm_") else [Track(index)]
+        return [*copied, Track(index, "aac"), Track(index, "aac", "stereo")]
     return [Track(index), Track(index, _PCM.get(codec.format.packed.name, "pcm_s16le"))]
 
 
