@@ -115,8 +115,12 @@ def load_tiff(image: TiffImageFile) -> tuple[Image.Image, Image.Image | None]:
         image.load()
         return image, None
     layout = _read_layout(image)
-    planes = [_decompress(image, layout, plane) for plane in range(layout.samples // layout.channels)]
-    return _convert(layout, planes)
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # the pixels were checked; these are their bytes
+    try:
+        planes = [_decompress(image, layout, plane) for plane in range(layout.samples // layout.channels)]
+        return _convert(layout, planes)
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def _read_layout(image: TiffImageFile) -> _Layout:
@@ -176,12 +180,8 @@ def _decompress(image: TiffImageFile, layout: _Layout, plane: int) -> Image.Imag
     else:
         entries |= {273: starts, 278: layout.segment_height, 279: counts}
     _write_directory(view, entries)
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # the pixels were checked; these are their bytes
-    try:
-        plain = TiffImageFile(view)
-        plain.load()
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+    plain = TiffImageFile(view)
+    plain.load()
     return plain
 
 
