@@ -178,8 +178,8 @@ def _is_adobe_rgb(image: Image.Image) -> bool:
     """Whether EXIF says so: by DCF 2.0, "R03" and an uncalibrated space; some cameras write 2 instead."""
     with contextlib.suppress(Exception):  # unreadable EXIF says nothing
         exif = read_exif(image)
-        space, index = exif.get_ifd(_EXIF).get(_COLOR_SPACE), exif.get_ifd(_INTEROPERABILITY).get(1)
-        return space == 2 or (space == 0xFFFF and str(index).startswith("R03"))
+        space = exif.get_ifd(_EXIF).get(_COLOR_SPACE)
+        return space == 2 or (space == 0xFFFF and str(exif.get_ifd(_INTEROPERABILITY).get(1)).startswith("R03"))
     return False
 
 
