@@ -94,8 +94,10 @@ def _check_tensor(image: Tensor) -> Tensor:
 
 
 def _to_picture(image: Image.Image, name: str) -> Picture:
+    is_png = isinstance(image, PngImageFile)
+    profile = None if is_png else find_profile(image, name)  # while Pillow still reads a TIFF's EXIF
     pixels, alpha = _load(image, name)
-    profile = find_profile(image, name)
+    profile = find_profile(image, name) if is_png else profile  # EXIF may stand after the pixels
     turn = _UPRIGHT.get(_read_orientation(image) or 1)
     if turn is not None:
         pixels, alpha = pixels.transpose(turn), alpha and alpha.transpose(turn)
