@@ -177,7 +177,7 @@ def farther(made: Image.Image, other: Image.Image) -> tuple[float, float]:
 def test_the_picture_has_the_contents_colours(content_path: Path, style_path: Path) -> None:
     """Three times as near in the mean and in the covariance as with the style's colours."""
     content = Image.open(content_path)
-    options = Options(model="vgg19-lite", iterations=80, beta=1e4)
+    options = Options(model="vgg19-lite", size=48, iterations=80, beta=1e4)
     style, matched = (
         farther(stylize(content_path, style_path, options, color=c).image, content) for c in ("style", "content")
     )

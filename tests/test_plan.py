@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from styletransfer import StyleTransferError
 from styletransfer.machine import hardware, plan
-from styletransfer.network import Encoder, Tiling
+from styletransfer.network import Encoder, Tiling, weights
 
 MIB = 2**20
 ENCODER = Encoder(random_convolutions(SMALL), ["conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv4_2", "conv5_1"])
@@ -158,7 +158,8 @@ def test_a_picture_is_made_in_little_memory(content_path: Path, style_path: Path
         "resource.setrlimit(resource.RLIMIT_AS, (limit, -1))\n"
         "cli.main(sys.argv[1:])"
     )
-    options = shlex.split("--size 640 --enlarge --scales 1 --iterations 1 --model vgg19-lite -o out.png")
+    weights.save(random_convolutions({"1": 64, "2": 24, "3": 24, "4": 24, "5": 24}), tmp_path / "wide.safetensors")
+    options = shlex.split("--size 640 --enlarge --scales 1 --iterations 1 --weights wide.safetensors -o out.png")
     command = [sys.executable, "-c", code, str(content_path), str(style_path), *options]
     environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)

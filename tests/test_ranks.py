@@ -49,7 +49,7 @@ def test_they_make_the_same_picture_as_one(
 
 @torchrun
 def test_when_one_is_killed_all_end_with_a_line_that_says_so_and_one_can_go_on(
-    content_path: Path, style_path: Path, tmp_path: Path
+    content_path: Path, style_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = shlex.split(f"--size 200 --enlarge --iterations 40 --scales 1 --weights {TINY} --checkpoint-every 0")
     process = subprocess.Popen(
@@ -70,7 +70,6 @@ def test_when_one_is_killed_all_end_with_a_line_that_says_so_and_one_can_go_on(
     assert "styletransfer/pipeline.py" not in errors  # no traceback of ours
     assert not (tmp_path / "out.png").exists()
 
-    resume = [sys.executable, "-m", "styletransfer", "resume", tmp_path / "out.png", "--json"]
-    done = subprocess.run(resume, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)["iterations"] == 40 and "resuming after" in done.stderr
+    code, out, errors = run("resume", tmp_path / "out.png", "--json", capsys=capsys)
+    assert code == 0 and json.loads(out)["iterations"] == 40 and "resuming after" in errors
     assert Image.open(tmp_path / "out.png").size == (200, 160)
