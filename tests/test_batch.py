@@ -139,6 +139,16 @@ def test_brackets_of_existing_folders_are_no_pattern(here: Path, pattern: str, m
     assert sorted(job.content for job in jobs) == sorted(match.format(here=here) for match in matches)
 
 
+@pytest.mark.parametrize("pattern", ["in", "in/*.png", "in/a?*.png"])
+def test_numbers_in_names_are_sorted_as_numbers(here: Path, pattern: str) -> None:
+    (here / "in").mkdir()
+    for number in (1, 2, 10, 11, 20, 100):
+        Image.new("RGB", (8, 8)).save(here / f"in/a{number}.png")
+    Image.new("RGB", (8, 8)).save("style.png")
+    jobs = manifest.combine([Path(pattern)], [Path("style.png")], OPTIONS, here, "{number}.png", pairs=False)
+    assert [job.content for job in jobs] == [f"in/a{number}.png" for number in (1, 2, 10, 11, 20, 100)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -14,6 +14,7 @@ from ..errors import StyleTransferError, UsageError, plural
 from ..files import describe_missing
 from ..options import PICTURE_NAMES, WHOLE, Options
 from ..pictures import check_fits, check_output, list_pictures
+from ..pictures.folders import natural_order
 from .jobs import Job
 
 _HINTS = get_type_hints(Options)
@@ -144,7 +145,7 @@ def _expand(path: Path) -> list[Path]:
 
 
 def _match(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
-    """Yield the paths that match a pattern, in order.
+    """Yield the paths that match a pattern, in natural order.
 
     A part that exists is taken literally: the brackets of an existing folder "ph[1]" are no pattern.
     """
@@ -153,7 +154,7 @@ def _match(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
     elif os.path.exists(folder / parts[0]):
         yield from _match(folder / parts[0], parts[1:])
     else:
-        for name in sorted(glob(parts[0], root_dir=folder)):
+        for name in sorted(glob(parts[0], root_dir=folder), key=natural_order):
             yield from _match(folder / name, parts[1:])
 
 

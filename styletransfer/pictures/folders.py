@@ -48,7 +48,7 @@ def list_pictures(folder: Path) -> list[Path]:
     kinds = {ending: kind for ending, kind in Image.registered_extensions().items() if kind in READABLE}
     if not features.check("avif"):
         kinds = {ending: kind for ending, kind in kinds.items() if kind != "AVIF"}
-    paths = sorted((path for path in paths if path.is_file()), key=lambda path: _natural_order(path.name))
+    paths = sorted((path for path in paths if path.is_file()), key=lambda path: natural_order(path.name))
     found = [path for path in paths if path.suffix.lower() in kinds]
     skipped = [path for path in paths if path.suffix.lower() in _SKIPPED.keys() - kinds.keys()]
     reasons = _describe([(path.name, _SKIPPED[path.suffix.lower()]) for path in skipped])
@@ -59,7 +59,7 @@ def list_pictures(folder: Path) -> list[Path]:
     return found
 
 
-def _natural_order(name: str) -> tuple[list[str | int], str]:
+def natural_order(name: str) -> tuple[list[str | int], str]:
     """Sort key by which runs of digits count as numbers; the name itself decides between 1 and 01."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)], name
 
