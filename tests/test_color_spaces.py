@@ -159,6 +159,22 @@ def exif_of(space: int, index: str | None) -> bytes:
     return exif.tobytes()
 
 
+def tiff_with_exif(image: Image.Image, space: int, index: str | None) -> bytes:
+    """A TIFF with directories of EXIF and interoperability, which Pillow doesn't write."""
+    file = io.BytesIO()
+    image.save(file, "TIFF", tiffinfo={34665: 8})
+    data = bytearray(file.getvalue())
+    at = data.index(struct.pack("<HHI", 34665, 4, 1)) + 8
+    data[at : at + 4] = struct.pack("<I", len(data))
+    entries = struct.pack("<HHIHH", 0xA001, 3, 1, space, 0)
+    if index:
+        entries += struct.pack("<HHII", 0xA005, 4, 1, len(data) + 2 + 24 + 4)
+    data += struct.pack("<H", len(entries) // 12) + entries + bytes(4)
+    if index:
+        data += struct.pack("<HHHI4sI", 1, 1, 2, 4, index.encode(), 0)
+    return bytes(data)
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize(
     ("space", "index", "is_adobe"),
@@ -171,6 +187,8 @@ def test_adobe_rgb_named_by_exif_is_honored(
     extra = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
     image.save(tmp_path / "plain", kind, **extra)
     image.save(tmp_path / "a", kind, exif=exif_of(space, index), **extra)
+    if kind == "TIFF":
+        (tmp_path / "a").write_bytes(tiff_with_exif(image, space, index))
     stored = np.asarray(Image.open(tmp_path / "plain").convert("RGB")).astype(float)
     if is_adobe:
         assert_reads(tmp_path / "a", in_srgb(stored, "Adobe", power(563 / 256)))
@@ -203,3 +221,17 @@ def test_code_points_of_avif_are_honored(tmp_path: Path, caplog: pytest.LogCaptu
     (tmp_path / "a.avif").write_bytes(with_code_points(file.getvalue(), 9, 16))
     np.testing.assert_array_equal(read_picture(tmp_path / "a.avif").rgb, stored)
     assert "a.avif is HDR (PQ)" in caplog.text
+
+
+def test_a_profile_in_jpeg_2000_is_used(tmp_path: Path) -> None:
+    """In a "colr" box of method 2 (ISO 15444-1, I.5.3.3)."""
+    file, colors = io.BytesIO(), np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(colors).save(file, "JPEG2000", irreversible=False)
+    data, profile = file.getvalue(), with_red_and_blue_exchanged(0)
+    header, box = data.index(b"jp2h") - 4, data.index(b"colr") - 4
+    old = int.from_bytes(data[box : box + 4], "big")
+    new = struct.pack(">I", 11 + len(profile)) + b"colr\2\0\0" + profile
+    size = struct.pack(">I", int.from_bytes(data[header : header + 4], "big") + len(new) - old)
+    (tmp_path / "a.jp2").write_bytes(data[:header] + size + data[header + 4 : box] + new + data[box + old :])
+    found = np.asarray(read_picture(tmp_path / "a.jp2").rgb).astype(int)
+    assert np.abs(found - colors[..., ::-1]).max() <= 3

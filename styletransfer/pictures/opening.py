@@ -75,7 +75,9 @@ def _identify(file: BinaryIO, max_pixels: int) -> Image.Image:
             raise UnsupportedImageError(NEEDS_AVIF)
     found = Image.open(file, formats=[kind for kind in READABLE if kind in Image.OPEN])
     if found.format in ("AVIF", "JPEG2000"):
-        found.info.update(_read_color_box(file))
+        before = file.tell()
+        found.info.update(_read_boxes(file))
+        file.seek(before)
     return found
 
 
@@ -89,18 +91,25 @@ def register_heif() -> bool:
     return True
 
 
-def _read_color_box(file: BinaryIO) -> dict[str, Any]:
-    """Return the color space of an AVIF's or JPEG 2000's "colr" box (ISO 14496-12, 12.1.5; 15444-1, I.5.3.3)."""
-    before = file.tell()
+def _read_boxes(file: BinaryIO) -> dict[str, Any]:
+    """Return what Pillow leaves of an AVIF's or JPEG 2000's boxes: color space, and the bits of a JPEG 2000's samples.
+
+    ISO 14496-12, 12.1.5; ISO 15444-1, I.5.3.3 and A.5.1.
+    """
     file.seek(0)
-    head = file.read(2**20)
-    file.seek(before)
+    head, info = file.read(2**20), dict[str, Any]()
     at = head.find(b"colrnclx") + 8
     if at > 7 and len(head) >= at + 4:
         primaries, transfer = struct.unpack(">HH", head[at : at + 4])
-        return {"nclx_profile": {"color_primaries": primaries, "transfer_characteristics": transfer}}
+        info["nclx_profile"] = {"color_primaries": primaries, "transfer_characteristics": transfer}
     at = head.find(b"colr\2")
-    return {"icc_profile": head[at + 7 : at - 4 + int.from_bytes(head[at - 4 : at], "big")]} if at > 3 else {}
+    if at > 3:
+        info["icc_profile"] = head[at + 7 : at - 4 + int.from_bytes(head[at - 4 : at], "big")]
+    at = head.find(b"\xff\x4f\xff\x51")
+    if at >= 0:
+        end = at + 42 + 3 * int.from_bytes(head[at + 40 : at + 42], "big")
+        info["jpeg2000_bits"] = max(((size & 127) + 1 for size in head[at + 42 : end : 3]), default=8)
+    return info
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..options import Options
-from .images import SETTINGS_KEY, SRGB, Picture, split_alpha, to_pil
+from .images import SETTINGS_KEY, SRGB, Picture, UnsupportedImageError, split_alpha, to_pil
 from .jpeg import complete_jpeg
 from .opening import open_image, pillow_errors
 from .png import load_png
@@ -126,6 +126,9 @@ def _load(image: Image.Image, name: str) -> tuple[Image.Image, Image.Image | Non
             image = _load_jpeg(image, name)
         else:
             image.load()
+    deep = image.info.get("jpeg2000_bits", 8) > 8 and image.mode in ("RGB", "RGBA", "LA")
+    if deep and 0 in (band.getextrema()[0] for band in image.split()):  # Pillow rounds the brightest up to 256, so 0
+        raise UnsupportedImageError("JPEG 2000 with more than 8 bits a channel is not supported; convert it to TIFF")
     has_color = image.mode in ("1", "L", "RGB") and "transparency" in image.info and alpha is None
     if image.mode == "P" or has_color:
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
