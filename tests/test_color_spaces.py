@@ -80,7 +80,6 @@ def cicp(primaries: int, transfer: int, matrix: int = 0, is_full: int = 1) -> tu
         ((1, 8), "sRGB", power(1.0)),
         ((12, 4), "P3", power(2.2)),
     ],
-    ids=str,
 )
 def test_code_points_of_a_png_are_honored(
     tmp_path: Path, code: tuple[int, int], primaries: str, curve: Callable[[np.ndarray], np.ndarray]
