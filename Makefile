@@ -12,8 +12,7 @@ ARGS ?=
 BIN := .venv/bin
 USER := .venv/.installed
 DEV := .venv/.installed-dev
-# Compiling the bytecode of all of PyTorch takes longer than compiling what is imported, later.
-INSTALL = $(BIN)/python -m pip install --quiet --no-compile --editable
+INSTALL = $(BIN)/python -m pip install --quiet --editable
 
 .PHONY: demo test test-slow test-browser test-gpu fuzz lint weights figures bench bench-any-size bench-gpu bench-video gallery clean
 .DELETE_ON_ERROR:
