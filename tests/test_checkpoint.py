@@ -151,7 +151,9 @@ def left_alone(content_path: Path, style_path: Path, tmp_path_factory: pytest.Te
     return picture
 
 
-@pytest.mark.parametrize(("number", "code"), [("SIGKILL", -9), ("SIGTERM", 143), ("SIGINT", 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [("SIGKILL", -9), pytest.param("SIGTERM", 143, marks=pytest.mark.slow), ("SIGINT", 130)]
+)
 def test_a_process_that_is_stopped_can_be_resumed(
     content_path: Path,
     style_path: Path,

@@ -37,7 +37,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def test_the_ends_of_a_blend_are_the_single_styles(files: dict[str, Path]) -> None:
-    few = dataclasses.replace(LITE, iterations=12, beta=1000.0)
+    few = dataclasses.replace(LITE, iterations=8, beta=1000.0)
     red, blue = (stylize(files["photo"], files[name], few) for name in ("red", "blue"))
     both = [files["red"], files["blue"]]
     blends = [stylize(files["photo"], both, few, style_weight=w) for w in ((1, 0), (0.5, 0.5), (0, 3))]

@@ -222,6 +222,7 @@ def test_it_ends_as_soon_as_the_loss_has_settled(content_path: Path, style_path:
     assert falls[-1] < SETTLED <= falls[:-1].min()
 
 
+@pytest.mark.slow
 def test_a_large_network_starts_with_what_the_small_one_has_made(
     content_path: Path, style_path: Path, large_network: Path
 ) -> None:
@@ -241,6 +242,7 @@ def test_a_large_network_starts_with_what_the_small_one_has_made(
     assert cold.warm_start_iterations == 0 and cold.losses[0].content == 0
 
 
+@pytest.mark.slow
 def test_a_warm_start_can_be_stopped(content_path: Path, style_path: Path, large_network: Path) -> None:
     seen: list[Step] = []
     options = Options(weights=str(large_network), warm_start="auto", iterations=4)

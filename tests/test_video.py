@@ -455,7 +455,7 @@ def test_the_command_makes_a_clip(
 def test_a_clip_that_was_interrupted_comes_out_the_same(
     clip_path: Path, style_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], number: int, code: int
 ) -> None:
-    command = [*COMMAND, clip_path, style_path, *QUICK, "--iterations", "60"]
+    command = [*COMMAND, clip_path, style_path, *QUICK, "--iterations", "40"]
     assert run(*command[len(COMMAND) - 1 :], "-o", tmp_path / "whole.mkv", capsys=capsys)[0] == 0
     out, frames = tmp_path / "out.mkv", tmp_path / "out_frames"
     process = subprocess.Popen([*command, "-o", out], stderr=subprocess.PIPE, text=True, stdout=subprocess.DEVNULL)
