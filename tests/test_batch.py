@@ -427,10 +427,10 @@ def test_a_cluster_makes_the_same_images_when_a_worker_dies_and_ends_with_its_sc
     dask: tuple[str, list["subprocess.Popen[bytes]"]], albums: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     address, processes = dask
-    command = shlex.split(f"batch photos --styles paintings/x.png -q --iterations 60 --weights {TINY} --size 64")
+    command = shlex.split(f"batch photos --styles paintings/x.png -q --iterations 30 --weights {TINY} --size 64")
     command += ["--device", "cpu"]
     Path("here").mkdir()
-    options = Options(iterations=60, weights=str(TINY), device="cpu", size=64)
+    options = Options(iterations=30, weights=str(TINY), device="cpu", size=64)
     asked = manifest.combine([Path("photos")], [Path("paintings/x.png")], options, Path("here"), pairs=False)
     assert [jobs.make_picture(job)["status"] for job in asked] == ["done"] * 3
     process = subprocess.Popen(

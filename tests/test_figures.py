@@ -64,7 +64,7 @@ def test_a_sweep_is_the_single_pictures_side_by_side(
 def test_a_sweep_over_one_option_shows_the_inputs_and_its_curves(
     content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = "--optimizer lbfgs adam adagrad --iterations 15 --size 60 --curves curves.svg -q"
+    options = "--optimizer lbfgs adam adagrad --iterations 10 --size 60 --curves curves.svg -q"
     for name in ("a.png", "b.png"):
         sweep = ("sweep", content_path, style_path, *LITE, *shlex.split(options), "-o", name)
         assert run(*sweep, capsys=capsys) == (0, f"{name}\n", "")

@@ -49,7 +49,7 @@ tilings = st.builds(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(
     size=st.tuples(st.integers(16, 170), st.integers(16, 170)),
     style=layer_sets,

@@ -88,7 +88,8 @@ def test_it_is_normalised_over_photographs_as_the_papers(real: weights.Weights) 
 
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="the photographs of weights/means.py are not here")
-@pytest.mark.parametrize("pooling", ["avg", pytest.param("max", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("pooling", ["avg", "max"])
 def test_the_shipped_means_are_those_of_the_photographs(real: weights.Weights, pooling: str) -> None:
     """By plain convolutions, over 15 of the 500: the mean over filters to a fifth, most filters to a third."""
     means, total = real.means(pooling), dict.fromkeys(LAYERS[:9], 0.0)
