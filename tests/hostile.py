@@ -16,6 +16,8 @@ import numpy as np
 import tifffile
 from PIL import Image, ImageCms
 
+from styletransfer.pictures.opening import register_heif
+
 #: What the reading process is kept to: pixels of a picture, seconds for a file, and bytes beyond those it starts with.
 PIXELS, SECONDS, MEMORY = 2**20, 120, 2**30
 #: The bytes that reading one may take, tensor included, as docs/reliability.md says.
@@ -23,7 +25,7 @@ PROMISED = 64 * PIXELS + 32 * 2**20
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 #: The formats that are read, by Pillow's names.
 READ = ["PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "AVIF", "JPEG2000", "PPM", "PSD", "QOI", "DIB", "DDS", "ICNS"]
-READ += ["ICO", "PCX", "SGI", "TGA", "MPO"]
+READ += ["ICO", "PCX", "SGI", "TGA", "MPO", "HEIF"]
 MODES = ("1", "L", "P", "RGB", "RGBA", "LA", "PA", "CMYK", "YCbCr", "LAB", "I", "I;16", "F")
 MANY = {"save_all": True, "append_images": [Image.new("RGB", (24, 16), "red"), Image.new("RGB", (24, 16), "blue")]}
 
@@ -31,6 +33,7 @@ MANY = {"save_all": True, "append_images": [Image.new("RGB", (24, 16), "red"), I
 def whole_pictures() -> dict[str, bytes]:
     """Small valid files by name: every format that Pillow writes, in every mode in which it does, and variants."""
     Image.init()
+    register_heif()  # whatever ran before in this process: where pillow-heif is installed, it is read
     noise = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
     rgb, pictures = Image.fromarray(noise), {}
     images = {
