@@ -30,8 +30,11 @@ _TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF
 
 
 @contextlib.contextmanager
-def open_image(path: Path, max_pixels: int) -> Iterator[Image.Image]:
-    """Open a file of any readable format, without its pixels.
+def open_image(path: Path, max_pixels: int, *, with_pixels: bool = True) -> Iterator[Image.Image]:
+    """Open a file of any readable format.
+
+    Args:
+        with_pixels: whether the image can be loaded; otherwise only what is said about it is read.
 
     Raises:
         UsageError: the path names no file.
@@ -41,11 +44,11 @@ def open_image(path: Path, max_pixels: int) -> Iterator[Image.Image]:
         other = "a folder" if os.path.isdir(path) else "a pipe or a device" if os.path.exists(path) else None
         raise UsageError(f"{path} is {other}, not a picture" if other else describe_missing(path))
     # Opened here, because Pillow maps a file that it knows by name into memory, and dies if it is then cut off.
-    with pillow_errors(path, max_pixels), open(path, "rb") as file, _identify(file, max_pixels) as image:
+    with pillow_errors(path, max_pixels), open(path, "rb") as file, _identify(file, max_pixels, with_pixels) as image:
         yield image
 
 
-def _identify(file: BinaryIO, max_pixels: int) -> Image.Image:
+def _identify(file: BinaryIO, max_pixels: int, with_pixels: bool) -> Image.Image:
     """Return the unloaded image, with "cicp", "nclx_profile" and "icc_profile" in its info where Pillow lacks them."""
     start = file.read(64)
     file.seek(0)
@@ -53,16 +56,14 @@ def _identify(file: BinaryIO, max_pixels: int) -> Image.Image:
         raise UnsupportedImageError("BigTIFF in big-endian order is not supported")  # Pillow finds no tags
     if start.startswith(SIGNATURES):
         image = TiffFile(file)
-        tile = image.tag_v2.get(_TILE_WIDTH, 1) * image.tag_v2.get(
-            _TILE_LENGTH, 1
-        )  # libtiff takes memory for all of it
-        if tile > max_pixels:
+        tile = image.tag_v2.get(_TILE_WIDTH, 1) * image.tag_v2.get(_TILE_LENGTH, 1)
+        if tile > max_pixels:  # libtiff allocates all of it
             raise Image.DecompressionBombError(f"a tile of {tile} pixels")
         if image.width * image.height > max_pixels:
             raise Image.DecompressionBombError(f"{image.width * image.height} pixels")
         return image
     if start.startswith(SIGNATURE):
-        stream, info = open_png(file)
+        stream, info = open_png(file, with_pixels=with_pixels)
         png = Image.open(stream, formats=["PNG"])
         png.info.update(info)
         return png

@@ -22,12 +22,20 @@ _TEXTS = (SETTINGS_KEY.encode(), b"XML:com.adobe.xmp", b"Raw profile type exif")
 _KEPT = (b"tRNS", b"gAMA", b"cHRM", b"sRGB")
 
 
-def open_png(file: BinaryIO) -> tuple[BinaryIO, dict[str, bytes]]:
-    """Return the PNG without chunks that Pillow need not see, and "icc_profile", "cicp" and "exif" if it has them."""
+def open_png(file: BinaryIO, *, with_pixels: bool = True) -> tuple[BinaryIO, dict[str, bytes]]:
+    """Return the PNG without chunks that Pillow need not see, and "icc_profile", "cicp" and "exif" if it has them.
+
+    Args:
+        with_pixels: whether the image will be decoded; if not, its data is not read, which takes most of the time.
+    """
     out, info, texts = io.BytesIO(), dict[str, bytes](), set[bytes]()
     out.write(file.read(8))
     while len(header := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", header)
+        if kind == b"IDAT" and not with_pixels:
+            out.write(header)  # where Pillow ends its search
+            file.seek(length + 4, io.SEEK_CUR)
+            continue
         if kind[:1].isupper() or kind in _KEPT or not kind.isalpha():  # Pillow names the damage of the last ones
             out.write(header + file.read(length + 4))
             continue

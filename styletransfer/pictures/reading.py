@@ -191,7 +191,7 @@ def _convert(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Ima
 
 def read_size(path: Path) -> tuple[int, int]:
     """Return width and height of the upright image, without its pixels. Raises as `read_picture`."""
-    with open_image(path, sys.maxsize) as image:
+    with open_image(path, sys.maxsize, with_pixels=False) as image:
         size = image.size
         if isinstance(image, TiffImageFile):  # of which some versions of Pillow turn the size by themselves
             size = image.tag_v2[256], image.tag_v2[257]
@@ -200,7 +200,7 @@ def read_size(path: Path) -> tuple[int, int]:
 
 def read_settings(path: Path) -> dict[str, Any]:
     """The settings that `write_picture` embedded in a picture; empty when there are none. Raises as `read_picture`."""
-    with open_image(path, sys.maxsize) as image:
+    with open_image(path, sys.maxsize, with_pixels=False) as image:
         text = image.info.get(SETTINGS_KEY) or read_exif(image).get(ExifTags.Base.ImageDescription, "")
     try:
         settings = json.loads(text)
