@@ -25,8 +25,9 @@ from measuring import EXAMPLES, isolated, processor
 from PIL import Image
 
 from styletransfer import PRESETS, Options, stylize
-from styletransfer.video.clips import read_frames, survey, write_clip
+from styletransfer.video.clips import survey, write_clip
 from styletransfer.video.flow import Array, find_motion
+from styletransfer.video.frames import read_frames
 
 STYLE = EXAMPLES / "swirls.jpg"
 SIZE = (480, 270)

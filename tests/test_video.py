@@ -27,6 +27,7 @@ from styletransfer.options import Following  # noqa: E402
 from styletransfer.pictures import read_settings  # noqa: E402
 from styletransfer.video import clips, render  # noqa: E402
 from styletransfer.video.flow import find_motion, is_cut  # noqa: E402
+from styletransfer.video.frames import read_frames  # noqa: E402
 from styletransfer.video.sound import Sound, choose_tracks  # noqa: E402
 
 __all__ = ["here", "start_dask"]
@@ -167,7 +168,7 @@ def test_colours_are_read_as_they_are_meant(
         frame.colorspace, frame.color_range, frame.pts = matrix, range_, 0
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    ((_, picture),) = clips.read_frames(path, 0, 1)
+    ((_, picture),) = read_frames(path, 0, 1)
     found = np.asarray(picture.rgb)
     np.testing.assert_allclose(found, np.broadcast_to(by_hand(*values, red, blue, full), found.shape), atol=2.5)
 
@@ -176,7 +177,7 @@ def test_ffv1_is_what_was_written_and_h264_close_to_it(tmp_path: Path) -> None:
     frames = [crop(photograph(), x, 20, 65, 49) for x in (10, 12, 14)]
     for ending, most in ((".mkv", 0), (".mp4", 4), (".mov", 3)):
         path = write(tmp_path / f"clip{ending}", frames)
-        read = [np.asarray(picture.rgb).astype(int) for _, picture in clips.read_frames(path, 0, 9)]
+        read = [np.asarray(picture.rgb).astype(int) for _, picture in read_frames(path, 0, 9)]
         assert len(read) == 3
         for frame, found in zip(frames, read, strict=True):
             height, width = found.shape[:2]
@@ -208,7 +209,7 @@ def test_times_cuts_and_turns_are_told(tmp_path: Path, clip_path: Path) -> None:
     with av.open(str(turned)) as container:
         stored, angle = next((frame.to_ndarray(format="rgb24"), frame.rotation) for frame in container.decode(video=0))
     assert abs(angle) == 90 and stored.shape == (48, 64, 3)
-    ((_, upright),) = clips.read_frames(turned, 0, 1)
+    ((_, upright),) = read_frames(turned, 0, 1)
     np.testing.assert_array_equal(np.asarray(upright.rgb), np.rot90(stored, angle // 90))  # counter-clockwise
 
 
@@ -365,7 +366,7 @@ def test_what_comes_into_sight_is_painted(style_path: Path, tmp_path: Path) -> N
     subprocess.run([*drawn, "--frames", "16", "--ending", ".mkv"], check=True)
     command = [*COMMAND, tmp_path / "pan.mkv", EXAMPLES / "swirls.jpg", "-q", "-o", tmp_path / "out.mkv"]
     subprocess.run(command, check=True)
-    ((_, made),) = clips.read_frames(tmp_path / "out.mkv", 15, 16)
+    ((_, made),) = read_frames(tmp_path / "out.mkv", 15, 16)
     strokes = np.abs(np.diff(np.asarray(made.rgb).astype(float), axis=1)).mean(2)
     assert strokes[:, 125:].mean() > 0.65 * strokes[:, :60].mean()
 
@@ -400,7 +401,7 @@ def test_frames_that_are_there_are_gone_on_from(
 
 def test_luminance_keeps_the_colours_of_every_frame(clip_path: Path, style_path: Path, tmp_path: Path) -> None:
     list(render.render(shot(clip_path, style_path, tmp_path / "out", color="luminance")))
-    for made, (_, given) in zip(pictures(tmp_path / "out"), clips.read_frames(clip_path, 0, 3), strict=True):
+    for made, (_, given) in zip(pictures(tmp_path / "out"), read_frames(clip_path, 0, 3), strict=True):
         ours, theirs = (
             np.asarray(Image.fromarray(x.astype(np.uint8)).convert("YCbCr"), float)[..., 1:]
             for x in (made, np.asarray(given.rgb))
@@ -416,9 +417,7 @@ def test_masks_can_be_clips(clip_path: Path, style_path: Path, tmp_path: Path) -
     lite = {"model": "vgg19-lite", "weights": None}
     made = shot(clip_path, style_path, tmp_path / "out", keep=str(masks), **lite)
     list(render.render(made))
-    for painted, (_, given), mask in zip(
-        pictures(tmp_path / "out"), clips.read_frames(clip_path, 0, 3), kept, strict=True
-    ):
+    for painted, (_, given), mask in zip(pictures(tmp_path / "out"), read_frames(clip_path, 0, 3), kept, strict=True):
         same = (painted == np.asarray(given.rgb)).all(2)
         assert same[mask[..., 0] > 0].all() and same[mask[..., 0] == 0].mean() < 0.1
     short = write(tmp_path / "short.mkv", kept[:2])
@@ -455,10 +454,12 @@ def test_the_command_makes_a_clip(
 def test_a_clip_that_was_interrupted_comes_out_the_same(
     clip_path: Path, style_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], number: int, code: int
 ) -> None:
-    command = [*COMMAND, clip_path, style_path, *QUICK, "--iterations", "40"]
-    assert run(*command[len(COMMAND) - 1 :], "-o", tmp_path / "whole.mkv", capsys=capsys)[0] == 0
+    arguments = (clip_path, style_path, *QUICK, "--iterations", "40", "-o")
+    assert run("video", *arguments, tmp_path / "whole.mkv", capsys=capsys)[0] == 0
     out, frames = tmp_path / "out.mkv", tmp_path / "out_frames"
-    process = subprocess.Popen([*command, "-o", out], stderr=subprocess.PIPE, text=True, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*COMMAND, *arguments, out], stderr=subprocess.PIPE, text=True, stdout=subprocess.DEVNULL
+    )
     wait_until((frames / "000001.png").exists, process)
     process.send_signal(number)
     _, said = process.communicate()
@@ -466,7 +467,7 @@ def test_a_clip_that_was_interrupted_comes_out_the_same(
     assert process.returncode == code and 1 <= there < 5
     if number == signal.SIGINT:  # what is done can be seen
         assert len(clips.survey(out).times) == there and f"after {there} of 5 frames" in said
-    assert run(*command[len(COMMAND) - 1 :], "-o", out, capsys=capsys)[0] == 0
+    assert run("video", *arguments, out, capsys=capsys)[0] == 0
     assert out.read_bytes() == (tmp_path / "whole.mkv").read_bytes()
     assert not frames.exists()
 

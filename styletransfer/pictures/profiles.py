@@ -58,7 +58,8 @@ _CURVES = {
     8: gamma(1.0),
     **dict.fromkeys((2, 13), _SRGB_CURVE),
 }
-_HDR = {16: "PQ", 18: "HLG"}
+#: Curves of high dynamic range, by TransferCharacteristics.
+HDR = {16: "PQ", 18: "HLG"}
 _SRGB = ColorSpace(*_PRIMARIES[1], _SRGB_CURVE)
 #: Adobe RGB (1998) Color Image Encoding, sections 4.3.1 and 4.3.4.
 _ADOBE_RGB = ColorSpace((0.64, 0.33), (0.21, 0.71), (0.15, 0.06), _D65, gamma(563 / 256))
@@ -138,8 +139,8 @@ def _read_code_points(info: dict[Any, Any]) -> tuple[int, int, int] | None:
 
 def _from_code_points(code_points: tuple[int, int, int], name: str) -> ColorSpace | None:
     primaries, transfer, is_full = code_points
-    if transfer in _HDR:
-        log.warning("%s is HDR (%s) and is read as SDR: colors come out dull; convert it first", name, _HDR[transfer])
+    if transfer in HDR:
+        log.warning("%s is HDR (%s) and is read as SDR: colors come out dull; convert it first", name, HDR[transfer])
         return None
     if primaries not in _PRIMARIES or transfer not in _CURVES or not is_full:
         log.warning("%s: its color space (H.273: %d, %d) is not supported and is ignored", name, primaries, transfer)

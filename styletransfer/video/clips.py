@@ -19,10 +19,8 @@ from ..options import Options
 from ..pictures import list_pictures
 from .containers import open_clip, readable_errors
 from .flow import is_cut
-from .frames import decode_frames, flatten, read_frames
+from .frames import decode_frames, flatten
 from .sound import Sound
-
-__all__ = ["WRITERS", "Clip", "check_ending", "digest", "is_clip", "read_frames", "survey", "write_clip"]
 
 log = logging.getLogger(__name__)
 

@@ -20,12 +20,12 @@ from ..errors import StyleTransferError
 from ..options import Options
 from ..pictures import Picture, flatten_on_white, list_pictures, read_picture, to_mask
 from ..pictures.images import split_alpha
+from ..pictures.profiles import HDR
 from .containers import open_clip, readable_errors
 
 #: Players take an unspecified matrix as BT.601 in frames of fewer rows than this, else as BT.709.
 _HIGH = 720
 _UNSPECIFIED = 2  # FFmpeg's number of that matrix
-_HDR = (16, 18)  # FFmpeg's numbers of the transfer functions PQ and HLG
 #: Decoders that read the alpha channel of WebM; FFmpeg's own ones skip it.
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 #: By whether x and y are exchanged, then whether x and y are reversed: the transposition of Pillow.
@@ -94,7 +94,7 @@ def decode_frames(path: Path, max_pixels: int = Options.max_pixels) -> Iterator[
             aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
             load = partial(_to_picture, frame, aspect or Fraction(1), path, max_pixels)
             base = Fraction(frame.time_base) if frame.time_base else None
-            yield Frame(path, load, frame.pts, base, getattr(frame, "color_trc", None) in _HDR)
+            yield Frame(path, load, frame.pts, base, getattr(frame, "color_trc", None) in HDR)
 
 
 def flatten(picture: Picture) -> Picture:

@@ -135,9 +135,7 @@ def render(shot: Shot, stopped: Callable[[], object] = lambda: False) -> Iterato
             if number not in shot.numbers:
                 continue
             if job is None:
-                # The pixels alone: with its EXIF orientation or profile an image would be converted once more.
-                pixels = Image.fromarray(np.asarray(picture.rgb))
-                job, _ = stack.enter_context(prepared_job(pixels, shot.styles, still))
+                job, _ = stack.enter_context(prepared_job(picture.rgb, shot.styles, still))
                 job = replace(job, callback=lambda _: stopped())
             content, path = picture.resize(job.scales[-1].content), shot.path(number)
             now = np.asarray(content.rgb)
