@@ -13,7 +13,7 @@ from ..errors import UsageError, plural
 from ..files import make_folder
 from ..options import PICTURE_NAMES, Options
 from .arguments import BETWEEN, Quiet, app, from_options
-from .console import complain, interruptible, show_notices
+from .console import interruptible, print_error, show_notices
 
 if TYPE_CHECKING:
     from ..batches.jobs import Job
@@ -74,11 +74,13 @@ def batch_command(
         failed, left = [row for row in rows.values() if row["status"] == "failed"], len(planned) - len(rows)
         if number := interrupted():
             raise typer.Exit(
-                complain(f"interrupted; {plural(left, 'image')} left; run the same command to continue", 128 + number)
+                print_error(
+                    f"interrupted; {plural(left, 'image')} left; run the same command to continue", 128 + number
+                )
             )
     if failed:
         count = f"{len(failed)} of {plural(len(planned), 'image')}"
-        raise typer.Exit(complain(f"{count} failed: {folder / 'report.jsonl'}", 1))
+        raise typer.Exit(print_error(f"{count} failed: {folder / 'report.jsonl'}", 1))
 
 
 def choose_makers(scheduler: str | None, send_files: bool, jobs: int, interrupted: "Callable[[], int]") -> "Makers":
@@ -116,7 +118,7 @@ def _plan_jobs(
         return combine(contents, paintings, options, folder, name, pairs=pairs)
     except ManifestError as error:
         for line in error.lines:
-            complain(line, 2)
+            print_error(line, 2)
         raise
 
 
@@ -132,7 +134,7 @@ def _run(planned: "Sequence[Job]", makers: "Makers", folder: Path, again: bool, 
             counts[row["status"]] += 1
             if row["status"] == "failed":
                 with bar.external_write_mode(sys.stderr):
-                    complain(f"{job.output}: {row['error']}", 1)
+                    print_error(f"{job.output}: {row['error']}", 1)
             elif row["status"] == "done":
                 with bar.external_write_mode(sys.stdout):
                     print(job.output, flush=True)

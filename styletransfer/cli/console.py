@@ -21,7 +21,8 @@ if TYPE_CHECKING:  # torch takes seconds to import: `--help` must not
     from ..optimizer.optimize import Step
 
 
-def complain(message: str, code: int) -> int:
+def print_error(message: str, code: int) -> int:
+    """Print a message as one line on stderr; return the exit code."""
     print(f"styletransfer: {escape_unprintable(message)}", file=sys.stderr)
     return code
 
@@ -66,7 +67,7 @@ def save_somewhere(write: Callable[[Path], object], target: Path) -> Path:
             with contextlib.suppress(StyleTransferError):
                 if free:
                     write(free)
-                    complain(f"{error}; the picture is {free}", error.exit_code)
+                    print_error(f"{error}; the picture is {free}", error.exit_code)
                     return free
         raise
 

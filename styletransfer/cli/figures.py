@@ -10,7 +10,7 @@ import typer
 from ..errors import plural
 from ..options import Options
 from .arguments import ContentPath, Quiet, StylePaths, SweepCommand, app, files_among, from_options, given_options
-from .console import complain, interruptible, save_somewhere, show_notices
+from .console import interruptible, print_error, save_somewhere, show_notices
 
 if TYPE_CHECKING:
     from ..figures.activations import Drawing
@@ -194,7 +194,7 @@ def _draw_sheet(
             check_plot(curves)
         sheet = draw_sheet(cells, interrupted, first=first, quiet=quiet)
         if sheet is None:
-            raise typer.Exit(complain("interrupted", 128 + interrupted()))
+            raise typer.Exit(print_error("interrupted", 128 + interrupted()))
         saved = save_somewhere(sheet.save, target)
         if curves:
             plot_curves(sheet.curves, curves)
@@ -202,6 +202,6 @@ def _draw_sheet(
     print(saved)
     if (count := len(sheet.made)) < len(cells):
         finished = plural(count, "image")
-        raise typer.Exit(complain(f"interrupted; {saved} has the {finished} finished so far", 128 + number))
+        raise typer.Exit(print_error(f"interrupted; {saved} has the {finished} finished so far", 128 + number))
     if saved != target:
         raise typer.Exit(1)

@@ -15,7 +15,7 @@ from typer.exceptions import TyperException
 from ..errors import StyleTransferError
 from . import batch, figures, page, picture, video, weights  # noqa: F401  they add their commands
 from .arguments import app
-from .console import complain, discard_stdout, encode_any_name
+from .console import discard_stdout, encode_any_name, print_error
 
 #: How `print` fails when a reader has gone or a disk is full; files of our own raise `StyleTransferError` instead.
 STDOUT_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -28,9 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = typer.main.get_command(app).main(arguments, prog_name="styletransfer", standalone_mode=False)
         sys.stdout.flush()
     except TyperException as error:
-        code = complain(" ".join(error.format_message().split()), error.exit_code)
+        code = print_error(" ".join(error.format_message().split()), error.exit_code)
     except StyleTransferError as error:
-        code = complain(str(error), error.exit_code)
+        code = print_error(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         code = 128 + signal.SIGINT
     except OSError as error:
@@ -39,5 +39,5 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         discard_stdout()
         code = 1
         if error.errno != errno.EPIPE:  # then the reader wants no more
-            complain(f"cannot write to standard output: {error.strerror or error}", code)
+            print_error(f"cannot write to standard output: {error.strerror or error}", code)
     sys.exit(code)

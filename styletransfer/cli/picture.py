@@ -31,7 +31,7 @@ from .arguments import (
     files_among,
     from_options,
 )
-from .console import complain, interruptible, progress_bar, save_somewhere, show_notices
+from .console import interruptible, print_error, progress_bar, save_somewhere, show_notices
 
 if TYPE_CHECKING:  # torch takes seconds to import: `--help` must not
     from ..optimizer import Step
@@ -242,15 +242,15 @@ def _explain_end(result: "Result", target: Path, interrupted: int, resume: str) 
     log = logging.getLogger(__name__)
     done = f"after {result.iterations} iterations"
     if interrupted and result.stopped != "callback":
-        return complain(f"interrupted when it was done; the picture is {target}", 128 + interrupted)
+        return print_error(f"interrupted when it was done; the picture is {target}", 128 + interrupted)
     if interrupted:
         go_on = f"; to resume: {resume}" if result.checkpoint and result.checkpoint.exists() else ""
-        return complain(f"interrupted {done}; the picture so far is {target}{go_on}", 128 + interrupted)
+        return print_error(f"interrupted {done}; the picture so far is {target}{go_on}", 128 + interrupted)
     if result.stopped == "diverged":
-        return complain(f"the loss was no longer finite {done}; {target} is the best picture before that", 1)
+        return print_error(f"the loss was no longer finite {done}; {target} is the best picture before that", 1)
     if result.stopped == "memory":
         width, height, _ = result.scales[-1]
-        return complain(f"out of memory on the finer scales; {target} is enlarged from {width}×{height}", 1)
+        return print_error(f"out of memory on the finer scales; {target} is enlarged from {width}×{height}", 1)
     if result.stopped == "time" and result.scales[-1][:2] != result.size:
         width, height, _ = result.scales[-1]
         log.info("not enough time for %d×%d pixels; %s is enlarged from %d×%d", *result.size, target, width, height)

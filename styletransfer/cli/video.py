@@ -17,7 +17,7 @@ from ..files import make_folder
 from ..options import PRESETS, Following, Options
 from .arguments import RUN, Quiet, StylePaths, app, files_among, from_options
 from .batch import choose_makers
-from .console import complain, interruptible, show_notices
+from .console import interruptible, print_error, show_notices
 
 if TYPE_CHECKING:
     from ..video.clips import Clip
@@ -112,7 +112,7 @@ def video_command(
         if number := interrupted():
             message = f"interrupted after {len(done)} of {total} frames"
             message += f"; {target} has these" if done else ""
-            raise typer.Exit(complain(f"{message}; run the same command to resume", 128 + number))
+            raise typer.Exit(print_error(f"{message}; run the same command to resume", 128 + number))
     if not frames:
         for path in done.values():
             path.unlink()

@@ -21,7 +21,7 @@ from .tiff import SIGNATURES, TiffFile
 #: (IPTC) or unpacks without a limit (FITS), nor what nobody keeps images in.
 READABLE = (
     *("PNG", "JPEG", "MPO", "WEBP", "TIFF", "GIF", "BMP", "AVIF", "HEIF", "JPEG2000", "PPM", "PSD", "QOI", "DIB"),
-    *("DDS", "ICNS", "ICO", "PCX", "SGI", "TGA"),  # last what is told by the least
+    *("DDS", "ICNS", "ICO", "PCX", "SGI", "TGA"),  # last those with the shortest signatures
 )
 NEEDS_HEIF = "HEIC needs pillow-heif: pip install 'styletransfer[heif]'"
 NEEDS_AVIF = "AVIF needs Pillow 11.3 or newer: pip install --upgrade pillow"
