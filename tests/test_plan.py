@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL, random_convolutions
+from conftest import EXAMPLES, SMALL, random_convolutions
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from styletransfer import StyleTransferError
 from styletransfer.machine import hardware, plan
@@ -139,20 +140,25 @@ def test_free_memory_knows_the_groups_limits(tmp_path: Path) -> None:
 
 
 @linux
-def test_a_picture_is_made_in_little_memory(content_path: Path, style_path: Path, tmp_path: Path) -> None:
-    """In a process that may take 500 MB more, where the whole picture at once needs more than that."""
+def test_a_picture_is_made_in_little_memory(style_path: Path, tmp_path: Path) -> None:
+    """In a process that may take 700 MB more.
+
+    The whole image needs 960 to 1500 MB, by processor. In parts it needs 420 MB at most: they leave room for what
+    differs between processors, as their libraries, buffers of oneDNN and gaps between pieces of memory.
+    """
     code = (
         "import resource, sys, torch; torch.set_num_threads(1)\n"
         "from styletransfer import cli, painting; from styletransfer.machine import hardware\n"
         "torch.nn.functional.conv2d(torch.rand(1, 8, 64, 64), torch.rand(8, 8, 3, 3))\n"
         "torch.rand(99, 99) @ torch.rand(99, 99)\n"  # MKL's code for this processor is loaded at its first use
-        "limit = 1024 * hardware._kilobytes('/proc/self/status', 'VmSize') + 500 * 2**20\n"
+        "limit = 1024 * hardware._kilobytes('/proc/self/status', 'VmSize') + 700 * 2**20\n"
         "resource.setrlimit(resource.RLIMIT_AS, (limit, -1))\n"
         "cli.main(sys.argv[1:])"
     )
     weights.save(random_convolutions({"1": 64, "2": 24, "3": 24, "4": 24, "5": 24}), tmp_path / "wide.safetensors")
-    options = shlex.split("--size 640 --enlarge --scales 1 --iterations 1 --weights wide.safetensors -o out.png")
-    command = [sys.executable, "-c", code, str(content_path), str(style_path), *options]
+    Image.open(EXAMPLES / "chelsea.jpg").resize((24, 240)).save(tmp_path / "tall.png")
+    options = shlex.split("--size 2400 --enlarge --scales 1 --iterations 1 --weights wide.safetensors -o out.png")
+    command = [sys.executable, "-c", code, "tall.png", str(style_path), *options]
     environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert (done.returncode, done.stdout) == (0, "out.png\n"), done.stderr
