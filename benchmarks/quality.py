@@ -48,7 +48,7 @@ Curve = list[tuple[float, Verdict]]
 
 
 def exact(content: Path, style: Path, options: Options) -> tuple[Encoder, Tensor, Tensor]:
-    """The run's normalised network in float32 and its two targets, as `stylize` makes them."""
+    """The run's network in float32 and its two targets, as `stylize` makes them."""
     device = hardware.select_device(options.device)
     inputs = pictures.read_inputs(content, style, options)
     both = inputs.content, *inputs.styles
@@ -56,7 +56,7 @@ def exact(content: Path, style: Path, options: Options) -> tuple[Encoder, Tensor
         p.resize(pictures.fit_size(p.rgb.size, options.size, enlarge=enlarge)).tensor().to(device)
         for p, enlarge in zip(both, (True, False), strict=True)
     )
-    encoder = job.build_encoder(weights.load_model(options.model), inputs, options, device)
+    encoder = job.build_encoder(weights.load_model(options.model).convolutions, options, device)
     return encoder, bleed.add_bleed(small, options), large
 
 

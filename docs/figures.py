@@ -27,7 +27,7 @@ from styletransfer.options import LEARNING_RATES
 from styletransfer.painting.bleed import add_bleed
 from styletransfer.painting.evaluation import make_objective
 from styletransfer.painting.job import build_encoder, prepared_job
-from styletransfer.pictures import read_inputs, read_picture, to_pil
+from styletransfer.pictures import read_picture, to_pil
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES, FIGURES = ROOT / "examples", ROOT / "docs" / "figures"
@@ -137,8 +137,7 @@ def regions() -> None:
     pictures += [("two styles, blended", blend.image), ("one in each region", parts.image), ("--keep", kept.image)]
     save("controls-regions.jpg", [pictures])
 
-    loaded, inputs = weights.load_model(parts.model), read_inputs(content, styles, SMALL)
-    encoder = build_encoder(loaded, inputs, SMALL, torch.device("cpu"))
+    encoder = build_encoder(weights.load_model(parts.model).convolutions, SMALL, torch.device("cpu"))
     white = torch.from_numpy(np.array(person.resize(parts.size)))[None, None] / 255
     for name, mask in (("person", white), ("rest", 1 - white)):
         for style in styles:

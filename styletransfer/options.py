@@ -50,8 +50,8 @@ PresetName = Literal["paper", "fast", "quality", "print"]
 #: Settings that go together.
 PRESETS: dict[PresetName, dict[str, Any]] = {
     "paper": {"model": "vgg19", "init": "noise", "scales": "1", "iterations": 500, "precision": "fp32"},
-    "fast": {"model": "vgg19-lite", "iterations": 100},
-    "quality": {"size": 1024, "iterations": 400},
+    "fast": {"model": "vgg19-lite", "iterations": 50},
+    "quality": {"size": 1024, "iterations": 200},
     "print": {"size": 3600, "enlarge": True},
 }
 
@@ -103,7 +103,7 @@ class Options:
         "lbfgs", "L-BFGS, or others for comparison; sgd has momentum."
     )
     iterations: int = _optimisation(
-        200,
+        100,
         "Maximum number on the coarsest scale, halved on each finer one; fewer when the loss has settled.",
         minimum=0,
     )

@@ -21,7 +21,7 @@ import torch
 from conftest import PATIENCE, TINY, wait_until
 from PIL import Image
 
-from styletransfer import PRESETS, Options, cli, pictures
+from styletransfer import PRESETS, Options, __version__, cli, pictures
 
 COMMAND = [sys.executable, "-m", "styletransfer"]
 LITE = ("--iterations", "3", "--model", "vgg19-lite")
@@ -502,6 +502,19 @@ def test_again_takes_nothing_from_folders_that_a_picture_names(
         pictures.write_picture(torch.rand(1, 3, 20, 20), here / "a.png", alpha=None, bit_depth=8, settings=settings)
         code, _, err = run("again", "a.png", "--content", content_path, capsys=capsys)
         assert (code, err.count("\n")) == (2, 1)
+
+
+def test_again_tells_of_an_image_of_another_version(
+    content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (content_path, style_path):
+        (here / path.name).write_bytes(path.read_bytes())
+    run("cat.png", "paint.png", *LITE, "-o", "a.png", capsys=capsys)
+    settings = pictures.read_settings(here / "a.png")
+    assert "version" not in run("again", "a.png", capsys=capsys)[2]
+    pictures.write_picture(torch.rand(1, 3, 64, 80), here / "b.png", settings={**settings, "version": "0.0.9"})
+    code, _, err = run("again", "b.png", capsys=capsys)
+    assert code == 0 and f"b.png was made by styletransfer 0.0.9: version {__version__} makes another image" in err
 
 
 def test_the_commonest_options_come_first(capsys: pytest.CaptureFixture[str]) -> None:

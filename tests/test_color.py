@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -195,10 +196,18 @@ def test_the_styles_colours_are_the_default(content_path: Path, style_path: Path
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"init": "style"}, {"init": "noise"}, {"init": "file"}, {"optimizer": "adam"}, {"scales": "2"}]
+    "changes",
+    [
+        {},
+        {"init": "style"},
+        {"init": "noise"},
+        {"init": "file"},
+        {"optimizer": "adam", "learning_rate": 0.003},
+        {"scales": "2"},
+    ],
 )
 def test_only_luminance_is_painted(
-    content_path: Path, style_path: Path, tmp_path: Path, changes: dict[str, str]
+    content_path: Path, style_path: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     if changes.get("init") == "file":
         changes = {"init": str(tmp_path / "start.png")}

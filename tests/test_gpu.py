@@ -39,12 +39,7 @@ def picture(name: str, width: int, height: int) -> torch.Tensor:
 
 
 def vgg19(pooling: str = "avg") -> Encoder:
-    loaded = weights.load_model("vgg19-8bit")
-    encoder = Encoder(loaded.convolutions, LAYERS, pooling)
-    means = loaded.means("avg")
-    assert means is not None
-    encoder.normalize(means)
-    return encoder
+    return Encoder(weights.load_model("vgg19-8bit").convolutions, LAYERS, pooling)
 
 
 def objective(encoder: Encoder, content: torch.Tensor, style: torch.Tensor, tiling: Tiling) -> Objective:

@@ -103,8 +103,8 @@ def test_regions_have_the_style_of_their_own(files: dict[str, Path], tile: str) 
         return sum(float((gram_matrix(made[k]) - gram_matrix(wanted[k])).norm()) for k in made)
 
     left, right = result.tensor[..., :28], result.tensor[..., 36:]
-    assert distance(left, "red") < 0.2 * distance(left, "blue")
-    assert distance(right, "blue") < 0.2 * distance(right, "red")
+    assert distance(left, "red") < 0.3 * distance(left, "blue")
+    assert distance(right, "blue") < 0.3 * distance(right, "red")
 
 
 def test_the_mask_of_a_style_says_what_of_it_counts(files: dict[str, Path], tmp_path: Path) -> None:

@@ -29,7 +29,6 @@ def make(
     style = torch.rand(1, 3, 40, 32, generator=rng, dtype=torch.float64)
     weights = with_metrics(rng) if metrics else random_convolutions(SMALL)
     encoder = Encoder(weights, {**CONTENT, **STYLE}, pooling).double()
-    encoder.normalize(encoder.mean_activations([content, style]))
     image = torch.rand(1, 3, 33, 48, generator=rng, dtype=torch.float64) * 1.2 - 0.1  # some values outside [0, 1]
     styles = masked(style) if regions else style
     anchor = Anchor(content.flip(3), 9 * torch.rand(1, 1, 33, 48, generator=rng, dtype=torch.float64))
@@ -87,12 +86,12 @@ def test_total_is_the_weighted_sum_of_the_terms_in_numpy(metrics: bool) -> None:
     content = style = 0.0
     for layer, w in CONTENT.items():
         target = objective.content_targets[layer].numpy()[0]
-        content += w * ((features[layer] - target) ** 2).mean() / max(1, (target**2).mean())
+        content += w * ((features[layer] - target) ** 2).mean() / (target**2).mean()
     for layer, w in STYLE.items():
         flat = features[layer].reshape(len(features[layer]), -1)
         gram = flat @ flat.T / flat.shape[1]
         target = objective.style_targets[0][layer].numpy()
-        style += w * ((gram - target) ** 2).mean() / max(1, (target**2).mean())
+        style += w * ((gram - target) ** 2).mean() / (target**2).mean()
     x = image.numpy()
     tv = (np.diff(x, axis=2) ** 2).mean() + (np.diff(x, axis=3) ** 2).mean()
     outside = (np.maximum(-x, 0) ** 2 + np.maximum(x - 1, 0) ** 2).mean()
@@ -104,20 +103,6 @@ def test_total_is_the_weighted_sum_of_the_terms_in_numpy(metrics: bool) -> None:
     assert objective.anchor
     expected += (objective.anchor.weights.numpy() * (x - objective.anchor.image.numpy()) ** 2).mean()
     np.testing.assert_allclose(losses.total, expected, rtol=1e-6)
-
-
-def test_normalising_changes_no_distance_that_a_metric_tells() -> None:
-    """A network that stands for another measures as that one does, however its own filters are scaled."""
-    rng = torch.Generator().manual_seed(6)
-    weights = with_metrics(rng)
-    images = [torch.rand(1, 3, 32, 48, generator=rng) for _ in range(3)]
-    terms = []
-    for normalised in (False, True):
-        encoder = Encoder(weights, {**CONTENT, **STYLE})
-        if normalised:
-            encoder.normalize(encoder.mean_activations(images))
-        terms.append(Objective(encoder, *images[:2], CONTENT, STYLE, 1.0, 1.0).evaluate(images[2])[0].numpy())
-    np.testing.assert_allclose(terms[1], terms[0], rtol=1e-4)
 
 
 def test_the_style_of_regions_is_that_of_guided_gram_matrices_in_numpy() -> None:
@@ -141,7 +126,7 @@ def test_the_style_of_regions_is_that_of_guided_gram_matrices_in_numpy() -> None
         for layer, w in STYLE.items():
             target = sum(s.share * guided(s.image, s.mask, layer) for s in region.styles)
             slope = guided(image, region.mask, layer) - target
-            loss += (region.mask.numpy() ** 2).mean() * w * (slope**2).mean() / max(1, (target**2).mean())
+            loss += (region.mask.numpy() ** 2).mean() * w * (slope**2).mean() / (target**2).mean()
     np.testing.assert_allclose(Losses(*objective.evaluate(image)[0].tolist()).style, loss, rtol=1e-9)
 
 

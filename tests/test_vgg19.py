@@ -1,4 +1,4 @@
-"""The real VGG-19, in 8 bits: its codes, its features, its normalisation, and what happens where it isn't whole."""
+"""The real VGG-19, in 8 bits: its codes, its features, and what happens where it isn't whole."""
 
 import logging
 from pathlib import Path
@@ -6,14 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from conftest import EXAMPLES, SMALL, random_convolutions
-from PIL import Image
 from torchvision.models.vgg import cfgs, make_layers
 
 from styletransfer import Options, StyleTransferError, pictures, stylize
 from styletransfer.network import Encoder, weights
-from styletransfer.network.vgg import ACTIVATION_FLOOR
 from styletransfer.network.weights import find, load_model, save
 from styletransfer.options import LAYERS
 
@@ -71,47 +68,8 @@ def test_features_are_those_of_torchvisions_vgg19(real: weights.Weights, codes: 
         assert (mine - other).abs().max() < 1e-4 * other.max(), layer
 
 
-def test_it_is_normalised_over_photographs_as_the_papers(real: weights.Weights) -> None:
-    """Each filter is divided by its mean activation, and that mean is one over photographs: not just over the run's."""
-    layers = ["conv1_1", "conv3_1", "conv4_2", "conv5_1"]
-    means = real.means("avg")
-    assert means is not None
-    plain, encoder = Encoder(real.convolutions, layers), Encoder(real.convolutions, layers)
-    encoder.normalize(means)
-    image = photograph(96)
-    before, after = plain(image), encoder(image)
-    for layer in layers:
-        mean = means[layer].clamp(min=ACTIVATION_FLOOR * means[layer][means[layer] > 0].mean())
-        firing = (means[layer] > 0).float().mean()
-        expected = before[layer] / mean[:, None, None] / firing.sqrt()
-        np.testing.assert_allclose(after[layer].numpy(), expected.numpy(), rtol=1e-3, atol=1e-3 * expected.max().item())
-
-
-@pytest.mark.skipif(not PHOTOS.is_dir(), reason="the photographs of weights/means.py are not here")
-@pytest.mark.slow
-@pytest.mark.parametrize("pooling", ["avg", "max"])
-def test_the_shipped_means_are_those_of_the_photographs(real: weights.Weights, pooling: str) -> None:
-    """By plain convolutions, over 15 of the 500: the mean over filters to a fifth, most filters to a third."""
-    means, total = real.means(pooling), dict.fromkeys(LAYERS[:9], 0.0)
-    assert means is not None
-    pool = F.avg_pool2d if pooling == "avg" else F.max_pool2d
-    for path in sorted(PHOTOS.iterdir())[::34]:
-        image = Image.open(path).convert("RGB")
-        image = image.resize([round(side * 224 / min(image.size)) for side in image.size], Image.Resampling.LANCZOS)
-        x = torch.from_numpy(np.array(image) / np.float32(255)).permute(2, 0, 1)[None]
-        for layer in total:
-            if layer[4] != "1" and layer.endswith("_1"):
-                x = pool(x, 2)
-            weight, bias = real.convolutions[layer][:2]
-            x = F.relu(F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), weight, bias))
-            total[layer] = total[layer] + x.mean((0, 2, 3)) / 15
-    for layer, mean in total.items():
-        assert mean.mean() == pytest.approx(means[layer].mean().item(), rel=0.2)
-        assert ((mean / means[layer] - 1).abs() < 1 / 3).float().mean() > 0.7, layer
-
-
 def test_auto_is_the_real_network_and_the_picture_says_so(content_path: Path, style_path: Path, tmp_path: Path) -> None:
-    options = Options(size=80, iterations=12)
+    options = Options(size=80, iterations=40)
     result = stylize(content_path, style_path, options)
     assert result.model == "vgg19-8bit" and result.size == (80, 64)
     totals = [loss.total for loss in result.losses]
@@ -202,10 +160,3 @@ def test_codes_that_claim_too_much_are_refused_before_they_are_read(tmp_path: Pa
         with pytest.raises(StyleTransferError, match=said) as caught:
             weights.load(path)
         assert str(path) in str(caught.value)
-
-
-def test_gatys_own_file_is_taken_as_normalised_already(real: weights.Weights) -> None:
-    own = weights.Weights("vgg19", Path("vgg_conv.pth"), real.convolutions)
-    means = own.means("avg")
-    assert means is not None and all(bool((mean == 1).all()) for mean in means.values())
-    assert weights.Weights("mine.pth", Path("mine.pth"), real.convolutions).means("avg") is None

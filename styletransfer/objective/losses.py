@@ -15,13 +15,12 @@ HALF_A_LEVEL = 0.5 / 255
 
 
 def energy(target: Tensor) -> float:
-    """Sum of the squares of a target, which distances from it are relative to.
+    """Sum of the squares of a target, which distances from it are relative to; 1 for a target of zeros alone.
 
-    It is at least the number of values: a mean square of 1 is what a map has whose filters are all at their mean
-    activation. A black painting has hardly any, and the photograph would not count beside it.
+    Of a network with biases no image has such features: a black one's have half to twice the energy of a photograph's.
     """
     norm = torch.linalg.vector_norm(target, dtype=torch.promote_types(target.dtype, torch.float32))
-    return max(float(norm) ** 2, target.numel())
+    return float(norm) ** 2 or 1.0
 
 
 def content_loss(features: Tensor, target: Tensor, whole: float | None = None) -> Loss:

@@ -24,8 +24,6 @@ log = logging.getLogger(__name__)
 
 Callback = Callable[[Step], object]
 
-#: The longer side at which mean activations that aren't known are taken, so that they don't depend on --size.
-NORMALIZATION_SIZE = 256
 #: A network with so many multiply-adds per pixel is worth starting with the bundled one, which has 65 000 and needs a
 #: quarter of the time; VGG-19 has 360 000.
 LARGE_NETWORK = 100_000
@@ -37,7 +35,7 @@ SMALLEST = 32
 #: A run has settled when the loss fell by hardly anything within so many iterations.
 WINDOW = 50
 #: Each finer scale has half the iterations of the one before and costs four times as much for each; at least so many.
-FINER_ITERATIONS = 40
+FINER_ITERATIONS = 25
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Network:
-    """An encoder, cut to the run's layers and normalised."""
+    """An encoder, cut to the run's layers."""
 
     name: str
     encoder: Encoder
@@ -118,10 +116,10 @@ def prepared_job(content: Source, style: Styles, options: Options) -> Iterator[t
         if max(size) < options.size != Options.size:
             log.info("%s has %d×%d pixels and keeps them (--enlarge makes it larger)", pictures.content.name, *size)
         loaded = weights.load_model(options.model, options.weights, options.preprocessing)
-        networks = [Network(loaded.name, build_encoder(loaded, pictures, options, device))]
+        networks = [Network(loaded.name, build_encoder(loaded.convolutions, options, device))]
         _check_sizes(pictures, scales[-1], networks[0].encoder, bleed_width(options))
         if small := _warm_start_weights(networks[0].encoder, options):
-            networks.insert(0, Network(small.name, build_encoder(small, pictures, options, device)))
+            networks.insert(0, Network(small.name, build_encoder(small.convolutions, options, device)))
         for network in networks:
             network.encoder.cast(precision.forward, precision.backward)
         yield Job(originals, pictures, scales, networks, options, precision, device), loaded.convolutions
@@ -164,20 +162,10 @@ def _recolor(given: Inputs, scale: Scale, options: Options) -> Inputs:
     return replace(given, content=in_grey(given.content), regions=regions, start=start)
 
 
-def build_encoder(loaded: weights.Weights, inputs: Inputs, options: Options, device: torch.device) -> Encoder:
-    """A network cut to the run's layers and normalised, as the paper's is, over many photographs.
-
-    Deviation: a network whose mean activations aren't known is normalised over the run's own pictures.
-    """
+def build_encoder(convolutions: Convolutions, options: Options, device: torch.device) -> Encoder:
+    """A network cut to the layers of a run."""
     layers = {**options.content_weights, **options.style_weights}
-    encoder = Encoder(loaded.convolutions, layers, options.pooling).to(device)
-    own = (_shrink(picture, encoder).tensor().to(device) for picture in (inputs.content, *inputs.styles))
-    encoder.normalize(loaded.means(options.pooling) or encoder.mean_activations(list(own)))
-    return encoder
-
-
-def _shrink(picture: Picture, encoder: Encoder) -> Picture:
-    return picture.resize(fit_size(picture.rgb.size, NORMALIZATION_SIZE, encoder.minimum_size))
+    return Encoder(convolutions, layers, options.pooling).to(device)
 
 
 def _warm_start_weights(encoder: Encoder, options: Options) -> weights.Weights | None:

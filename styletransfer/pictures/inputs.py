@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import UsageError
 from ..files import sha256_of
 from ..options import STARTS, WHOLE, Options
+from ..version import __version__
 from .folders import list_pictures
 from .images import UNNAMED, Picture, fit_size
 from .reading import read_own_settings, read_picture, read_size
@@ -188,6 +189,9 @@ def again(picture: str | os.PathLike[str], **changes: Any) -> tuple[Source, Styl
         content = read_inputs(Image.new("RGB", (1, 1)), style, options).styles[0].mean_color_image(size)
     elif not (named or replaced) and told.get("inputs") not in (None, digest(content, style, options)):
         log.warning("%s: the pictures that it was made from have changed since", path)
+    if told["version"] != __version__:
+        message = "%s was made by styletransfer %s: version %s makes another image with the same settings"
+        log.warning(message, path, told["version"], __version__)
     return content, style, options
 
 
