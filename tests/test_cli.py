@@ -631,6 +631,6 @@ def test_plan_tells_sizes_memory_and_time_and_makes_nothing(
     lines = out.splitlines()
     assert code == 0 and len(lines) == 4
     assert "80×64" in lines[1] and "≤ 90" in lines[1] and "whole" in lines[1]
-    assert "160×128" in lines[2] and "≤ 45" in lines[2] and "GiB" in lines[2]
+    assert "160×128" in lines[2] and "≤ 27" in lines[2] and "GiB" in lines[2]
     assert "min in all" in lines[3]
     assert list(here.iterdir()) == []

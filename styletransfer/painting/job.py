@@ -34,8 +34,9 @@ COARSEST = 128
 SMALLEST = 32
 #: A run has settled when the loss fell by hardly anything within so many iterations.
 WINDOW = 50
-#: Each finer scale has half the iterations of the one before and costs four times as much for each; at least so many.
-FINER_ITERATIONS = 25
+#: Finer scales only add detail, and each costs four times as much as the one before: they have this share of the
+#: coarsest one's iterations, and at least so many (docs/method.md).
+FINER_SHARE, FINER_ITERATIONS = 0.3, 25
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Job:
     def max_iterations(self, scale: Scale) -> int:
         """Iterations at most on one of the scales."""
         most, index = self.options.iterations, self.scales.index(scale)
-        return most if index == 0 else min(most, max(FINER_ITERATIONS, most >> index))
+        return most if index == 0 else min(most, max(FINER_ITERATIONS, round(FINER_SHARE * most)))
 
 
 @contextlib.contextmanager
