@@ -104,7 +104,7 @@ class Options:
     )
     iterations: int = _optimisation(
         100,
-        "Maximum number on the coarsest scale, a third of it on finer ones; fewer when the loss has settled.",
+        "Maximum number on the coarsest scale, 30 % of it on finer ones; fewer when the loss has settled.",
         minimum=0,
     )
     time: str = _optimisation("off", "Time limit, such as 90s, 5m or 2h, for the best picture by then; or off.")

@@ -504,7 +504,7 @@ def test_again_takes_nothing_from_folders_that_a_picture_names(
         assert (code, err.count("\n")) == (2, 1)
 
 
-def test_again_tells_of_an_image_of_another_version(
+def test_again_warns_about_an_image_of_another_version(
     content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for path in (content_path, style_path):

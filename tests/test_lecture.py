@@ -105,8 +105,8 @@ def test_the_commands_of_the_lecture_work_as_written(
     Path("out").mkdir()
     _, *arguments = shlex.split(command)
     code, out, err = run(*arguments, capsys=capsys)
-    told = [line for line in err.splitlines() if "this takes up to about" not in line]  # where the processor is slow
-    assert (code, told) == (0, []) and out
+    notices = [line for line in err.splitlines() if "this takes up to about" not in line]  # where the processor is slow
+    assert (code, notices) == (0, []) and out
     if "-o" in arguments:
         made = Path(arguments[-1])
         pictures = sorted(made.glob("*.png")) if made.is_dir() else [made]

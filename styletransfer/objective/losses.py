@@ -17,7 +17,7 @@ HALF_A_LEVEL = 0.5 / 255
 def energy(target: Tensor) -> float:
     """Sum of the squares of a target, which distances from it are relative to; 1 for a target of zeros alone.
 
-    Of a network with biases no image has such features: a black one's have half to twice the energy of a photograph's.
+    With biases, no image has such features: a black image's have half to twice the energy of a photograph's.
     """
     norm = torch.linalg.vector_norm(target, dtype=torch.promote_types(target.dtype, torch.float32))
     return float(norm) ** 2 or 1.0

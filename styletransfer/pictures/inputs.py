@@ -155,8 +155,8 @@ def again(picture: str | os.PathLike[str], **changes: Any) -> tuple[Source, Styl
         StyleTransferError: the picture can't be read.
     """
     path = Path(picture)
-    told = read_own_settings(path)
-    if not told:
+    settings = read_own_settings(path)
+    if not settings:
         raise UsageError(f"{path} has no embedded settings: only unedited pictures made by styletransfer have them")
 
     def find_file(name: Any) -> Any:
@@ -170,16 +170,16 @@ def again(picture: str | os.PathLike[str], **changes: Any) -> tuple[Source, Styl
 
     content, style = (changes.pop(name, None) for name in ("content", "style"))
     named = content is not None or style is not None
-    if content is None and told["content"] != UNNAMED:
-        content = find_file(told["content"])
-    style = find_file(told["style"]) if style is None else style
+    if content is None and settings["content"] != UNNAMED:
+        content = find_file(settings["content"])
+    style = find_file(settings["style"]) if style is None else style
     for setting, others in _TOGETHER.items():
-        if setting in changes and changes[setting] != told.get(setting):
-            told = {name: value for name, value in told.items() if name not in others}
+        if setting in changes and changes[setting] != settings.get(setting):
+            settings = {name: value for name, value in settings.items() if name not in others}
     if changes.get("optimizer") == "lbfgs":
-        told.pop("jitter", None)
+        settings.pop("jitter", None)
     replaced = changes.keys() & {"init", "weights", "keep", "mask"}  # need not be found
-    options = Options.from_settings({name: value for name, value in told.items() if name not in replaced})
+    options = Options.from_settings({name: value for name, value in settings.items() if name not in replaced})
     options = options.map_files(find_file)
     options = replace(options, **changes)
     if content is None and options.alpha:
@@ -187,11 +187,11 @@ def again(picture: str | os.PathLike[str], **changes: Any) -> tuple[Source, Styl
     if content is None:  # as `figures.texture` makes it
         size = fit_size(read_size(path), options.size, enlarge=True)
         content = read_inputs(Image.new("RGB", (1, 1)), style, options).styles[0].mean_color_image(size)
-    elif not (named or replaced) and told.get("inputs") not in (None, digest(content, style, options)):
+    elif not (named or replaced) and settings.get("inputs") not in (None, digest(content, style, options)):
         log.warning("%s: the pictures that it was made from have changed since", path)
-    if told["version"] != __version__:
+    if settings["version"] != __version__:
         message = "%s was made by styletransfer %s: version %s makes another image with the same settings"
-        log.warning(message, path, told["version"], __version__)
+        log.warning(message, path, settings["version"], __version__)
     return content, style, options
 
 
