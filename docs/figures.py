@@ -289,7 +289,7 @@ def networks() -> None:
     objectives = []
     for name in names:
         with prepared_job(ASTRONAUT, SWIRLS, replace(options, model=name)) as (job, _):
-            objectives.append(make_objective(job, job.networks[0].encoder, job.scales[0], Tiling()))
+            objectives.append(make_objective(job, job.scales[0], Tiling()))
     figure = Figure(figsize=(11, 4), layout="constrained")
     for name, axes in zip(names, figure.subplots(1, 2, sharey=True), strict=True):
         told: list[tuple[int, list[float]]] = []

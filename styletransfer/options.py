@@ -134,9 +134,6 @@ class Options:
     preprocessing: Literal["auto", "torchvision", "caffe", "rgb"] = _network(
         "auto", "What --weights expect: torchvision, caffe (BGR 0…255), rgb (0…1), or auto: by keys and name."
     )
-    warm_start: Literal["auto", "off"] = _network(
-        "off", "auto: start VGG-19 from the result of the fast vgg19-lite; or off."
-    )
     device: str = _network("auto", "auto, cpu, cuda, cuda:N or mps.")
     precision: Literal["auto", "fp32", "bf16", "tf32"] = _network(
         "auto", "Precision of the network; auto is the fastest without a visible difference."

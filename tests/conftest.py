@@ -112,11 +112,3 @@ _folder = tempfile.TemporaryDirectory(prefix="styletransfer-tests-")  # deleted 
 #: for tests in which any network will do.
 TINY = Path(_folder.name) / "tiny.safetensors"
 weights.save(random_convolutions(SMALL), TINY)
-
-
-@pytest.fixture(scope="session")
-def large_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights, three quarters as wide as VGG-19: large enough for a warm start."""
-    path = tmp_path_factory.mktemp("weights") / "large.safetensors"
-    weights.save(random_convolutions({"1": 48, "2": 96, "3": 192, "4": 384, "5": 384}), path)
-    return path

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import logging
 import os
 import shlex
@@ -14,6 +15,8 @@ import pytest
 import torch
 from conftest import PATIENCE, TINY, wait_until
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 from test_cli import COMMAND, here, run
 
 from styletransfer import Options, Result, StyleTransferError, UsageError, cli, stylize
@@ -30,17 +33,13 @@ SMALL = Options(iterations=20, weights=str(TINY), checkpoint_every="0")
     "changes",
     [
         *({}, {"optimizer": "adam"}, {"scales": "2", "precision": "fp32"}),
-        pytest.param({"large": True}, marks=pytest.mark.slow),
         *({"optimizer": "sgd"}, {"optimizer": "rmsprop", "jitter": 0.1}, {"optimizer": "adagrad", "l2": 1.0}),
     ],
 )
 def test_gone_on_with_from_any_checkpoint_a_run_gives_the_same_picture(
-    content_path: Path, style_path: Path, tmp_path: Path, large_network: Path, changes: dict[str, object]
+    content_path: Path, style_path: Path, tmp_path: Path, changes: dict[str, object]
 ) -> None:
     """One run left alone, whose checkpoint is copied after some of its steps, as if it had been killed there."""
-    options = {k: v for k, v in changes.items() if k != "large"}
-    if "large" in changes:
-        options |= {"weights": str(large_network), "warm_start": "auto", "iterations": 8}
     path, seen, copies = tmp_path / "state", [], list[Path]()
 
     def copy(step: Step) -> None:
@@ -48,10 +47,10 @@ def test_gone_on_with_from_any_checkpoint_a_run_gives_the_same_picture(
             copies.append(Path(shutil.copy(path, tmp_path / f"{len(seen)}")))  # of the step before
         seen.append(step.iteration)
 
-    alone = stylize(content_path, style_path, SMALL, checkpoint=path, callback=copy, **options)
+    alone = stylize(content_path, style_path, SMALL, checkpoint=path, callback=copy, **changes)
     assert len(copies) >= 3
     for copied in copies:
-        resumed = stylize(content_path, style_path, SMALL, checkpoint=copied, resume=True, **options)
+        resumed = stylize(content_path, style_path, SMALL, checkpoint=copied, resume=True, **changes)
         assert torch.equal(resumed.tensor, alone.tensor)
         assert resumed.losses == alone.losses and resumed.scales == alone.scales
         assert (resumed.stopped, resumed.best_iteration) == (alone.stopped, alone.best_iteration)
@@ -68,14 +67,35 @@ def stop_and_resume(content: Path, style: Path, options: Options, path: Path, st
 
 @pytest.mark.slow
 def test_gone_on_with_where_it_was_stopped_a_run_gives_the_same_picture(
-    content_path: Path, style_path: Path, tmp_path: Path, large_network: Path
+    content_path: Path, style_path: Path, tmp_path: Path
 ) -> None:
-    """Stopped while the small network was at work, as it had ended, and afterwards."""
-    options = dataclasses.replace(SMALL, weights=str(large_network), warm_start="auto", iterations=6)
-    alone = stylize(content_path, style_path, options)
-    for stop in (4, 7, 10):
+    alone = stylize(content_path, style_path, SMALL, scales="2")
+    for stop in (4, 21, 24):  # within a scale, at its end, and in the next one
+        options = dataclasses.replace(SMALL, scales="2")
         resumed = stop_and_resume(content_path, style_path, options, tmp_path / "state", stop)
         assert torch.equal(resumed.tensor, alone.tensor) and resumed.losses == alone.losses
+
+
+@pytest.mark.parametrize("warm_start", ["off", "auto"])
+def test_a_checkpoint_from_before_the_warm_start_was_removed_resumes(
+    content_path: Path, style_path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, warm_start: str
+) -> None:
+    """Format 4 as the version before wrote it; one made with a warm start starts over, and says so."""
+    path = tmp_path / "state"
+    alone = stylize(content_path, style_path, SMALL)
+    stylize(content_path, style_path, SMALL, checkpoint=path, callback=lambda step: step.iteration == 12)
+    with safe_open(path, "pt") as file:
+        header, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    progress = json.loads(header["progress"])
+    for scale in progress["runs"]:
+        scale["network"] = "vgg19-8bit"
+    asked = {**json.loads(header["run"]), "warm_start": warm_start}
+    save_file(tensors, path, {**header, "format": "4", "run": json.dumps(asked), "progress": json.dumps(progress)})
+    with caplog.at_level(logging.INFO):
+        resumed = stylize(content_path, style_path, SMALL, checkpoint=path, resume=True)
+    assert torch.equal(resumed.tensor, alone.tensor) and resumed.losses == alone.losses
+    assert ("resuming after 12 iterations" in caplog.text) == (warm_start == "off")
+    assert ("a warm start, which no longer exists" in caplog.text) == (warm_start == "auto")
 
 
 def test_it_goes_on_in_the_precision_it_began_with(

@@ -98,7 +98,6 @@ def test_json_is_one_object_with_the_documented_fields(
         "model": "vgg19-lite",
         "device": "cpu",
         "iterations": 3,
-        "warm_start_iterations": 0,
         "scales": [{"size": [80, 64], "iterations": 3}],
         "stopped": "iterations",
     }
@@ -515,6 +514,10 @@ def test_again_warns_about_an_image_of_another_version(
     pictures.write_picture(torch.rand(1, 3, 64, 80), here / "b.png", settings={**settings, "version": "0.0.9"})
     code, _, err = run("again", "b.png", capsys=capsys)
     assert code == 0 and f"b.png was made by styletransfer 0.0.9: version {__version__} makes another image" in err
+    for value in ("auto", "off"):  # an option until 0.2.0
+        pictures.write_picture(torch.rand(1, 3, 64, 80), here / "b.png", settings={**settings, "warm_start": value})
+        code, _, err = run("again", "b.png", capsys=capsys)
+        assert code == 0 and ("b.png was made with a warm start, which no longer exists" in err) == (value == "auto")
 
 
 def test_the_commonest_options_come_first(capsys: pytest.CaptureFixture[str]) -> None:

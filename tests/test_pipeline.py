@@ -222,37 +222,6 @@ def test_it_ends_as_soon_as_the_loss_has_settled(content_path: Path, style_path:
     assert falls[-1] < SETTLED <= falls[:-1].min()
 
 
-@pytest.mark.slow
-def test_a_large_network_starts_with_what_the_small_one_has_made(
-    content_path: Path, style_path: Path, large_network: Path
-) -> None:
-    seen: list[Step] = []
-    options = Options(weights=str(large_network), warm_start="auto", iterations=4)
-    result = stylize(content_path, style_path, options, callback=seen.append)
-    assert [(step.network, step.iteration) for step in seen] == [
-        (network, i) for network in ("vgg19-lite", "large.safetensors") for i in range(5)
-    ]
-    assert torch.equal(seen[5].image, seen[4].image)
-    assert result.warm_start_iterations == 4 and result.iterations == 4
-    assert [step.losses for step in seen[5:]] == result.losses
-
-    small = stylize(content_path, style_path, Options(model="vgg19-lite", iterations=4))
-    assert torch.allclose(small.tensor, seen[4].image.clamp(0, 1), atol=1e-4)
-    cold = stylize(content_path, style_path, options, warm_start="off")
-    assert cold.warm_start_iterations == 0 and cold.losses[0].content == 0
-
-
-@pytest.mark.slow
-def test_a_warm_start_can_be_stopped(content_path: Path, style_path: Path, large_network: Path) -> None:
-    seen: list[Step] = []
-    options = Options(weights=str(large_network), warm_start="auto", iterations=4)
-    result = stylize(content_path, style_path, options, callback=lambda step: seen.append(step) or len(seen) == 3)
-    assert len(seen) == 3 and result.stopped == "callback"
-    assert result.iterations == 0 and result.warm_start_iterations == 2
-    assert torch.equal(result.tensor, seen[2].image.clamp(0, 1))
-    assert result.best == result.losses[0] != seen[2].losses  # of the large network, not of the small one
-
-
 def test_the_default_precision_ends_at_the_loss_of_float32(content_path: Path, style_path: Path) -> None:
     options = dataclasses.replace(LITE, size=48, beta=10.0, iterations=40)
     exact, auto = (stylize(content_path, style_path, options, precision=precision) for precision in ("fp32", "auto"))

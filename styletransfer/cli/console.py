@@ -99,7 +99,7 @@ def progress_bar(options: Options, quiet: bool) -> "Iterator[Callable[[Step], No
             if step.iteration == 0:
                 bar.reset(total=step.max_iterations)
                 height, width = step.image.shape[2:]
-                bar.set_description_str(f"{step.network} {width}×{height}", refresh=False)
+                bar.set_description_str(f"{width}×{height}", refresh=False)
             if not bar.disable and time.monotonic() >= due:  # a GPU is made to wait only when something is shown
                 due = time.monotonic() + bar.mininterval
                 left = "" if step.seconds_left is None else f", {step.seconds_left:.0f} s left in all"

@@ -266,7 +266,6 @@ def _summarize(result: "Result", target: Path) -> dict[str, Any]:
         "model": result.model,
         "device": result.device,
         "iterations": result.iterations,
-        "warm_start_iterations": result.warm_start_iterations,
         "scales": [{"size": [width, height], "iterations": n} for width, height, n in result.scales],
         "seconds": round(result.seconds, 3),
         "loss": dataclasses.asdict(result.best),

@@ -36,8 +36,7 @@ class Step:
         tried: total loss where the step would have led; that of `terms` if it was taken. A tensor too.
         seconds: since the start of the optimisation.
         state: gives what `minimize` needs besides the image to resume from here; only until the next step is made.
-        network: whose losses these are.
-        max_iterations: at most, with this network in this size.
+        max_iterations: at most, in this size.
         seconds_left: of the whole run, at most; None while that can't be told.
     """
 
@@ -47,7 +46,6 @@ class Step:
     tried: Tensor
     seconds: float
     state: State
-    network: str = ""
     max_iterations: int = 0
     seconds_left: float | None = None
 

@@ -24,7 +24,7 @@ def draw_view(view: View, losses: Sequence[float]) -> str:
         left = view.seconds_left
         state = f"Iteration {view.iteration} of {view.iterations}"
         state += f", about {left:.0f} s left" if left is not None else ""
-    told = f"{state} · {width}×{height} px · {view.network} · loss {view.loss:.3g} · {view.seconds:.0f} s"
+    told = f"{state} · {width}×{height} px · loss {view.loss:.3g} · {view.seconds:.0f} s"
     picture = f'<img src="{_data_url(view.image)}" alt="The picture. {html.escape(state)}">'
     return f'<figure class="view">{picture}<figcaption>{html.escape(told)}</figcaption>{draw_curve(losses)}</figure>'
 

@@ -31,8 +31,7 @@ class View:
 
     Attributes:
         image: the iterate; the finished picture in the last view.
-        iteration, iterations: done, and at most, with this network in this size.
-        network: that is at work.
+        iteration, iterations: done, and at most, in this size.
         loss: of `image`.
         seconds: since the start.
         seconds_left: of the whole run, at most; None while that can't be told.
@@ -42,7 +41,6 @@ class View:
     image: Image.Image
     iteration: int
     iterations: int
-    network: str
     loss: float
     seconds: float
     seconds_left: float | None = None
@@ -99,7 +97,7 @@ class Watched:
             raise self._error
         if result := self._result:
             seconds, done, loss = time.monotonic() - self._began, result.iterations, result.best.total
-            yield View(result.image, done, done, result.model, loss, seconds, path=self.target)
+            yield View(result.image, done, done, loss, seconds, path=self.target)
 
     def paint(self, stopped: Callable[[], object] = lambda: False) -> None:
         """Makes the picture and writes it; what goes wrong is told to who looks.
@@ -141,7 +139,7 @@ class Watched:
     def _view(self, step: Step) -> View:
         image, loss = to_pil(step.image.clamp(0, 1)), step.losses.total
         seconds = time.monotonic() - self._began
-        return View(image, step.iteration, step.max_iterations, step.network, loss, seconds, step.seconds_left)
+        return View(image, step.iteration, step.max_iterations, loss, seconds, step.seconds_left)
 
 
 def keep_input(path: Path, folder: Path) -> Path:

@@ -23,8 +23,8 @@ from ..files import atomic_write
 
 log = logging.getLogger(__name__)
 
-#: Changes whenever what is written does.
-FORMAT = "4"
+#: Changes whenever what is written does. Format 4 named the network of each scale, of which a warm start had two.
+FORMAT, READABLE = "5", ("4", "5")
 #: The next checkpoint is due no sooner than after this share's inverse of the time that the last one took, so that a
 #: slow disk doesn't slow the run, however often they are wanted.
 SHARE = 0.02
@@ -76,7 +76,7 @@ def load_checkpoint(path: Path, *, header_only: bool = False) -> Checkpoint:
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
-            if header.get("format") != FORMAT:
+            if header.get("format") not in READABLE:
                 raise DamagedError(f"{path}: not a checkpoint of this version of styletransfer")
             tensors = {} if header_only else {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         parts = [json.loads(header[name]) for name in ("run", "sources", "progress")]

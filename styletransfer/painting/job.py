@@ -24,9 +24,6 @@ log = logging.getLogger(__name__)
 
 Callback = Callable[[Step], object]
 
-#: A network with so many multiply-adds per pixel is worth starting with the bundled one, which has 65 000 and needs a
-#: quarter of the time; VGG-19 has 360 000.
-LARGE_NETWORK = 100_000
 #: Pictures start with a longer side between this and twice this: there the deepest filters see large forms as a whole,
 #: and an iteration costs little. From 64 px it is sooner done, but less of the content is left (docs/method.md).
 COARSEST = 128
@@ -52,19 +49,13 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Network:
-    """An encoder, cut to the run's layers."""
-
-    name: str
-    encoder: Encoder
-
-
-@dataclass(frozen=True)
 class Job:
-    """What stays the same on all scales. The last network is the one that counts; one before it makes a warm start.
+    """What stays the same on all scales.
 
     Attributes:
         originals, inputs: the pictures as they were given, and as the network is to see them (`Options.color`).
+        model: name of the network, or of the file it came from.
+        encoder: the network, cut to the run's layers.
         window: iterations within which the loss must go on falling.
         nearness: how near the picture is to stay to its start, at each pixel, 1×1×H×W in the size of the last scale:
             the weight of the temporal loss. Finer scales then add what was changed to the start, not to the content.
@@ -74,7 +65,8 @@ class Job:
     originals: Inputs
     inputs: Inputs
     scales: list[Scale]
-    networks: list[Network]
+    model: str
+    encoder: Encoder
     options: Options
     precision: hardware.Precision
     device: torch.device
@@ -117,13 +109,10 @@ def prepared_job(content: Source, style: Styles, options: Options) -> Iterator[t
         if max(size) < options.size != Options.size:
             log.info("%s has %d×%d pixels and keeps them (--enlarge makes it larger)", pictures.content.name, *size)
         loaded = weights.load_model(options.model, options.weights, options.preprocessing)
-        networks = [Network(loaded.name, build_encoder(loaded.convolutions, options, device))]
-        _check_sizes(pictures, scales[-1], networks[0].encoder, bleed_width(options))
-        if small := _warm_start_weights(networks[0].encoder, options):
-            networks.insert(0, Network(small.name, build_encoder(small.convolutions, options, device)))
-        for network in networks:
-            network.encoder.cast(precision.forward, precision.backward)
-        yield Job(originals, pictures, scales, networks, options, precision, device), loaded.convolutions
+        encoder = build_encoder(loaded.convolutions, options, device)
+        _check_sizes(pictures, scales[-1], encoder, bleed_width(options))
+        encoder.cast(precision.forward, precision.backward)
+        yield Job(originals, pictures, scales, loaded.name, encoder, options, precision, device), loaded.convolutions
 
 
 def choose_scales(inputs: Inputs, options: Options) -> list[Scale]:
@@ -167,14 +156,6 @@ def build_encoder(convolutions: Convolutions, options: Options, device: torch.de
     """A network cut to the layers of a run."""
     layers = {**options.content_weights, **options.style_weights}
     return Encoder(convolutions, layers, options.pooling).to(device)
-
-
-def _warm_start_weights(encoder: Encoder, options: Options) -> weights.Weights | None:
-    """The bundled network's if it is worth starting with it."""
-    if options.warm_start == "off" or options.iterations == 0 or encoder.macs_per_pixel < LARGE_NETWORK:
-        return None
-    small = weights.load_model("vgg19-lite")
-    return small if set(encoder.layers) <= small.convolutions.keys() else None
 
 
 def _check_sizes(inputs: Inputs, scale: Scale, encoder: Encoder, bleed: int) -> None:

@@ -1,4 +1,4 @@
-"""The loop: scale by scale, network by network, step by step, from the canvas to the finished picture."""
+"""The loop: scale by scale, step by step, from the canvas to the finished picture."""
 
 import contextlib
 import logging
@@ -20,17 +20,14 @@ from .bleed import add_bleed, trim_bleed
 from .canvas import content_canvas, make_finisher, make_start, step_up
 from .checkpoint import Checkpoint, CheckpointWriter
 from .evaluation import make_evaluate
-from .job import Job, Network, Scale
+from .job import Job, Scale
 from .planning import find_needs, plan_scale
 from .progress import Clock, Progress, Run
 
 log = logging.getLogger(__name__)
 
-WARM_START_ITERATIONS = 150
 #: On a GPU the loss is read once in so many iterations, since reading makes the GPU wait for the host.
 READ_EVERY = {"cuda": 10}
-#: When there is a time limit: the small network's share of the first scale's time.
-WARM_START_SHARE = 0.35
 #: When the loss is no longer finite the run goes on more carefully, at most so often, and with so much shorter steps.
 RECOVERIES, SHORTER = 3, 0.25
 
@@ -74,8 +71,7 @@ class Painting:
         for scale in self.job.scales:
             plan_scale(self.job, scale)  # what won't fit is refused before the work begins
         for scale in self.job.scales:
-            networks = self.job.networks[-1:] if scale != self.job.scales[0] else self.job.networks
-            if self._has_ended(networks[-1], scale):
+            if any(run.scale == scale and run.stopped for run in self.runs):
                 continue
             if scale != self.job.scales[0] and not self._clock.allows(scale, self.runs[-1].scale):
                 self.runs[-1].stopped = "time"
@@ -89,9 +85,7 @@ class Painting:
                 self.runs[-1].stopped = "memory"
                 break
             self._clock.enter(scale)
-            for network in networks:
-                if not self._has_ended(network, scale):
-                    self._work(network, scale)
+            self._work(scale)
             if self.runs[-1].stopped in ("callback", "diverged"):
                 break
         if not math.isfinite(self.runs[-1].losses[0].total):
@@ -102,7 +96,7 @@ class Painting:
         scale = self.job.scales[-1]
         self._plan, self._last = plan, content_canvas(self.job, scale)
         self._curvature = make_curvature(self.job, self._last, plan)
-        return self._steps(self.job.networks[-1], Run("", scale))
+        return self._steps(Run(scale))
 
     @property
     def picture(self) -> Tensor:
@@ -121,12 +115,8 @@ class Painting:
         """What L-BFGS has learnt that is of use for another picture; empty of other optimisers."""
         return spectrum_of(self._curvature.state() if self._curvature else {})
 
-    def _has_ended(self, network: Network, scale: Scale) -> bool:
-        return any(run.network == network.name and run.scale == scale and run.stopped for run in self.runs)
-
     def _enter(self, scale: Scale) -> None:
-        """Makes the plan of a scale, its canvas, and L-BFGS's memory, which goes from one network to the next; of the
-        last scale's the spectrum remains."""
+        """Makes the plan of a scale, its canvas, and L-BFGS's memory; of the last scale's the spectrum remains."""
         spectrum = spectrum_of(self._curvature.state() if self._curvature else self._state)
         self._curvature = None
         hardware.release_memory(self.job.device)
@@ -149,28 +139,16 @@ class Painting:
         if self._curvature:
             self._curvature.inherit(spectrum)
         self._finish = make_finisher(self.job, scale.content)
-        if begun and self.runs[-1].stopped:  # it was interrupted between two networks
-            if self._curvature and self._state:
-                self._curvature.load(self._state)
-            self._last, self._state = self.image, {}
 
-    def _work(self, network: Network, scale: Scale) -> None:
-        """Optimises with one network on one scale, from the start or from where it was, until a reason to stop."""
-        iterations, warm = self.job.max_iterations(scale), network is not self.job.networks[-1]
-        self._clock.allot(WARM_START_SHARE if warm else 1.0)
-        if warm:
-            iterations = min(WARM_START_ITERATIONS, iterations)
-        asked = bool(self.runs) and self.runs[-1].stopped == "callback"
-        if asked:  # while another network was at work: only the losses are wanted, of what there is
-            self.job, iterations = replace(self.job, callback=None, writer=None), 0
+    def _work(self, scale: Scale) -> None:
+        """Optimises on one scale, from the start or from where it was, until a reason to stop."""
+        iterations = self.job.max_iterations(scale)
         if not self.runs or self.runs[-1].stopped:
-            self.runs.append(Run(network.name, scale))
+            self.runs.append(Run(scale))
         run = self.runs[-1]
-        self._follow(self._steps(network, run), run, iterations)
+        self._follow(self._steps(run), run, iterations)
         while run.stopped == "diverged" and self._recover(run):
-            self._follow(self._steps(network, run), run, iterations)
-        if asked:
-            run.stopped = "callback"
+            self._follow(self._steps(run), run, iterations)
         self._last = self.image
 
     def _follow(self, steps: Iterator[Step], run: Run, iterations: int) -> None:
@@ -181,7 +159,7 @@ class Painting:
             if self.job.callback:
                 image = self._finish(trim_bleed(step.image, self.job.options))
                 left = self._clock.seconds_left(step, run)
-                shown = replace(step, image=image, network=run.network, max_iterations=iterations, seconds_left=left)
+                shown = replace(step, image=image, max_iterations=iterations, seconds_left=left)
                 asked = bool(self.job.callback(shown)) or asked
             unread.append(step.terms)
             if step.iteration % every and step.iteration < iterations:
@@ -192,8 +170,7 @@ class Painting:
                 run.best, self.image = step.iteration, step.image
             asked = ranks.any_process(asked)
             run.stopped = run.reason_to_stop(step.tried, iterations, self.job.window)
-            last_network = run.network == self.job.networks[-1].name
-            if not run.stopped and self._clock.is_up(run.scale, last_network=last_network):
+            if not run.stopped and self._clock.is_up(run.scale):
                 run.stopped = "time"
             writer = self.job.writer
             if writer and run.stopped != "diverged" and writer.is_due(last=asked):
@@ -208,14 +185,14 @@ class Painting:
         now = Progress(self.runs, self._plan, backward, self.recoveries, seconds, step.image, self.image, state)
         writer.write(now.described(), now.tensors())
 
-    def _steps(self, network: Network, run: Run) -> Iterator[Step]:
+    def _steps(self, run: Run) -> Iterator[Step]:
         """The optimiser's steps that follow those done. When memory runs out they go on from the last one, in smaller
         parts."""
         start, done = time.monotonic(), run.iterations
         before, first = done, 0.0
         while True:
             try:
-                for number, step in enumerate(self._minimize(network, run.scale, max(done, 0)), max(done, 0)):
+                for number, step in enumerate(self._minimize(run.scale, max(done, 0)), max(done, 0)):
                     if number > done:
                         done, self._last, seconds = number, step.image, time.monotonic() - start
                         if done - before == 1:  # with what comes before it
@@ -232,8 +209,8 @@ class Painting:
             hardware.release_memory(self.job.device)
             log.info("out of memory after %d iterations; continuing with: %s", max(done, 0), self._plan)
 
-    def _minimize(self, network: Network, scale: Scale, done: int) -> Iterator[Step]:
-        evaluate = make_evaluate(self.job, network.encoder, scale, self._plan.tiling, self._last, done)
+    def _minimize(self, scale: Scale, done: int) -> Iterator[Step]:
+        evaluate = make_evaluate(self.job, scale, self._plan.tiling, self._last, done)
         state, self._state = self._state, {}
         name, rate = self.job.options.optimizer, self.job.options.learning_rate
         return minimize(evaluate, self._last, name, rate, curvature=self._curvature, state=state)
@@ -279,7 +256,6 @@ def _make_careful(job: Job) -> Job:
 
 
 def cast(job: Job, precision: hardware.Precision) -> Job:
-    """The job in another precision, in which its networks are from now on."""
-    for network in job.networks:
-        network.encoder.cast(precision.forward, precision.backward)
+    """The job in another precision, in which its encoder is from now on."""
+    job.encoder.cast(precision.forward, precision.backward)
     return replace(job, precision=precision)

@@ -67,7 +67,7 @@ def stylize(
 
 
 def _make_result(painting: Painting, job: Job, checkpoint: Path | None) -> Result:
-    runs, size, model = painting.runs, job.scales[-1].content, job.networks[-1].name
+    runs, size = painting.runs, job.scales[-1].content
     content, last = job.inputs.content, runs[-1]
     if last.stopped == "callback" and job.writer and job.writer.spares:
         checkpoint = None  # it is another run's
@@ -76,10 +76,9 @@ def _make_result(painting: Painting, job: Job, checkpoint: Path | None) -> Resul
         losses=last.losses,
         best=last.losses[last.best],
         best_iteration=last.best,
-        warm_start_iterations=sum(run.iterations for run in runs if run.network != model),
-        scales=[(*run.scale.content, run.iterations) for run in runs if run.network == model],
+        scales=[(*run.scale.content, run.iterations) for run in runs],
         options=job.options,
-        model=model,
+        model=job.model,
         device=str(job.device),
         stopped=last.stopped,
         seconds=time.monotonic() - job.start,
@@ -114,6 +113,9 @@ def _load_same_run(path: Path, asked: dict[str, Any]) -> Checkpoint | None:
         log.info("there is no checkpoint %s: starting from the beginning", path)
         return None
     saved = load_checkpoint(path)
+    if saved.run.pop("warm_start", "off") != "off":
+        log.warning("%s: the run began with a warm start, which no longer exists: starting from the beginning", path)
+        return None
     check_same_run(saved.run, asked)
     log.info("resuming after %d iterations", sum(len(run["losses"]) - 1 for run in saved.progress["runs"]))
     return saved

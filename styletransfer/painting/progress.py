@@ -38,9 +38,8 @@ WORTHWHILE = 8
 
 @dataclass
 class Run:
-    """What a network does on one scale: the losses of all iterations, which is best, and why it ended, once it has."""
+    """The work on one scale: the losses of all iterations, which is best, and why it ended, once it has."""
 
-    network: str
     scale: Scale
     losses: list[Losses] = field(default_factory=list)
     best: int = 0
@@ -74,23 +73,22 @@ class Clock:
 
     Attributes:
         pace: seconds of an iteration, as measured last, on the present scale.
-        until: when the present network is to end on the present scale, if there is a finer one for which there is time.
+        until: when the present scale is to end, if there is a finer one for which there is time.
     """
 
     def __init__(self, job: Job) -> None:
         self._overhead = OVERHEAD.get(job.device.type, OVERHEAD["cpu"])
         self._scales, self._limit, self._end = job.scales, job.options.seconds, job.start + job.options.seconds
         self._work = [job.max_iterations(scale) * self._cost(scale) for scale in job.scales]
-        self._network = job.networks[-1].name
         self._began, self._warm, self._announced = job.start, 0.0, False
         self.until, self.pace = math.inf, 0.0
-        self._entered, self._part, self._scale = job.start, math.inf, job.scales[0]
+        self._scale = job.scales[0]
 
     def enter(self, scale: Scale) -> None:
         """Gives a scale, which begins now, its part of the time: each costs about as much as all before it."""
         self.pace *= self._cost(scale) / self._cost(self._scale)
-        self._entered, self._scale, finer = time.monotonic(), scale, len(self._scales) - 1 - self._scales.index(scale)
-        self._part = (self._end - self._entered) / 2**finer
+        self._scale, finer, now = scale, len(self._scales) - 1 - self._scales.index(scale), time.monotonic()
+        self.until = now + (self._end - now) / 2**finer
 
     def announce(self, step: Step, run: Run) -> None:
         """Tells once how long the run takes at most, as soon as the steps on a large enough scale show it."""
@@ -98,7 +96,7 @@ class Clock:
             self._warm = step.seconds
         scale = run.scale
         small = max(scale.content) < TELLING and scale != self._scales[-1]
-        if step.iteration != 2 * TIMED or small or run.network != self._network or self._announced:
+        if step.iteration != 2 * TIMED or small or self._announced:
             return
         self._announced = True
         pace = (step.seconds - self._warm) / TIMED
@@ -111,7 +109,7 @@ class Clock:
 
     def seconds_left(self, step: Step, run: Run) -> float | None:
         """How long the run takes from now at most, told by the iterations on this scale; None if that can't be."""
-        if not self.pace or run.network != self._network:
+        if not self.pace:
             return None
         return min(self._predict(run.scale, step.iteration, self.pace), self._end - time.monotonic())
 
@@ -122,10 +120,6 @@ class Clock:
     def _cost(self, scale: Scale) -> int:
         """What an iteration costs, in pixels."""
         return math.prod(scale.content) + self._overhead
-
-    def allot(self, share: float) -> None:
-        """Gives the next network this share of the scale's time."""
-        self.until = self._entered + share * self._part
 
     @property
     def spent(self) -> float:
@@ -142,12 +136,12 @@ class Clock:
         short = math.isfinite(self._end) and self._end - time.monotonic() < WORTHWHILE * pace
         return not ranks.any_process(short)
 
-    def is_up(self, scale: Scale, *, last_network: bool) -> bool:
+    def is_up(self, scale: Scale) -> bool:
         """Whether another iteration would take too long; there is more time where no finer scale is worthwhile."""
         if not math.isfinite(self._end):
             return False
         after, finer = time.monotonic() + self.pace, self._scales[self._scales.index(scale) + 1 :]
-        if last_network and finer and not self.allows(finer[0], scale):
+        if finer and not self.allows(finer[0], scale):
             return ranks.any_process(after > self._end)
         return ranks.any_process(after > self.until)
 
@@ -201,7 +195,7 @@ class Progress:
         for run in told["runs"]:
             scale = Scale(tuple(run["scale"]["content"]), run["scale"]["style"])
             losses = [Losses(**terms) for terms in run["losses"]]
-            runs.append(Run(run["network"], scale, losses, run["best"], run["stopped"]))
+            runs.append(Run(scale, losses, run["best"], run["stopped"]))
         plan = Plan(**{**told["plan"], "tiling": Tiling(**told["plan"]["tiling"])})
         backward = getattr(torch, told["backward"])
         optimizer = {name.removeprefix("optimizer."): tensor for name, tensor in tensors.items()}

@@ -25,7 +25,6 @@ class Result:
         losses: of the start of the last scale worked on, and of each of its iterations, in order.
         best: the losses of the picture (in grey with color="luminance"), the lowest total of all.
         best_iteration: where they were reached; earlier than the last if the loss rose again.
-        warm_start_iterations: done with the bundled network before.
         scales: width, height and iterations of every scale, the coarsest first.
         options: the settings of the run.
         model: name of the network, or of the file it came from.
@@ -46,7 +45,6 @@ class Result:
     losses: list[Losses]
     best: Losses
     best_iteration: int
-    warm_start_iterations: int
     scales: list[tuple[int, int, int]]
     options: Options
     model: str

@@ -189,6 +189,8 @@ def again(picture: str | os.PathLike[str], **changes: Any) -> tuple[Source, Styl
         content = read_inputs(Image.new("RGB", (1, 1)), style, options).styles[0].mean_color_image(size)
     elif not (named or replaced) and settings.get("inputs") not in (None, digest(content, style, options)):
         log.warning("%s: the pictures that it was made from have changed since", path)
+    if settings.get("warm_start", "off") != "off":
+        log.warning("%s was made with a warm start, which no longer exists", path)
     if settings["version"] != __version__:
         message = "%s was made by styletransfer %s: version %s makes another image with the same settings"
         log.warning(message, path, settings["version"], __version__)
