@@ -32,7 +32,7 @@ from styletransfer.machine import hardware
 from styletransfer.network import Encoder
 from styletransfer.objective import Evaluate, Objective
 from styletransfer.objective.losses import gram_matrix
-from styletransfer.optimizer import InverseHessian, Step, minimize
+from styletransfer.optimizer import InverseHessian, Iterate, minimize
 from styletransfer.painting import evaluation
 
 # --- what the hardware could do ------------------------------------------------------------------------------------
@@ -75,7 +75,7 @@ def floor(encoder: Encoder, size: int, device: torch.device, precision: hardware
 
 def middle_of_a_run(
     name: str, size: int, precision: hardware.Precision, device: torch.device
-) -> tuple[Encoder, Tensor, Evaluate, Iterator[Step]]:
+) -> tuple[Encoder, Tensor, Evaluate, Iterator[Iterate]]:
     """Network, image, evaluation and steps of L-BFGS with a full history, at size × size."""
     options = Options()
     encoder = load_encoder(name).to(device)

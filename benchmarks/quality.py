@@ -26,12 +26,12 @@ from PIL import Image
 from reference import Reference
 from torch import Tensor
 
-from styletransfer import Options, pictures, stylize
+from styletransfer import Options, pictures
 from styletransfer.figures.curves import write_figure
 from styletransfer.files import write_atomically
 from styletransfer.machine import hardware
 from styletransfer.network import Encoder, weights
-from styletransfer.painting import bleed, job
+from styletransfer.painting import bleed, job, open_session
 
 PAIRS = (("astronaut", "swirls"), ("chelsea", "mosaic"), ("coffee", "woodblock"))
 #: Iterations after which reference and peer are judged, as shares of all.
@@ -95,17 +95,15 @@ def frames_of_peer(content: Path, style: Path, options: Options, folder: Path, i
 def frames_of_ours(content: Path, style: Path, options: Options, folder: Path) -> Frames:
     """Coarse ones as large as they are: who looks at them enlarges them, and so does the judge."""
     start, frames, due = time.perf_counter(), Frames(), 0.0
-
-    def listen(step: Any) -> None:
-        nonlocal due
-        seconds = time.perf_counter() - start
-        if seconds >= due:
-            path = folder / f"{seconds:.1f}.png"
-            pictures.to_pil(step.image.clamp(0, 1)).save(path)
-            frames.append((seconds, str(path)))
-            due = seconds + EVERY
-
-    result = stylize(content, style, options, callback=listen)
+    with open_session(content, style, options) as session:
+        for step in session:
+            seconds = time.perf_counter() - start
+            if seconds >= due:
+                path = folder / f"{seconds:.1f}.png"
+                pictures.to_pil(step.image.clamp(0, 1)).save(path)
+                frames.append((seconds, str(path)))
+                due = seconds + EVERY
+        result = session.result()
     frames.append((time.perf_counter() - start, str(folder / "last.png")))
     result.save(folder / "last.png")
     return frames

@@ -24,6 +24,7 @@ from styletransfer.figures.sheets import Cell, arrange, paint_cells, reconstruct
 from styletransfer.network import Tiling, weights
 from styletransfer.objective import Losses, Objective, Region, Style
 from styletransfer.options import LEARNING_RATES
+from styletransfer.painting import open_session
 from styletransfer.painting.bleed import add_bleed
 from styletransfer.painting.evaluation import make_objective
 from styletransfer.painting.job import build_encoder, prepared_job
@@ -209,12 +210,10 @@ def sizes() -> None:
 def progress() -> None:
     """The picture after some iterations, as --animate shows it."""
     pictures: list[Labelled] = []
-
-    def listen(step: Any) -> None:
-        if step.iteration in (0, 3, 10, 30, 100):
-            pictures.append((f"{step.iteration} iterations", to_pil(step.image)))
-
-    stylize(ASTRONAUT, SWIRLS, SMALL, scales="1", callback=listen)
+    with open_session(ASTRONAUT, SWIRLS, replace(SMALL, scales="1")) as session:
+        for step in session:
+            if step.iteration in (0, 3, 10, 30, 100):
+                pictures.append((f"{step.iteration} iterations", to_pil(step.image)))
     save("controls-iterations.jpg", [pictures])
 
 
@@ -288,18 +287,16 @@ def networks() -> None:
     names, options = ("vgg19", "vgg19-lite"), replace(OPTIONS, size=256, scales="1")
     objectives = []
     for name in names:
-        with prepared_job(ASTRONAUT, SWIRLS, replace(options, model=name)) as (job, _):
+        with prepared_job(ASTRONAUT, SWIRLS, replace(options, model=name)) as job:
             objectives.append(make_objective(job, job.scales[0], Tiling()))
     figure = Figure(figsize=(11, 4), layout="constrained")
     for name, axes in zip(names, figure.subplots(1, 2, sharey=True), strict=True):
         told: list[tuple[int, list[float]]] = []
-
-        def listen(step: Any, told: list[tuple[int, list[float]]] = told) -> None:
-            if step.iteration % 5 == 0:
-                canvas = add_bleed(step.image, OPTIONS)
-                told.append((step.iteration, [o.evaluate(canvas)[0][0].item() for o in objectives]))
-
-        stylize(ASTRONAUT, SWIRLS, options, model=name, callback=listen)
+        with open_session(ASTRONAUT, SWIRLS, replace(options, model=name)) as session:
+            for step in session:
+                if step.iteration % 5 == 0:
+                    canvas = add_bleed(step.image, OPTIONS)
+                    told.append((step.iteration, [o.evaluate(canvas)[0][0].item() for o in objectives]))
         for teller, losses in zip(names, zip(*(losses for _, losses in told), strict=True), strict=True):
             axes.plot([iteration for iteration, _ in told], losses, label=f"as {teller} tells it")
         axes.set(title=f"a run of {name}", xlabel="iteration", ylabel="total loss", yscale="log")

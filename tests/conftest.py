@@ -15,10 +15,13 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
+from styletransfer import Options, Result
 from styletransfer.network import weights
 from styletransfer.network.convolution import Convolution
 from styletransfer.network.formats import Convolutions
 from styletransfer.options import LAYERS
+from styletransfer.painting import Step, open_session
+from styletransfer.pictures import Source, Styles
 
 # Tiny convolutions on several threads of a busy machine wait for each other most of the time. Processes that tests
 # start keep to it too. `OMP_NUM_THREADS=4 make test` is another number.
@@ -53,6 +56,24 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFac
     handlers, level = log.handlers[:], log.level
     yield
     log.handlers[:], log.level = handlers, level
+
+
+def stylize_and_listen(
+    content: Source,
+    style: Styles,
+    options: Options,
+    listen: Callable[[Step], object],
+    *,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    **changes: object,
+) -> Result:
+    """As `stylize`, showing each step to `listen`; a true answer interrupts the run."""
+    with open_session(content, style, options.with_changes(changes), checkpoint, resume=resume) as session:
+        for step in session:
+            if listen(step):
+                session.run.stop()
+        return session.result()
 
 
 def wait_until(is_true: Callable[[], object], process: "subprocess.Popen[Any] | None" = None) -> None:

@@ -84,7 +84,7 @@ def test_of_other_pictures_or_options_a_picture_is_not_finished(albums: Path) ->
     assert not jobs.is_finished(job)
 
 
-@pytest.mark.parametrize("stopped", ["callback", "diverged", "memory"])
+@pytest.mark.parametrize("stopped", ["interrupted", "diverged", "memory"])
 def test_a_picture_that_isnt_what_was_asked_for_is_not_finished(albums: Path, stopped: str) -> None:
     (job,) = jobs_of(albums, 1)
     result = stylize(job.content, job.style[0], job.options)

@@ -314,7 +314,7 @@ def test_two_tabs_take_turns_and_a_closed_one_ends_its_run(
     wait_for(lambda: "Iteration" in second.caption, "the second tab's turn")
     made = set(folder.glob("*.png")) - before
     results = [told["result"]["stopped"] for path in made if "result" in (told := read_settings(path))]
-    assert results == ["callback"]
+    assert results == ["interrupted"]
     second.press("stop")
     wait_for(lambda: second.caption.startswith("Done"), "the second tab's picture")
 

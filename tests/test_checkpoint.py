@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PATIENCE, TINY, wait_until
+from conftest import PATIENCE, TINY, stylize_and_listen, wait_until
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -22,8 +22,7 @@ from test_cli import COMMAND, here, run
 from styletransfer import Options, Result, StyleTransferError, UsageError, cli, stylize
 from styletransfer.files import atomic_write
 from styletransfer.machine import hardware
-from styletransfer.optimizer import Step
-from styletransfer.painting import checkpoint_path, progress
+from styletransfer.painting import Step, checkpoint_path
 
 __all__ = ["here"]
 SMALL = Options(iterations=20, weights=str(TINY), checkpoint_every="0")
@@ -47,7 +46,7 @@ def test_gone_on_with_from_any_checkpoint_a_run_gives_the_same_picture(
             copies.append(Path(shutil.copy(path, tmp_path / f"{len(seen)}")))  # of the step before
         seen.append(step.iteration)
 
-    alone = stylize(content_path, style_path, SMALL, checkpoint=path, callback=copy, **changes)
+    alone = stylize_and_listen(content_path, style_path, SMALL, copy, checkpoint=path, **changes)
     assert len(copies) >= 3
     for copied in copies:
         resumed = stylize(content_path, style_path, SMALL, checkpoint=copied, resume=True, **changes)
@@ -61,7 +60,7 @@ def test_gone_on_with_from_any_checkpoint_a_run_gives_the_same_picture(
 def stop_and_resume(content: Path, style: Path, options: Options, path: Path, stop: int) -> Result:
     """What becomes of a run that is stopped at its so many-th step and gone on with."""
     steps = itertools.count(1)
-    stylize(content, style, options, checkpoint=path, callback=lambda _: next(steps) >= stop)
+    stylize_and_listen(content, style, options, lambda _: next(steps) >= stop, checkpoint=path)
     return stylize(content, style, options, checkpoint=path, resume=True)
 
 
@@ -83,7 +82,7 @@ def test_a_checkpoint_from_before_the_warm_start_was_removed_resumes(
     """Format 4 as the version before wrote it; one made with a warm start starts over, and says so."""
     path = tmp_path / "state"
     alone = stylize(content_path, style_path, SMALL)
-    stylize(content_path, style_path, SMALL, checkpoint=path, callback=lambda step: step.iteration == 12)
+    stylize_and_listen(content_path, style_path, SMALL, lambda step: step.iteration == 12, checkpoint=path)
     with safe_open(path, "pt") as file:
         header, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     progress = json.loads(header["progress"])
@@ -105,7 +104,7 @@ def test_it_goes_on_in_the_precision_it_began_with(
     steps, path = itertools.count(1), tmp_path / "state"
     monkeypatch.setattr(hardware, "bf16_is_fast", lambda: True)
     alone = stylize(content_path, style_path, SMALL)
-    stylize(content_path, style_path, SMALL, checkpoint=path, callback=lambda _: next(steps) >= 9)
+    stylize_and_listen(content_path, style_path, SMALL, lambda _: next(steps) >= 9, checkpoint=path)
     monkeypatch.setattr(hardware, "bf16_is_fast", lambda: False)
     other = stylize(content_path, style_path, SMALL)
     resumed = stylize(content_path, style_path, SMALL, checkpoint=path, resume=True)
@@ -115,9 +114,9 @@ def test_it_goes_on_in_the_precision_it_began_with(
 def test_without_the_optimisers_memory_it_goes_on_all_the_same(
     content_path: Path, style_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "HISTORY_BYTES", 0)
+    monkeypatch.setattr("styletransfer.painting.run.HISTORY_BYTES", 0)
     path = tmp_path / "state"
-    stopped = stylize(content_path, style_path, SMALL, checkpoint=path, callback=lambda step: step.iteration == 12)
+    stopped = stylize_and_listen(content_path, style_path, SMALL, lambda step: step.iteration == 12, checkpoint=path)
     assert path.stat().st_size < 2 * 4 * 3 * (64 + 8) * (80 + 8) + 10_000
     resumed = stylize(content_path, style_path, SMALL, checkpoint=path, resume=True)
     assert resumed.losses[:13] == stopped.losses and resumed.iterations == 20
@@ -126,7 +125,7 @@ def test_without_the_optimisers_memory_it_goes_on_all_the_same(
 
 def test_what_changed_is_named(content_path: Path, style_path: Path, tmp_path: Path) -> None:
     path = tmp_path / "state"
-    stylize(content_path, style_path, SMALL, checkpoint=path, callback=lambda step: step.iteration == 3)
+    stylize_and_listen(content_path, style_path, SMALL, lambda step: step.iteration == 3, checkpoint=path)
     with pytest.raises(UsageError, match=r"beta was 10\.0 and is now 7\.0"):
         stylize(content_path, style_path, SMALL, beta=7.0, checkpoint=path, resume=True)
     other = Image.open(content_path).rotate(180)
@@ -141,10 +140,10 @@ def test_what_changed_is_named(content_path: Path, style_path: Path, tmp_path: P
 def test_an_earlier_checkpoint_is_spared_for_a_while(content_path: Path, style_path: Path, tmp_path: Path) -> None:
     path = tmp_path / "state"
     path.write_bytes(b"of an earlier run")
-    options = {"checkpoint": path, "callback": lambda step: step.iteration == 2}
-    stylize(content_path, style_path, SMALL, checkpoint_every="60", **options)
+    options = {"checkpoint": path, "listen": lambda step: step.iteration == 2}
+    stylize_and_listen(content_path, style_path, SMALL, checkpoint_every="60", **options)
     assert path.read_bytes() == b"of an earlier run"
-    stylize(content_path, style_path, SMALL, **options)
+    stylize_and_listen(content_path, style_path, SMALL, **options)
     assert path.stat().st_size > 10_000
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import EXAMPLES, TINY
+from conftest import EXAMPLES, TINY, stylize_and_listen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.linalg import sqrtm
 
 from styletransfer import Options, UsageError, pictures, stylize
-from styletransfer.optimizer import Step
+from styletransfer.painting import Step
 from styletransfer.pictures import Picture, color
 
 SMALL = Options(iterations=8, weights=str(TINY))
@@ -213,7 +213,7 @@ def test_only_luminance_is_painted(
         changes = {"init": str(tmp_path / "start.png")}
         Image.new("RGB", (30, 50), (255, 0, 51)).save(changes["init"])
     steps: list[Step] = []
-    result = stylize(content_path, style_path, SMALL, color="luminance", callback=steps.append, **changes)
+    result = stylize_and_listen(content_path, style_path, SMALL, steps.append, color="luminance", **changes)
     assert any(torch.equal(step.image, result.tensor) for step in steps)  # listeners see it in its colours
     assert result.best.total < steps[0].losses.total or "scales" in changes
     assert_content_s_chroma(result.tensor, pictures.read_picture(content_path).tensor())
@@ -233,7 +233,7 @@ def test_luminance_of_a_stopped_run_and_of_one_that_goes_on(
 ) -> None:
     options = dataclasses.replace(SMALL, color="luminance", scales="2", checkpoint_every="0")
     alone, path = stylize(content_path, style_path, options), tmp_path / "state"
-    stopped = stylize(content_path, style_path, options, checkpoint=path, callback=lambda step: step.iteration == 5)
+    stopped = stylize_and_listen(content_path, style_path, options, lambda step: step.iteration == 5, checkpoint=path)
     assert stopped.scales == [(40, 32, 5)] and stopped.size == (80, 64)
     assert_content_s_chroma(stopped.tensor, pictures.read_picture(content_path).tensor())
     resumed = {"checkpoint": path, "resume": True}

@@ -189,7 +189,7 @@ def test_a_run_ends_soon_and_its_picture_is_kept(
     thread.join(20)
     assert not thread.is_alive()
     told = pictures.read_settings(tmp_path / "out.png")
-    assert told["result"]["stopped"] == "callback" and told["result"]["iterations"] < LONG.iterations
+    assert told["result"]["stopped"] == "interrupted" and told["result"]["iterations"] < LONG.iterations
 
 
 @pytest.mark.parametrize("how", ["stopped", "closed"])

@@ -1,6 +1,8 @@
 """stylize() on small pictures with the bundled network."""
 
+import copy
 import dataclasses
+import itertools
 import logging
 import math
 import time
@@ -10,20 +12,19 @@ import numpy as np
 import pytest
 import torch
 from conftest import SMALL as WIDTHS
-from conftest import TINY, random_convolutions
+from conftest import TINY, random_convolutions, stylize_and_listen
 from PIL import Image, ImageFilter
 
 from styletransfer import Options, StyleTransferError, UsageError, pictures, stylize
 from styletransfer.machine import hardware, plan
 from styletransfer.network import Encoder, Tiling
 from styletransfer.objective import Objective, Region, Style
-from styletransfer.optimizer import Step
-from styletransfer.painting import estimate, loop, progress
+from styletransfer.painting import Step, estimate, open_session, run, timing
 from styletransfer.painting.bleed import SEAMLESS_BLEED
-from styletransfer.painting.canvas import step_up
+from styletransfer.painting.canvas import upsample_residual
 from styletransfer.painting.evaluation import wrap_borders
 from styletransfer.painting.job import WINDOW, choose_scales
-from styletransfer.painting.progress import SETTLED
+from styletransfer.painting.run import SETTLED
 from styletransfer.pictures import Inputs, Picture, RegionInput, StyleInput
 
 SMALL = Options(iterations=8, weights=str(TINY))
@@ -65,27 +66,60 @@ def test_more_content_weight_keeps_more_of_the_content(content_path: Path, style
     assert 4 * style[0] < 2 * style[1] < style[2]
 
 
-def test_the_callback_sees_every_step_and_can_stop(content_path: Path, style_path: Path) -> None:
-    seen = []
-    result = stylize(content_path, style_path, SMALL, callback=lambda step: seen.append(step) or len(seen) == 4)
+def test_every_step_is_seen_and_a_run_can_be_stopped(content_path: Path, style_path: Path) -> None:
+    seen: list[Step] = []
+    result = stylize_and_listen(content_path, style_path, SMALL, lambda step: seen.append(step) or len(seen) == 4)
     assert [step.iteration for step in seen] == [0, 1, 2, 3]
     assert [step.losses for step in seen] == result.losses
-    assert result.stopped == "callback" and result.iterations == 3
+    assert result.stopped == "interrupted" and result.iterations == 3
     assert torch.equal(result.tensor, seen[-1].image.clamp(0, 1))
 
 
-def test_where_losses_are_read_now_and_then_a_callback_sees_every_step(
+def test_a_loop_that_breaks_has_the_best_image_so_far_and_can_continue(content_path: Path, style_path: Path) -> None:
+    alone = stylize(content_path, style_path, SMALL, scales="2")
+    with open_session(content_path, style_path, dataclasses.replace(SMALL, scales="2")) as session:
+        for stop in ((40, 3), (40, 8), (80, 5)):  # within a scale, at its end, and in the next one
+            for step in session.run:
+                if (step.scale.content[0], step.iteration) == stop:
+                    break
+            result = session.run.result()
+            assert result.stopped == ("iterations" if stop == (40, 8) else "interrupted")
+            assert result.best.total == min(losses.total for losses in result.losses)
+            assert result.losses[-1] == step.losses and result.scales[-1] == (stop[0], stop[0] * 4 // 5, stop[1])
+        assert [step.iteration for step in session.run] == [6, 7, 8]
+        assert not list(session.run)
+        result = session.run.result()
+    assert torch.equal(result.tensor, alone.tensor) and result.losses == alone.losses
+
+
+def test_a_state_in_memory_resumes(content_path: Path, style_path: Path) -> None:
+    alone = stylize(content_path, style_path, SMALL)
+    with open_session(content_path, style_path, SMALL) as session:
+        with pytest.raises(ValueError, match="no step"):
+            session.run.state_dict()
+        with pytest.raises(ValueError, match="no step"):
+            session.run.result()
+        next(itertools.islice(session.run, 5, None))
+        state = copy.deepcopy(session.run.state_dict())
+        list(session.run)  # what it makes of its tensors doesn't change the copy
+        resumed = run.Run(session.run.job, state)
+        assert torch.equal(copy.deepcopy(resumed.state_dict())["tensors"]["image"], state["tensors"]["image"])
+        assert [step.iteration for step in resumed] == [6, 7, 8]
+        assert torch.equal(resumed.result().tensor, alone.tensor)
+
+
+def test_where_losses_are_read_now_and_then_every_step_is_seen(
     content_path: Path, style_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = stylize(content_path, style_path, SMALL, iterations=25)
-    monkeypatch.setattr(loop, "READ_EVERY", {"cpu": 10})
+    monkeypatch.setattr(run, "READ_EVERY", {"cpu": 10})
     seen: list[Step] = []
-    result = stylize(content_path, style_path, SMALL, iterations=25, callback=seen.append)
+    result = stylize_and_listen(content_path, style_path, SMALL, seen.append, iterations=25)
     assert [step.iteration for step in seen] == list(range(26))
     assert result.losses == alone.losses == [step.losses for step in seen]
-    stopped = stylize(content_path, style_path, SMALL, callback=lambda step: step.iteration == 13, iterations=25)
-    assert stopped.stopped == "callback" and stopped.iterations == 20
-    assert torch.equal(stopped.tensor, seen[20].image.clamp(0, 1))
+    stopped = stylize_and_listen(content_path, style_path, SMALL, lambda step: step.iteration == 13, iterations=25)
+    assert stopped.stopped == "interrupted" and stopped.iterations == 13
+    assert torch.equal(stopped.tensor, seen[13].image.clamp(0, 1))
 
 
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
@@ -184,7 +218,7 @@ class Clock:
 
     def cost(self, width: int, height: int) -> float:
         """Seconds of an evaluation of an image, whose canvas is wider by the bleed of 4 pixels."""
-        return ((width + 8) * (height + 8) + progress.OVERHEAD["cpu"]) / 10_000
+        return ((width + 8) * (height + 8) + timing.OVERHEAD["cpu"]) / 10_000
 
 
 @pytest.fixture
@@ -203,11 +237,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_the_time_left_is_told_for_all_scales(content_path: Path, style_path: Path, clock: Clock) -> None:
     """At a scale's end it is what the finer ones take, and at the last one's nothing."""
     left: dict[tuple[int, int], float | None] = {}
-
-    def listen(step: Step) -> None:
-        left[step.image.shape[3], step.iteration] = step.seconds_left
-
-    result = stylize(content_path, style_path, SMALL, callback=listen, scales="2", enlarge=True, size=160)
+    with open_session(
+        content_path, style_path, dataclasses.replace(SMALL, scales="2", enlarge=True, size=160)
+    ) as session:
+        for step in session:
+            left[step.scale.content[0], step.iteration] = session.pace.seconds_left(step)
+        result = session.result()
     (small, _, half), (large, height, whole) = result.scales
     assert left[small, 0] is None and left[large, whole] == 0
     ends = left[small, half], left[large, 0]
@@ -283,7 +318,7 @@ def test_a_run_that_recovered_can_be_resumed(
         alone = stylize(content_path, style_path, options)
     with monkeypatch.context() as patch:
         break_down(patch, after=5, until=6)
-        stylize(content_path, style_path, options, checkpoint=path, callback=lambda step: step.iteration == 12)
+        stylize_and_listen(content_path, style_path, options, lambda step: step.iteration == 12, checkpoint=path)
     resumed = stylize(content_path, style_path, options, checkpoint=path, resume=True)
     assert torch.equal(resumed.tensor, alone.tensor)
 
@@ -354,8 +389,8 @@ def test_how_long_it_takes_is_told_once_at_the_beginning(
     patience: float,
     told: str,
 ) -> None:
-    monkeypatch.setattr(progress, "BRIEF", brief)
-    monkeypatch.setattr(progress, "PATIENT", patience)
+    monkeypatch.setattr(timing, "BRIEF", brief)
+    monkeypatch.setattr(timing, "LONG", patience)
     with caplog.at_level(logging.INFO, logger="styletransfer"):
         stylize(content_path, style_path, SMALL, iterations=iterations, scales="2")
     lines = [record.getMessage() for record in caplog.records if "this takes up to about" in record.getMessage()]
@@ -366,8 +401,8 @@ def test_a_finer_scale_starts_with_the_finer_content_and_what_was_changed() -> N
     rng = np.random.default_rng(0)
     content = Picture(Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)))
     coarse, fine = content.resize((40, 30)).tensor(), content.tensor()
-    np.testing.assert_array_equal(step_up(coarse, content, (80, 60)), fine)
-    brighter = step_up(coarse + 0.1, content, (80, 60))
+    np.testing.assert_array_equal(upsample_residual(coarse, content, (80, 60)), fine)
+    brighter = upsample_residual(coarse + 0.1, content, (80, 60))
     np.testing.assert_allclose(brighter, (fine + 0.1).clamp(0, 1), atol=1e-6)
 
 
@@ -377,9 +412,9 @@ def test_finer_scales_have_fewer_iterations_and_tell_the_listener_their_size(
     steps: list[tuple[int, int, int]] = []
 
     def listen(step: Step) -> None:
-        steps.append((step.image.shape[3], step.iteration, step.max_iterations))
+        steps.append((step.scale.content[0], step.iteration, step.max_iterations))
 
-    result = stylize(content_path, style_path, SMALL, iterations=90, scales="2", callback=listen)
+    result = stylize_and_listen(content_path, style_path, SMALL, listen, iterations=90, scales="2")
     assert result.scales == [(40, 32, 90), (80, 64, 27)] and result.iterations == 117
     assert steps == [(40, i, 90) for i in range(91)] + [(80, i, 27) for i in range(28)]
     assert result.size == (80, 64) and len(result.losses) == 28
@@ -388,8 +423,8 @@ def test_finer_scales_have_fewer_iterations_and_tell_the_listener_their_size(
 
 
 def test_stopped_on_a_coarse_scale_the_picture_has_the_full_size(content_path: Path, style_path: Path) -> None:
-    result = stylize(content_path, style_path, SMALL, scales="2", callback=lambda step: step.iteration == 3)
-    assert result.size == (80, 64) and result.scales == [(40, 32, 3)] and result.stopped == "callback"
+    result = stylize_and_listen(content_path, style_path, SMALL, lambda step: step.iteration == 3, scales="2")
+    assert result.size == (80, 64) and result.scales == [(40, 32, 3)] and result.stopped == "interrupted"
     content = pictures.read_picture(content_path)
     assert not torch.equal(result.tensor, content.tensor())
 
@@ -443,7 +478,7 @@ def test_when_memory_becomes_scarce_the_coarser_picture_is_not_lost(
     def listen(step: Step) -> None:
         free[0] = 10**6 if step.iteration > 2 else free[0]
 
-    result = stylize(content_path, style_path, SMALL, scales="2", callback=listen)
+    result = stylize_and_listen(content_path, style_path, SMALL, listen, scales="2")
     assert result.stopped == "memory" and result.size == (80, 64) and result.scales == [(40, 32, 8)]
     with pytest.raises(StyleTransferError, match="need"):  # known from the beginning, it is refused
         stylize(content_path, style_path, SMALL, scales="2")
@@ -466,7 +501,7 @@ def test_a_time_limit_is_kept_and_the_picture_is_whole(
 def test_a_time_too_short_for_a_finer_scale_gives_a_coarser_picture_enlarged(
     content_path: Path, style_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "WORTHWHILE", 1e9)
+    monkeypatch.setattr(timing, "WORTHWHILE", 1e9)
     result = stylize(content_path, style_path, SMALL, size=160, enlarge=True, scales=2, iterations=20, time="1h")
     assert result.size == (160, 128) and result.scales == [(80, 64, 20)]
     assert result.stopped == "time"

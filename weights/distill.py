@@ -38,14 +38,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from crops import OWN_CROP, Pictures, Triple, below, crop, load_pictures, make_batch, split
 from torch import Tensor, nn
 
-from styletransfer import Options, stylize
+from styletransfer import Options
 from styletransfer.files import sha256_of
 from styletransfer.machine.hardware import select_precision
 from styletransfer.network import Encoder, weights
@@ -54,6 +53,7 @@ from styletransfer.network.formats import Convolutions
 from styletransfer.network.layers import VGG19_WIDTHS
 from styletransfer.objective.losses import gram_matrix
 from styletransfer.options import LAYERS
+from styletransfer.painting import open_session
 from styletransfer.pictures import to_pil
 
 TRUNK = LAYERS[: LAYERS.index("conv5_1") + 1]
@@ -424,12 +424,10 @@ def make_own_pictures(
                 beta=10 ** (0.5 + 2 * float(torch.rand((), generator=rng))),
             )
             frames = list[Tensor]()
-
-            def keep(step: Any, frames: list[Tensor] = frames, wanted: tuple[int, ...] = wanted) -> None:
-                if step.iteration in wanted and step.image.shape[3] == OWN_CROP:
-                    frames.append(step.image[0].clamp(0, 1))
-
-            stylize(to_pil(photo[None]), to_pil(painting[None]), options, callback=keep)
+            with open_session(to_pil(photo[None]), to_pil(painting[None]), options) as session:
+                for step in session:
+                    if step.iteration in wanted and step.scale.content[0] == OWN_CROP:
+                        frames.append(step.image[0].clamp(0, 1))
             bytes_of = [[(255 * x).round().byte() for x in (photo, painting, frame)] for frame in frames]
             made += [(a, b, c) for a, b, c in bytes_of]
     return made

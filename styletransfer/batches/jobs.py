@@ -66,7 +66,7 @@ def is_finished(job: Job) -> bool:
     except (StyleTransferError, OSError):
         return False
     result = told.get("result")
-    if not isinstance(result, dict) or result.get("stopped") in ("callback", *_FAILED):
+    if not isinstance(result, dict) or result.get("stopped") in ("interrupted", *_FAILED):
         return False
     wanted = job.options.map_files(lambda name: Path(name).name).to_settings()
     style = [Path(s).name for s in job.style]
@@ -93,20 +93,24 @@ def make_picture(job: Job, stop: Callable[[], object] = lambda: False) -> Row:
 def _paint(job: Job, stop: Callable[[], object]) -> Row:
     if job.shot:
         return _paint_shot(job, stop)
-    from ..painting import stylize
+    from ..painting import open_session
 
     target, state = Path(job.output), checkpoint_path(Path(job.output))
     styles = job.style[0] if len(job.style) == 1 else list(job.style)
 
     def run(resume: bool) -> Any:
-        return stylize(job.content, styles, job.options, callback=lambda _: stop(), checkpoint=state, resume=resume)
+        with open_session(job.content, styles, job.options, state, resume=resume) as session:
+            for _ in session:
+                if stop():
+                    session.run.stop()
+            return session.result()
 
     try:
         result = run(resume=state.exists())
     except (DamagedError, DifferentError):
         state.unlink()
         result = run(resume=False)
-    if result.stopped == "callback":
+    if result.stopped == "interrupted":
         return job.row("stopped")
     result.save(target)
     made = {"seconds": round(result.seconds, 3), "iterations": result.iterations, "size": list(result.size)}

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import StyleTransferError, escape_unprintable
-from ..options import Options
 
 if TYPE_CHECKING:  # torch takes seconds to import: `--help` must not
-    from ..optimizer.optimize import Step
+    from ..painting import Session, Step
 
 
 def print_error(message: str, code: int) -> int:
@@ -86,27 +85,27 @@ def show_notices(quiet: bool) -> None:
     log.setLevel(logging.WARNING if quiet else logging.INFO)
 
 
-@contextlib.contextmanager
-def progress_bar(options: Options, quiet: bool) -> "Iterator[Callable[[Step], None]]":
-    """A progress bar with iteration, loss and time left; none when quiet or when stderr is no terminal."""
+def with_progress_bar(session: "Session", *, quiet: bool) -> "Iterator[Step]":
+    """Yield a session's steps under a progress bar with iteration, loss and time left, on stderr.
+
+    There is no bar when quiet or when stderr is not a terminal.
+    """
     from tqdm import tqdm
 
-    with tqdm(total=options.iterations, unit="it", disable=quiet or None, dynamic_ncols=True) as bar:
-        due = 0.0
-
-        def show(step: "Step") -> None:
-            nonlocal due
-            if step.iteration == 0:
+    with tqdm(unit="it", disable=quiet or None, dynamic_ncols=True) as bar:
+        due, scale = 0.0, None
+        for step in session:
+            if step.scale != scale:
+                scale = step.scale
                 bar.reset(total=step.max_iterations)
-                height, width = step.image.shape[2:]
-                bar.set_description_str(f"{width}×{height}", refresh=False)
+                bar.set_description_str("{}×{}".format(*scale.content), refresh=False)
             if not bar.disable and time.monotonic() >= due:  # a GPU is made to wait only when something is shown
                 due = time.monotonic() + bar.mininterval
-                left = "" if step.seconds_left is None else f", {step.seconds_left:.0f} s left in all"
+                seconds = session.pace.seconds_left(step)
+                left = "" if seconds is None else f", {seconds:.0f} s left in all"
                 bar.set_postfix_str(f"loss {step.losses.total:.4g}{left}", refresh=False)
             bar.update(step.iteration - bar.n)
-
-        yield show
+            yield step
 
 
 @contextlib.contextmanager

@@ -31,11 +31,10 @@ from .arguments import (
     files_among,
     from_options,
 )
-from .console import interruptible, print_error, progress_bar, save_somewhere, show_notices
+from .console import interruptible, print_error, save_somewhere, show_notices, with_progress_bar
 
 if TYPE_CHECKING:  # torch takes seconds to import: `--help` must not
-    from ..optimizer import Step
-    from ..painting import Result
+    from ..painting import Result, Step
     from ..pictures import Source, Styles
 
 
@@ -145,7 +144,7 @@ def _make(
     with contextlib.ExitStack() as stack:
         interrupted = stack.enter_context(interruptible())  # the imports take seconds
         from ..machine import ranks
-        from ..painting import checkpoint_path, stylize
+        from ..painting import checkpoint_path, open_session
         from ..painting.animation import Animation
         from ..pictures import check_fits, check_output
 
@@ -158,16 +157,14 @@ def _make(
         animation = Animation(animate, (target, *inputs)) if animate and first else None
         every = save_every if first else 0
         save_frame = _frame_saver(target, content, options, every, inputs, resume) if every else None
-        with progress_bar(options, quiet or not first) as show:
-            listeners = [listener for listener in (show, save_frame, animation) if listener]
-
-            def listen(step: "Step") -> int:
-                for listener in listeners:
-                    listener(step)
-                return interrupted()
-
-            state = checkpoint_path(target)
-            result = stylize(content, style, options, callback=listen, checkpoint=state, resume=resume)
+        with open_session(content, style, options, checkpoint_path(target), resume=resume) as session:
+            for step in with_progress_bar(session, quiet=quiet or not first):
+                for consume in (save_frame, animation):
+                    if consume:
+                        consume(step)
+                if interrupted():
+                    session.run.stop()
+            result = session.result()
         if not first:
             return
         saved = save_somewhere(result.save, target)
@@ -204,7 +201,7 @@ def _frame_saver(
         if every and step.iteration >= due:
             count, due = count + 1, step.iteration + every
             path = target.with_name(f"{target.stem}_{count:05}{target.suffix}")
-            alpha = photograph.resize((step.image.shape[3], step.image.shape[2])).alpha if photograph.alpha else None
+            alpha = photograph.resize(step.scale.content).alpha if photograph.alpha else None
             try:
                 write_picture(step.image, path, alpha=alpha, bit_depth=options.bit_depth, settings={})
             except StyleTransferError as error:
@@ -237,11 +234,11 @@ def plan_command(given: dict[str, Any], content: ContentPath, style: StylePaths)
 
 def _explain_end(result: "Result", target: Path, interrupted: int, resume: str) -> int:
     """The exit code, and a line for what didn't go as meant."""
-    from ..painting.progress import SETTLED
+    from ..painting.run import SETTLED
 
     log = logging.getLogger(__name__)
     done = f"after {result.iterations} iterations"
-    if interrupted and result.stopped != "callback":
+    if interrupted and result.stopped != "interrupted":
         return print_error(f"interrupted when it was done; the picture is {target}", 128 + interrupted)
     if interrupted:
         go_on = f"; to resume: {resume}" if result.checkpoint and result.checkpoint.exists() else ""

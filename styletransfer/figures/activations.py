@@ -18,7 +18,7 @@ from ..machine import hardware
 from ..network import Encoder, Trace, weights
 from ..objective.losses import gram_matrix
 from ..options import Options, layer_weights
-from ..painting.canvas import step_up
+from ..painting.canvas import upsample_residual
 from ..pictures import Picture, check_output, fit_size, read_picture, write_picture
 from ..version import __version__
 
@@ -127,7 +127,7 @@ def dream(picture: Picture, encoder: Encoder, octaves: int, iterations: int) -> 
     image, device, generator = None, _device_of(encoder), torch.Generator().manual_seed(0)
     for octave in reversed(range(octaves)):
         size = fit_size(picture.rgb.size, round(max(picture.rgb.size) / OCTAVE**octave), encoder.minimum_size)
-        start = picture.resize(size).tensor() if image is None else step_up(image, picture, size)
+        start = picture.resize(size).tensor() if image is None else upsample_residual(image, picture, size)
         image = start.to(device)
         for _ in range(iterations):
             down, right = torch.randint(-SHIFT, SHIFT + 1, (2,), generator=generator).tolist()

@@ -15,9 +15,8 @@ from tqdm import tqdm
 
 from ..errors import UsageError
 from ..files import describe_missing
-from ..optimizer import Step
 from ..options import Options
-from ..painting import Result, stylize
+from ..painting import Result, open_session
 from ..pictures import (
     Source,
     Styles,
@@ -116,17 +115,15 @@ def paint_cells(
     with tqdm(total=len(cells), unit="picture", disable=quiet or None, dynamic_ncols=True) as bar:
         for cell in cells:
             seen, start = list[tuple[Tensor, float]](), time.monotonic()
-
-            def listen(step: Step, seen: Any = seen, start: float = start, label: str = cell.label) -> object:
-                if step.iteration == 0:  # of another network, or in another size: no loss to compare with
-                    seen.clear()
-                bar.set_postfix_str(f"{label}: iteration {step.iteration}")
-                seen.append((step.terms, time.monotonic() - start))
-                return interrupted()
-
-            result = stylize(cell.content, cell.style, cell.options, callback=listen)
-            if result.stopped == "callback":
-                return
+            with open_session(cell.content, cell.style, cell.options) as session:
+                for step in session:
+                    if step.iteration == 0:  # the losses of a coarser scale can't be compared with
+                        seen.clear()
+                    bar.set_postfix_str(f"{cell.label}: iteration {step.iteration}")
+                    seen.append((step.terms, time.monotonic() - start))
+                    if interrupted():
+                        return
+                result = session.result()
             bar.update()
             losses = torch.stack([terms[0] for terms, _ in seen]).tolist()  # at once: reading makes a GPU wait
             yield cell, result, Curve(cell.label, list(range(len(seen))), losses, [seconds for _, seconds in seen])

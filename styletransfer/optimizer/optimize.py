@@ -1,13 +1,12 @@
-"""The drivers: an image and evaluate() -> a stream of Step. They know of no file, no bar and no network."""
+"""The optimizers: from an image and evaluate() to a stream of iterates."""
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..objective import Evaluate, Losses
+from ..objective import Evaluate
 from ..options import LEARNING_RATES
 from .curvature import InverseHessian
 
@@ -26,33 +25,22 @@ _Points = Iterator[tuple[Tensor, Tensor, Tensor, State]]
 
 
 @dataclass(frozen=True)
-class Step:
-    """One iteration, as listeners see it. Each costs one evaluation of loss and gradient.
+class Iterate:
+    """An image on the way to the minimum. Each costs one evaluation of loss and gradient.
 
     Attributes:
         iteration: 0 for the starting image, then 1, 2, …
-        terms: the fields of `Losses` of `image`, as a tensor on its device.
-        image: the iterate, 1×3×H×W; not changed afterwards. Values may lie slightly outside [0, 1] until it is written.
+        terms: the loss terms of `image`, the total first, as a tensor on its device.
+        image: 1×3×H×W; not changed afterwards. Values may lie slightly outside [0, 1].
         tried: total loss where the step would have led; that of `terms` if it was taken. A tensor too.
-        seconds: since the start of the optimisation.
-        state: gives what `minimize` needs besides the image to resume from here; only until the next step is made.
-        max_iterations: at most, in this size.
-        seconds_left: of the whole run, at most; None while that can't be told.
+        state: returns what `minimize` needs besides the image to resume from here; only until the next one is made.
     """
 
     iteration: int
     terms: Tensor
     image: Tensor
     tried: Tensor
-    seconds: float
     state: State
-    max_iterations: int = 0
-    seconds_left: float | None = None
-
-    @property
-    def losses(self) -> Losses:
-        """The loss terms as numbers; on a GPU this waits until they are computed."""
-        return Losses(*self.terms.tolist())
 
 
 def minimize(
@@ -63,8 +51,8 @@ def minimize(
     *,
     curvature: InverseHessian | None = None,
     state: Mapping[str, Tensor] | None = None,
-) -> Iterator[Step]:
-    """Yields the start and then every iterate, for ever: the caller stops when it has enough.
+) -> Iterator[Iterate]:
+    """Yield the start and then every iterate, without end: the caller stops.
 
     Args:
         evaluate: image -> (terms, the total first; gradient of the total). It is called once before each step.
@@ -75,7 +63,6 @@ def minimize(
         state: of the step to resume from, whose image is the start; the steps are then, bit for bit, those that would
             have followed.
     """
-    start = time.monotonic()
     if optimizer == "lbfgs":
         points = _lbfgs(evaluate, image.detach(), curvature or InverseHessian(image), state)
     else:
@@ -83,7 +70,7 @@ def minimize(
         points = _first_order(evaluate, image, optimizer, rate, state)
     del image, state  # they may be large
     for iteration, (terms, x, tried, state_now) in enumerate(points):
-        yield Step(iteration, terms, x, tried, time.monotonic() - start, state_now)
+        yield Iterate(iteration, terms, x, tried, state_now)
 
 
 def _lbfgs(evaluate: Evaluate, x: Tensor, curvature: InverseHessian, state: Mapping[str, Tensor] | None) -> _Points:

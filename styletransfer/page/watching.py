@@ -12,9 +12,9 @@ from PIL import Image
 
 from ..errors import StyleTransferError, describe_error
 from ..files import atomic_write, sha256_of
-from ..optimizer import Step
 from ..options import Options
-from ..painting import Result, stylize
+from ..painting import Result, Step, open_session
+from ..painting.timing import Pace
 from ..pictures import to_pil
 
 log = logging.getLogger(__name__)
@@ -110,19 +110,19 @@ class Watched:
         """
         due, self._began = 0.0, time.monotonic()
 
-        def listen(step: Step) -> bool:
-            nonlocal due
-            now = time.monotonic()
-            if now >= due:
-                self._newest, due = self._view(step), now + EVERY
-                self._news.set()
-            return bool(stopped()) or self._is_over(now)
-
         try:
             if self._is_over(self._began):
                 return
             self._begun.set()
-            self._result = stylize(self.content, self.styles, self.options, callback=listen)
+            with open_session(self.content, self.styles, self.options) as session:
+                for step in session:
+                    now = time.monotonic()
+                    if now >= due:
+                        self._newest, due = self._view(step, session.pace), now + EVERY
+                        self._news.set()
+                    if stopped() or self._is_over(now):
+                        session.run.stop()
+                self._result = session.result()
             self._result.save(self.target)
         except Exception as error:  # whoever watches is to be told
             self._error = error
@@ -136,10 +136,10 @@ class Watched:
         """Whether it was stopped, or nobody looks any more."""
         return self._stopping.is_set() or now - self._asked > PATIENCE
 
-    def _view(self, step: Step) -> View:
+    def _view(self, step: Step, pace: Pace) -> View:
         image, loss = to_pil(step.image.clamp(0, 1)), step.losses.total
         seconds = time.monotonic() - self._began
-        return View(image, step.iteration, step.max_iterations, loss, seconds, step.seconds_left)
+        return View(image, step.iteration, step.max_iterations, loss, seconds, pace.seconds_left(step))
 
 
 def keep_input(path: Path, folder: Path) -> Path:

@@ -49,7 +49,7 @@ def anchor_canvas(job: Job, scale: Scale) -> Anchor | None:
     return Anchor(*(add_bleed(part, job.options).to(job.device) for part in (image, weights)))
 
 
-def step_up(image: Tensor, content: Picture, size: tuple[int, int], *, seamless: bool = False) -> Tensor:
+def upsample_residual(image: Tensor, content: Picture, size: tuple[int, int], *, seamless: bool = False) -> Tensor:
     """An image 1×3×H×W in a finer size (width, height): the finer content plus, enlarged, what was changed so far.
 
     Enlarging the image itself would lose the photograph's detail; the loss would start ten times higher.

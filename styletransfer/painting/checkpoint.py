@@ -1,12 +1,13 @@
-"""The state of a run on disk, so that it can go on after whatever ended it.
+"""Checkpoint files: the state of a run on disk, to resume it after whatever ended it.
 
-One safetensors file: tensors, and as JSON in its header what the run was asked to do and how far it is. It is written
-next to the picture under a hidden name, whole or not at all, and removed when the picture is there.
+One safetensors file: tensors, and the rest of `Run.state_dict` as JSON in its header. It is written next to the output
+image under a hidden name, whole or not at all, and removed when the output is there.
 """
 
 import hashlib
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -32,32 +33,28 @@ _DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.bfloat16: "BF16", t
 
 
 class DamagedError(StyleTransferError):
-    """A checkpoint can't be read, or is of another version of the program."""
+    """A checkpoint cannot be read, or is of another version of the program."""
 
 
 class DifferentError(UsageError):
-    """A checkpoint is of a run that was asked to do something else."""
+    """A state is of a run with other settings or inputs."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is needed to resume.
+    """The content of a checkpoint file.
 
     Attributes:
-        run: what the run was asked to do; to be the same when it goes on.
-        sources: content and styles as absolute paths, or None for what was no file, and the options: to run it again.
-        progress: how far it is.
-        tensors: pictures and the optimiser's state.
+        state: of the run, as `Run.state_dict`.
+        sources: content and styles as absolute paths, or None for what was no file, and the options.
     """
 
-    run: dict[str, Any]
+    state: dict[str, Any]
     sources: dict[str, Any]
-    progress: dict[str, Any]
-    tensors: dict[str, Tensor]
 
 
 def checkpoint_path(picture: Path) -> Path:
-    """Where the checkpoint of a picture is."""
+    """Return the path of the checkpoint of an output image."""
     name = f".{picture.name}.checkpoint"
     if len(os.fsencode(name)) > 255:  # more than a file system allows, though the picture's own name may be
         name = f".{hashlib.sha256(os.fsencode(picture.name)).hexdigest()}.checkpoint"
@@ -65,7 +62,7 @@ def checkpoint_path(picture: Path) -> Path:
 
 
 def load_checkpoint(path: Path, *, header_only: bool = False) -> Checkpoint:
-    """Reads a checkpoint, or only what it tells, without its tensors.
+    """Read a checkpoint, or with `header_only` all but its tensors.
 
     Raises:
         UsageError: there is none.
@@ -79,14 +76,14 @@ def load_checkpoint(path: Path, *, header_only: bool = False) -> Checkpoint:
             if header.get("format") not in READABLE:
                 raise DamagedError(f"{path}: not a checkpoint of this version of styletransfer")
             tensors = {} if header_only else {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        parts = [json.loads(header[name]) for name in ("run", "sources", "progress")]
-        return Checkpoint(parts[0], parts[1], parts[2], tensors)
+        run, sources, progress = (json.loads(header[name]) for name in ("run", "sources", "progress"))
+        return Checkpoint({"run": run, "progress": progress, "tensors": tensors}, sources)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise DamagedError(f"{path}: the checkpoint is damaged: remove it and start again") from error
 
 
 def check_same_run(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raises `DifferentError` naming what a run was asked to do otherwise than when it began."""
+    """Raise `DifferentError` if settings or inputs differ from those that a run began with, naming them."""
     changed = [
         f"{name} was {_shorten(before.get(name))} and is now {_shorten(now.get(name))}"
         for name in {**before, **now}
@@ -108,29 +105,29 @@ class CheckpointWriter:
 
     Args:
         path: where.
-        every: seconds between them.
-        run, sources: as in `Checkpoint`.
-        resumed: whether the run goes on from the one that is there. One of an earlier run that doesn't is spared until
-            this one has lasted as long as the time between two, should it have been started by mistake.
+        every: seconds between them, ∞ for none.
+        sources: as in `Checkpoint`.
+        resumed: whether the run resumes from the file that is there. Otherwise that file is of an earlier run, and
+            spared for the time between two checkpoints, in case this run was started by mistake.
     """
 
-    def __init__(self, path: Path, every: float, run: dict[str, Any], sources: dict[str, Any], resumed: bool) -> None:
-        self.path, self.every, self.run, self.sources = path, every, run, sources
+    def __init__(self, path: Path, every: float, sources: dict[str, Any], resumed: bool) -> None:
+        self.path, self.every, self.sources = path, every, sources
         self.spares, self.failed = path.exists() and not resumed, False
         self.next = time.monotonic() + every
 
-    def is_due(self, last: bool = False) -> bool:
-        """Whether it is time to write one; the last one, of a run that is being interrupted, always is."""
-        return time.monotonic() >= self.next or (last and not self.spares)
+    def is_due(self, *, last: bool = False) -> bool:
+        """Return whether it is time to write one; the last one, of an interrupted run, always is."""
+        return time.monotonic() >= self.next or (last and not self.spares and math.isfinite(self.every))
 
-    def write(self, progress: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Writes one. When that isn't possible a warning says so, and the run continues."""
+    def write(self, state: Mapping[str, Any]) -> None:
+        """Write the state of the run. When that is not possible a warning says so, and the run continues."""
         start = time.monotonic()
-        header = {"format": FORMAT}
-        header |= {k: json.dumps(v) for k, v in (("run", self.run), ("sources", self.sources), ("progress", progress))}
+        parts = {"run": state["run"], "sources": self.sources, "progress": state["progress"]}
+        header = {"format": FORMAT} | {name: json.dumps(part) for name, part in parts.items()}
         try:
             with atomic_write(self.path) as file:
-                _save(file, tensors, header)
+                _save(file, state["tensors"], header)
             self.spares = self.failed = False
         except StyleTransferError as error:
             if not self.failed:
@@ -141,7 +138,7 @@ class CheckpointWriter:
 
 
 def _save(file: BinaryIO, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    """Writes tensors as safetensors; the library's own function leaves a temporary file when its process is killed."""
+    """Write tensors as safetensors; the library's own function leaves a temporary file when its process is killed."""
     described: dict[str, Any] = {"__metadata__": header}
     end = 0
     for name, tensor in tensors.items():

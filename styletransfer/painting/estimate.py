@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..machine.plan import Plan
+from ..optimizer import minimize
 from ..options import Options
 from ..pictures import Picture, Source, Styles
+from .canvas import content_canvas
+from .evaluation import make_evaluate
 from .job import Job, Scale, prepared_job
-from .loop import Painting
 from .planning import find_needs, plan_scale
+from .run import make_curvature
 
 #: Pixels of the longer side of the part of a picture by which the time of an iteration is told.
 SAMPLE = 1024
@@ -40,8 +43,8 @@ def estimate(content: Source, style: Styles, options: Options | None = None, **c
     Raises:
         UsageError, StyleTransferError: as `stylize`.
     """
-    with prepared_job(content, style, (options or Options()).with_changes(changes)) as (job, _):
-        plans = [plan_scale(job, scale) for scale in job.scales]
+    with prepared_job(content, style, (options or Options()).with_changes(changes)) as job:
+        plans = [plan_scale(job, scale, job.precision) for scale in job.scales]
         return [
             Estimate(scale.content, plan, measure_iteration(job, scale, plan), job.max_iterations(scale))
             for scale, plan in zip(job.scales, plans, strict=True)
@@ -57,7 +60,13 @@ def measure_iteration(job: Job, scale: Scale, plan: Plan) -> float:
     middle = Picture(job.inputs.content.resize(scale.content).rgb.crop(box))
     sample = replace(job, inputs=replace(job.inputs, content=middle), scales=[part])
     tiling = replace(plan.tiling, columns=None)
-    steps = Painting(sample).try_out(replace(plan, tiling=tiling))
-    times = [(step.losses, time.monotonic())[1] for step in itertools.islice(steps, 4)]  # a GPU is waited for
-    wider = find_needs(job, scale).work(plan.tiling) / find_needs(sample, part).work(tiling)
+    image = content_canvas(sample, part)
+    evaluate, curvature = (
+        make_evaluate(sample, part, tiling, image, 0),
+        make_curvature(sample, image, plan, job.precision.backward),
+    )
+    iterates = minimize(evaluate, image, job.options.optimizer, job.options.learning_rate, curvature=curvature)
+    times = [(iterate.terms.tolist(), time.monotonic())[1] for iterate in itertools.islice(iterates, 4)]  # GPUs wait
+    whole, sampled = (find_needs(job, scale, job.precision), find_needs(sample, part, job.precision))
+    wider = whole.work(plan.tiling) / sampled.work(tiling)
     return (times[3] - times[1]) / 2 * wider * width * height / math.prod(part.content)

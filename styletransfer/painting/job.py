@@ -1,11 +1,13 @@
-"""What a run is asked to do: its pictures, its scales and its networks, read and checked before the work begins."""
+"""What a run optimizes: its images, scales and network, read and checked before the work begins."""
 
 import contextlib
+import hashlib
 import logging
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,15 +16,12 @@ from ..errors import UsageError
 from ..machine import hardware
 from ..network import Encoder, weights
 from ..network.formats import Convolutions
-from ..optimizer import Step
-from ..options import Options
+from ..options import STARTS, Options
 from ..pictures import Inputs, Picture, Source, StyleInput, Styles, color, fit_size, read_inputs
+from ..version import __version__
 from .bleed import bleed_width
-from .checkpoint import CheckpointWriter
 
 log = logging.getLogger(__name__)
-
-Callback = Callable[[Step], object]
 
 #: Pictures start with a longer side between this and twice this: there the deepest filters see large forms as a whole,
 #: and an iteration costs little. From 64 px it is sooner done, but less of the content is left (docs/method.md).
@@ -56,6 +55,7 @@ class Job:
         originals, inputs: the pictures as they were given, and as the network is to see them (`Options.color`).
         model: name of the network, or of the file it came from.
         encoder: the network, cut to the run's layers.
+        convolutions: the weights that it is made of.
         window: iterations within which the loss must go on falling.
         nearness: how near the picture is to stay to its start, at each pixel, 1×1×H×W in the size of the last scale:
             the weight of the temporal loss. Finer scales then add what was changed to the start, not to the content.
@@ -67,12 +67,10 @@ class Job:
     scales: list[Scale]
     model: str
     encoder: Encoder
+    convolutions: Convolutions
     options: Options
     precision: hardware.Precision
     device: torch.device
-    callback: Callback | None = None
-    writer: CheckpointWriter | None = None
-    start: float = field(default_factory=time.monotonic)
     window: int = WINDOW
     nearness: Tensor | None = None
     spectrum: Mapping[str, Tensor] = field(default_factory=dict)
@@ -83,15 +81,29 @@ class Job:
         near = self.nearness is not None and self.inputs.start
         return near or self.inputs.content
 
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What must be the same when a run is resumed, by name."""
+        digest, hashes = hashlib.sha256(), self.originals.hashes()
+        for layer in self.convolutions.values():
+            for tensor in layer:
+                if tensor is not None:
+                    digest.update(tensor.contiguous().numpy().data)  # not copied
+        if self.options.init in STARTS:
+            hashes["init"] = self.options.init
+        # Of several GPUs another one may resume.
+        rest = {"weights": digest.hexdigest(), "device": self.device.type, "version": __version__}
+        return {**self.options.to_settings(), **hashes, **rest}
+
     def max_iterations(self, scale: Scale) -> int:
-        """Iterations at most on one of the scales."""
+        """Return the most iterations that one of the scales can have."""
         most, index = self.options.iterations, self.scales.index(scale)
         return most if index == 0 else min(most, max(FINER_ITERATIONS, round(FINER_SHARE * most)))
 
 
 @contextlib.contextmanager
-def prepared_job(content: Source, style: Styles, options: Options) -> Iterator[tuple[Job, Convolutions]]:
-    """Gives the job and the weights of its last network; within, the machine is set up for it.
+def prepared_job(content: Source, style: Styles, options: Options) -> Iterator[Job]:
+    """Yield the job of these inputs; within, torch and the C library are set up for it.
 
     Raises:
         UsageError, StyleTransferError: as `stylize`.
@@ -112,7 +124,7 @@ def prepared_job(content: Source, style: Styles, options: Options) -> Iterator[t
         encoder = build_encoder(loaded.convolutions, options, device)
         _check_sizes(pictures, scales[-1], encoder, bleed_width(options))
         encoder.cast(precision.forward, precision.backward)
-        yield Job(originals, pictures, scales, loaded.name, encoder, options, precision, device), loaded.convolutions
+        yield Job(originals, pictures, scales, loaded.name, encoder, loaded.convolutions, options, precision, device)
 
 
 def choose_scales(inputs: Inputs, options: Options) -> list[Scale]:

@@ -1,23 +1,22 @@
-"""stylize(): the whole way of one picture, from its inputs to its `Result`."""
+"""From inputs to a `Result`: a run under its options' time limit, with checkpoints, and `stylize`, which does all."""
 
+import contextlib
 import dataclasses
-import hashlib
 import logging
+import math
 import os
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..machine import hardware, ranks
-from ..network.formats import Convolutions
-from ..options import STARTS, Options
+from ..machine import ranks
+from ..options import Options
 from ..pictures import Source, Styles, as_list
-from ..version import __version__
-from .checkpoint import Checkpoint, CheckpointWriter, check_same_run, load_checkpoint
-from .job import Callback, Job, prepared_job
-from .loop import Painting
+from .checkpoint import CheckpointWriter, load_checkpoint
+from .job import prepared_job
 from .result import Result
+from .run import Run, Step
+from .timing import Deadline, Pace, log_duration
 
 log = logging.getLogger(__name__)
 
@@ -27,121 +26,110 @@ def stylize(
     style: Styles,
     options: Options | None = None,
     *,
-    callback: Callback | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
     **changes: Any,
 ) -> Result:
-    """Renders the content picture in the style of the other.
+    """Render the content image in the style of another.
 
     Args:
         content: a path, a Pillow image, or an image tensor 1×3×H×W in [0, 1].
-        style: likewise, or a folder of pictures, or several of these (`Options.style_weight`, `Options.mask`).
+        style: likewise, or a folder of images, or several of these (`Options.style_weight`, `Options.mask`).
         options: the settings; the defaults if not given.
-        callback: called with every `Step`; a true return value ends the run with the best picture so far, on a GPU
-            within ten iterations. Reading `Step.losses` makes a GPU wait for the host.
-        checkpoint: a file in which the run's state is kept while it lasts; none if not given.
-        resume: go on from the checkpoint, if it is there. On a CPU the picture is then, byte for byte, what it would
-            have been, unless the optimiser's memory was too large to be kept (`HISTORY_BYTES`).
+        checkpoint: a file that holds the state of the run until the result is saved; none if not given.
+        resume: resume from the checkpoint if it exists. On a CPU the image is then the same, byte for byte, unless the
+            optimizer's history was too large to be kept (`HISTORY_BYTES`).
         changes: single settings by name, as ``stylize(a, b, size=1024, beta=20)``.
 
     Raises:
-        UsageError: a setting or an input that can't be meant, or that differs from the checkpoint's.
+        UsageError: a setting or an input is invalid, or differs from the checkpoint's.
         StyleTransferError: an input, the weights or the checkpoint can't be read, or memory doesn't suffice.
     """
-    start = time.monotonic()
     options = (options or Options()).with_changes(changes)
-    keeps = options.checkpoint_every != "off"
-    path = Path(checkpoint) if checkpoint is not None and (keeps or resume) else None
-    with prepared_job(content, style, options) as (job, convolutions):
-        job = dataclasses.replace(job, callback=callback, start=start)
-        saved = None
-        if path:
-            asked = _describe_run(job, convolutions)
-            saved = _load_same_run(path, asked) if resume else None
-            writer = _make_writer(path, job, asked, content, style, saved is not None) if keeps else None
-            job = dataclasses.replace(job, writer=writer)
-        painting = Painting(job, saved)
-        painting.paint()
-        return _make_result(painting, job, path)
+    with open_session(content, style, options, checkpoint, resume=resume) as session:
+        for _ in session:
+            pass
+        return session.result()
 
 
-def _make_result(painting: Painting, job: Job, checkpoint: Path | None) -> Result:
-    runs, size = painting.runs, job.scales[-1].content
-    content, last = job.inputs.content, runs[-1]
-    if last.stopped == "callback" and job.writer and job.writer.spares:
-        checkpoint = None  # it is another run's
-    return Result(
-        tensor=painting.finish(),
-        losses=last.losses,
-        best=last.losses[last.best],
-        best_iteration=last.best,
-        scales=[(*run.scale.content, run.iterations) for run in runs],
-        options=job.options,
-        model=job.model,
-        device=str(job.device),
-        stopped=last.stopped,
-        seconds=time.monotonic() - job.start,
-        peak_memory_bytes=hardware.peak_memory(job.device),
-        alpha=content.resize(size).alpha,
-        inputs=job.inputs.names,
-        digest=job.originals.digest,
-        checkpoint=checkpoint,
-    )
+@contextlib.contextmanager
+def open_session(
+    content: Source,
+    style: Styles,
+    options: Options,
+    checkpoint: str | os.PathLike[str] | None = None,
+    *,
+    resume: bool = False,
+) -> Iterator["Session"]:
+    """Yield the session of a run that is started or resumed; arguments and errors as `stylize`."""
+    every = options.checkpoint_every
+    with prepared_job(content, style, options) as job:
+        if checkpoint is None or (every == "off" and not resume):
+            yield Session(Run(job))
+            return
+        path = Path(checkpoint)
+        state = _read_state(path) if resume else None
+        if path.exists() and not resume:
+            log.info("starting over, although there is a checkpoint; it is kept for now: --resume continues from it")
+        run = Run(job, state)
+        if state:
+            log.info("resuming after %d iterations", sum(record.iterations for record in run.records))
+        files = [_absolute_paths(source) for source in (content, *as_list(style))]
+        settings = dataclasses.asdict(options.map_files(os.path.abspath))  # understood in any folder
+        sources = {"content": files[0], "styles": files[1:], "options": settings}
+        seconds = math.inf if every == "off" or ranks.rank() else float(every)
+        writer = CheckpointWriter(path, seconds, sources, resumed=state is not None)
+        del state  # large
+        yield Session(run, writer)
 
 
-# --- checkpoints --------------------------------------------------------------------------------------------------
+class Session:
+    """A run that ends in time and whose state is on disk. Iterate over it as over the run.
+
+    Args:
+        writer: of the checkpoints; None for none.
+    """
+
+    def __init__(self, run: Run, writer: CheckpointWriter | None = None) -> None:
+        self.run, self.pace, self._writer = run, Pace(run), writer
+
+    def __iter__(self) -> Iterator[Step]:
+        """Yield the steps of the run. Raises as `Run`."""
+        deadline, is_logged = Deadline(self.run, self.pace), False
+        for step in self.run:
+            self.pace.update(step)
+            deadline.update(step)
+            is_logged = is_logged or log_duration(self.run, self.pace, step)
+            yield step
+            self._save_state()
+        self._save_state(last=self.run.stopped == "interrupted")
+
+    def _save_state(self, *, last: bool = False) -> None:
+        if self._writer and self.run.stopped != "diverged" and self._writer.is_due(last=last):
+            self._writer.write(self.run.state_dict())
+
+    def result(self) -> Result:
+        """Return the best image so far; saving it removes the checkpoint of a run that has ended. Raises as `Run`."""
+        result = self.run.result()
+        if not self._writer or (self._writer.spares and result.stopped == "interrupted"):  # it is another run's
+            return result
+        return dataclasses.replace(result, checkpoint=self._writer.path)
 
 
-def _describe_run(job: Job, convolutions: Convolutions) -> dict[str, Any]:
-    """What must be the same when a run is resumed."""
-    digest, hashes = hashlib.sha256(), job.originals.hashes()
-    for layer in convolutions.values():
-        for tensor in layer:
-            if tensor is not None:
-                digest.update(tensor.contiguous().numpy().data)  # not copied
-    if job.options.init in STARTS:
-        hashes["init"] = job.options.init
-    # Of several GPUs another one may go on.
-    rest = {"weights": digest.hexdigest(), "device": job.device.type, "version": __version__}
-    return {**job.options.to_settings(), **hashes, **rest}
-
-
-def _load_same_run(path: Path, asked: dict[str, Any]) -> Checkpoint | None:
-    """The checkpoint to resume from, if there is one."""
+def _read_state(path: Path) -> dict[str, Any] | None:
+    """Return the state to resume from, if there is one."""
     if not path.exists():
         log.info("there is no checkpoint %s: starting from the beginning", path)
         return None
-    saved = load_checkpoint(path)
-    if saved.run.pop("warm_start", "off") != "off":
+    state = load_checkpoint(path).state
+    if state["run"].pop("warm_start", "off") != "off":
         log.warning("%s: the run began with a warm start, which no longer exists: starting from the beginning", path)
         return None
-    check_same_run(saved.run, asked)
-    log.info("resuming after %d iterations", sum(len(run["losses"]) - 1 for run in saved.progress["runs"]))
-    return saved
-
-
-def _make_writer(
-    path: Path,
-    job: Job,
-    asked: dict[str, Any],
-    content: Source,
-    style: Styles,
-    resumed: bool,
-) -> CheckpointWriter | None:
-    """What writes the checkpoints, in the process that does."""
-    if path.exists() and not resumed:
-        log.info("starting over, although there is a checkpoint; it is kept for now: --resume continues from it")
-    if ranks.rank():
-        return None
-    files = [_absolute_paths(source) for source in (content, *as_list(style))]
-    options = dataclasses.asdict(job.options.map_files(os.path.abspath))  # understood in any folder
-    again = {"content": files[0], "styles": files[1:], "options": options}
-    return CheckpointWriter(path, float(job.options.checkpoint_every), asked, again, resumed)
+    return state
 
 
 def _absolute_paths(source: Source | Sequence[Source]) -> Any:
-    """A path, or several, that can be understood in any folder; None for what is no file."""
+    """Return a path, or several, that are valid in any folder; None for what is no file."""
     if isinstance(source, str | os.PathLike):
         return os.path.abspath(source)
     return [_absolute_paths(one) for one in source] if isinstance(source, list | tuple) else None

@@ -7,8 +7,8 @@ from .bleed import bleed_width
 from .job import Job, Scale
 
 
-def find_needs(job: Job, scale: Scale) -> Needs:
-    """What a scale needs a plan for."""
+def find_needs(job: Job, scale: Scale, precision: hardware.Precision) -> Needs:
+    """Return what a plan for a scale depends on."""
     options, (width, height) = job.options, scale.content
     given = [[region.mask, *(style.mask for style in region.styles)] for region in job.inputs.regions]
     masks = sum(mask is not None for of_region in given for mask in of_region)
@@ -17,7 +17,7 @@ def find_needs(job: Job, scale: Scale) -> Needs:
         encoder=job.encoder,
         height=height + 2 * bleed_width(options),
         width=width + 2 * bleed_width(options),
-        precision=job.precision,
+        precision=precision,
         content_layers=tuple(options.content_weights),
         history=HISTORY if options.optimizer == "lbfgs" else 0,
         world_size=ranks.world_size(),
@@ -25,9 +25,9 @@ def find_needs(job: Job, scale: Scale) -> Needs:
     )
 
 
-def plan_scale(job: Job, scale: Scale) -> Plan:
-    """The plan for a scale. Raises `StyleTransferError` if nothing fits."""
+def plan_scale(job: Job, scale: Scale, precision: hardware.Precision) -> Plan:
+    """Return the plan of a scale. Raises `StyleTransferError` if nothing fits."""
     free = hardware.free_memory(job.device)
     if free is not None and job.device.type != "cuda":
         free //= ranks.processes_here()
-    return make_plan(find_needs(job, scale), free, job.options.tile)
+    return make_plan(find_needs(job, scale, precision), free, job.options.tile)

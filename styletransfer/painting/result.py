@@ -29,11 +29,11 @@ class Result:
         options: the settings of the run.
         model: name of the network, or of the file it came from.
         device: "cpu", "cuda:0", …
-        stopped: why it ended: "iterations" (all done), "converged" (no visible change any more), "callback" (asked to),
-            "diverged" (the loss was no longer finite; the picture is the best before that), "time" (it is up), or
-            "memory" (there was no longer enough for a finer scale). With the last two the picture may be an enlarged
-            one: `scales` tells.
-        seconds: wall time from the call to the picture.
+        stopped: why it ended: "iterations" (all done), "converged" (no visible change any more), "interrupted"
+            (`Run.stop`), "diverged" (the loss was no longer finite; the image is the best before that), "time" (the
+            time limit), or "memory" (there was no longer enough for a finer scale). With the last two the image may be
+            upsampled from the last of `scales`.
+        seconds: wall time of the run, with that before an interruption.
         peak_memory_bytes: of the process on a CPU (resident), of torch's allocations on a GPU.
         alpha: the content's opacity, Pillow mode L, or None.
         inputs: file names of content and styles, without folders; a list of them for a folder of styles.
@@ -99,6 +99,6 @@ class Result:
         check_output(target, self.options.bit_depth)
         depth, settings = self.options.bit_depth, self.settings()
         write_picture(self.tensor, target, alpha=self.alpha, bit_depth=depth, settings=settings)
-        if self.checkpoint and self.stopped != "callback":
+        if self.checkpoint and self.stopped != "interrupted":
             self.checkpoint.unlink(missing_ok=True)
         return target

@@ -25,8 +25,8 @@ from PIL.ImageChops import multiply
 
 from ..errors import UsageError
 from ..options import WHOLE, Following, Options
+from ..painting import Run
 from ..painting.job import Job, prepared_job
-from ..painting.loop import Painting, cast
 from ..pictures import Picture, RegionInput, color, digest, read_picture, read_settings, write_picture
 from ..version import __version__
 from . import clips
@@ -135,15 +135,14 @@ def render(shot: Shot, stopped: Callable[[], object] = lambda: False) -> Iterato
             if number not in shot.numbers:
                 continue
             if job is None:
-                job, _ = stack.enter_context(prepared_job(picture.rgb, shot.styles, still))
-                job = replace(job, callback=lambda _: stopped())
+                job = stack.enter_context(prepared_job(picture.rgb, shot.styles, still))
             content, path = picture.resize(job.scales[-1].content), shot.path(number)
             now = np.asarray(content.rgb)
             if not (state := _told(path, identity)):
                 memory, following = _remember(shot, now, earlier), _with_masks(job, shot.options, seen)
                 if earlier:
                     following = _follow(following, content, memory, shot.following.weight, before)
-                state = _paint(following, path, {"frame": number, "shot": identity, "age": _pack(memory.age)})
+                state = _paint(following, path, {"frame": number, "shot": identity, "age": _pack(memory.age)}, stopped)
             if not state:
                 return
             yield path
@@ -214,7 +213,7 @@ def _follow(job: Job, content: Picture, memory: _Memory, weight: float, state: d
     grey, start = job.options.color == "luminance", Picture(Image.fromarray(memory.image))
     seen, start = (color.to_luminance(picture) if grey else picture for picture in (content, start))
     if (backward := getattr(torch, state["backward"])) != job.precision.backward:
-        job = cast(job, replace(job.precision, backward=backward))
+        job = replace(job, precision=replace(job.precision, backward=backward))
     # To the style of the whole picture it hardly matters how a narrow strip looks: it would stay a photograph.
     recent = memory.age < SETTLED
     regions = _apart(job.inputs.regions, recent) if recent.mean() >= NEW else job.inputs.regions
@@ -239,18 +238,19 @@ def _apart(regions: list[RegionInput], part: Array) -> list[RegionInput]:
     ]
 
 
-def _paint(job: Job, path: Path, given: dict[str, Any]) -> dict[str, Any]:
-    """Makes a frame and writes it; returns what is embedded: what is given, and what is to be known for the next one.
+def _paint(job: Job, path: Path, given: dict[str, Any], stopped: Callable[[], object]) -> dict[str, Any]:
+    """Make a frame and write it; return what is embedded: what is given, and what the next frame needs to know.
     Empty if it was stopped."""
-    painting = Painting(job)
-    painting.paint()
-    if painting.runs[-1].stopped == "callback":
-        return {}
-    spectrum = {name: tensor.tolist() for name, tensor in painting.spectrum.items()}
-    state = {"spectrum": spectrum, "backward": str(painting.job.precision.backward).removeprefix("torch.")}
-    made = {"iterations": sum(run.iterations for run in painting.runs), "stopped": painting.runs[-1].stopped}
+    run = Run(job)
+    for _ in run:
+        if stopped():
+            return {}
+    result = run.result()
+    spectrum = {name: tensor.tolist() for name, tensor in run.spectrum.items()}
+    state = {"spectrum": spectrum, "backward": str(run.precision.backward).removeprefix("torch.")}
+    made = {"iterations": result.iterations, "stopped": result.stopped}
     told = {"version": __version__, **given, **state, "result": made}
-    write_picture(painting.finish(), path, alpha=None, bit_depth=8, settings=told)
+    write_picture(result.tensor, path, alpha=None, bit_depth=8, settings=told)
     return told
 
 
