@@ -48,7 +48,7 @@ class Judge:
 
     def __init__(self, content: Path, style: Path, size: tuple[int, int]) -> None:
         self.size = size
-        self.encoder = Encoder(weights.load_model("vgg19-8bit").convolutions, {*CONTENT, *STYLE})
+        self.encoder = Encoder(weights.load_weights("vgg19-8bit").convolutions, {*CONTENT, *STYLE})
         self.content = self._features(Image.open(content), size)
         painting = Image.open(style)
         scale = max(size) / max(painting.size)

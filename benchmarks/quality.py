@@ -31,7 +31,7 @@ from styletransfer.figures.curves import write_figure
 from styletransfer.files import write_atomically
 from styletransfer.machine import hardware
 from styletransfer.network import Encoder, weights
-from styletransfer.painting import bleed, job, open_session
+from styletransfer.painting import bleed, open_session
 
 PAIRS = (("astronaut", "swirls"), ("chelsea", "mosaic"), ("coffee", "woodblock"))
 #: Iterations after which reference and peer are judged, as shares of all.
@@ -56,7 +56,8 @@ def exact(content: Path, style: Path, options: Options) -> tuple[Encoder, Tensor
         p.resize(pictures.fit_size(p.rgb.size, options.size, enlarge=enlarge)).tensor().to(device)
         for p, enlarge in zip(both, (True, False), strict=True)
     )
-    encoder = job.build_encoder(weights.load_model(options.model).convolutions, options, device)
+    layers = {**options.content_weights, **options.style_weights}
+    encoder = Encoder(weights.load_weights(options.model).convolutions, layers, options.pooling).to(device)
     return encoder, bleed.add_bleed(small, options), large
 
 

@@ -21,13 +21,13 @@ from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from styletransfer import PRESETS, Options, stylize
 from styletransfer.figures.curves import plot_curves, write_figure
 from styletransfer.figures.sheets import Cell, arrange, paint_cells, reconstruction, texture
-from styletransfer.network import Tiling, weights
+from styletransfer.network import Encoder, Tiling, weights
 from styletransfer.objective import Losses, Objective, Region, Style
 from styletransfer.options import LEARNING_RATES
 from styletransfer.painting import open_session
 from styletransfer.painting.bleed import add_bleed
 from styletransfer.painting.evaluation import make_objective
-from styletransfer.painting.job import build_encoder, prepared_job
+from styletransfer.painting.job import prepared_job
 from styletransfer.pictures import read_picture, to_pil
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -138,7 +138,8 @@ def regions() -> None:
     pictures += [("two styles, blended", blend.image), ("one in each region", parts.image), ("--keep", kept.image)]
     save("controls-regions.jpg", [pictures])
 
-    encoder = build_encoder(weights.load_model(parts.model).convolutions, SMALL, torch.device("cpu"))
+    layers = {**SMALL.content_weights, **SMALL.style_weights}
+    encoder = Encoder(weights.load_weights(parts.model).convolutions, layers, SMALL.pooling)
     white = torch.from_numpy(np.array(person.resize(parts.size)))[None, None] / 255
     for name, mask in (("person", white), ("rest", 1 - white)):
         for style in styles:
@@ -288,7 +289,7 @@ def networks() -> None:
     objectives = []
     for name in names:
         with prepared_job(ASTRONAUT, SWIRLS, replace(options, model=name)) as job:
-            objectives.append(make_objective(job, job.scales[0], Tiling()))
+            objectives.append(make_objective(job, job.encoder(job.precision), job.scales[0], Tiling()))
     figure = Figure(figsize=(11, 4), layout="constrained")
     for name, axes in zip(names, figure.subplots(1, 2, sharey=True), strict=True):
         told: list[tuple[int, list[float]]] = []

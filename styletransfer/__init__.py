@@ -1,8 +1,15 @@
-"""One picture painted in the style of another (Gatys, Ecker, Bethge, CVPR 2016).
+"""One image painted in the style of another (Gatys, Ecker, Bethge, CVPR 2016).
 
-from styletransfer import stylize
-stylize("content.jpg", "style.jpg", size=1024).save("out.png")
-stylize(*again("out.png", size=2048)).save("larger.png")
+import styletransfer as st
+
+st.stylize("content.jpg", "style.jpg", size=1024).save("out.png")
+st.stylize(*st.again("out.png", size=2048)).save("larger.png")
+
+model = st.load_model("vgg19")  # once, for any number of images
+with model.start("content.jpg", "style.jpg") as run:
+    for step in run:
+        print(step.iteration, step.losses.total)
+run.result().save("out.png")
 """
 
 from typing import TYPE_CHECKING, Any
@@ -12,15 +19,29 @@ from .options import PRESETS, Options
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .painting import Result, stylize
+    from .painting import Model, Result, Run, Step, load_model, stylize
     from .pictures import again
 
-__all__ = ["PRESETS", "Options", "Result", "StyleTransferError", "UsageError", "__version__", "again", "stylize"]
+_LAZY = ("Model", "Result", "Run", "Step", "load_model", "stylize")
+__all__ = [
+    "PRESETS",
+    "Model",
+    "Options",
+    "Result",
+    "Run",
+    "Step",
+    "StyleTransferError",
+    "UsageError",
+    "__version__",
+    "again",
+    "load_model",
+    "stylize",
+]
 
 
 def __getattr__(name: str) -> Any:
     # torch takes seconds to import; `styletransfer --help` and reading Options don't need it.
-    if name in ("Result", "again", "stylize"):
+    if name == "again" or name in _LAZY:
         from . import painting, pictures
 
         return getattr(pictures if name == "again" else painting, name)

@@ -46,7 +46,7 @@ def test_a_large_map_is_reduced_by_averages() -> None:
 
 @pytest.mark.parametrize("pooling", ["avg", "max"])
 def test_a_step_of_a_dream_is_one_up_the_gradient_of_autograd(pooling: str, content_path: Path) -> None:
-    encoder = Encoder(weights.load_model("vgg19-lite").convolutions, ["conv3_2"], pooling)
+    encoder = Encoder(weights.load_weights("vgg19-lite").convolutions, ["conv3_2"], pooling)
     encoder.double()  # in float32 a filter that hardly fires has now this sign and now that
     picture = pictures.read_picture(content_path)
     (after,) = activations.dream(picture, encoder, octaves=1, iterations=1)
@@ -65,7 +65,7 @@ def test_a_step_of_a_dream_is_one_up_the_gradient_of_autograd(pooling: str, cont
 
 
 def test_a_dream_grows_in_octaves_and_raises_the_activations(content_path: Path) -> None:
-    encoder = Encoder(weights.load_model("vgg19-lite").convolutions, ["conv4_3"])
+    encoder = Encoder(weights.load_weights("vgg19-lite").convolutions, ["conv4_3"])
     picture = pictures.read_picture(content_path)
     energies: dict[tuple[int, int], list[float]] = {}
     for image in activations.dream(picture, encoder, octaves=3, iterations=5):

@@ -22,7 +22,7 @@ from styletransfer import StyleTransferError
 from styletransfer.network import download as downloading
 from styletransfer.network import weights
 from styletransfer.network.download import download
-from styletransfer.network.weights import NETWORKS, load_model, save
+from styletransfer.network.weights import NETWORKS, load_weights, save
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -382,9 +382,13 @@ def test_only_asking_for_vgg19_downloads_it(server: Server, tmp_path: Path, monk
     known = dataclasses.replace(NETWORKS["vgg19"], files=(served.name,), sha256=digest, url=lambda: server.url)
     monkeypatch.setitem(NETWORKS, "vgg19", known)
     monkeypatch.setitem(NETWORKS, "vgg19-lite", dataclasses.replace(NETWORKS["vgg19-lite"], sha256=""))
-    assert [load_model("auto").name, load_model("vgg19-lite").name, server.asked] == ["vgg19-lite", "vgg19-lite", []]
+    assert [load_weights("auto").name, load_weights("vgg19-lite").name, server.asked] == [
+        "vgg19-lite",
+        "vgg19-lite",
+        [],
+    ]
     for _ in range(2):
-        loaded = load_model("vgg19")
+        loaded = load_weights("vgg19")
         assert loaded.name == "vgg19"
         assert torch.equal(loaded.convolutions["conv5_4"][0], trunk["conv5_4"][0])
     assert server.asked == [None]

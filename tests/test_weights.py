@@ -27,7 +27,7 @@ from styletransfer import StyleTransferError, UsageError
 from styletransfer.files import sha256_of
 from styletransfer.network import Encoder, weights
 from styletransfer.network.formats import Convolutions
-from styletransfer.network.weights import NETWORKS, fetch, find, load, load_model, save, verify
+from styletransfer.network.weights import NETWORKS, fetch, find, load, load_weights, save, verify
 from styletransfer.options import LAYERS
 
 TRUNK = random_convolutions(SMALL)
@@ -579,7 +579,7 @@ DOUBLE = {
 
 def test_a_network_can_bring_metrics_and_projections(tmp_path: Path) -> None:
     save(DOUBLE, tmp_path / "small.safetensors")
-    loaded = load_model("auto", str(tmp_path / "small.safetensors"))
+    loaded = load_weights("auto", str(tmp_path / "small.safetensors"))
     assert loaded.convolutions.keys() == DOUBLE.keys()
     for layer, convolution in loaded.convolutions.items():
         for mine, saved in zip(convolution, DOUBLE[layer], strict=True):
@@ -607,7 +607,7 @@ def test_metrics_and_projections_that_do_not_fit_are_refused(
 ) -> None:
     path = tmp_path / "small.safetensors"
     save({**DOUBLE, layer: DOUBLE[layer]._replace(**changed)}, path)
-    for reading in (lambda: load_model("auto", str(path)), lambda: verify(path)):
+    for reading in (lambda: load_weights("auto", str(path)), lambda: verify(path)):
         with pytest.raises(StyleTransferError, match=saying) as caught:
             reading()
         assert str(path) in str(caught.value)
@@ -671,7 +671,7 @@ def test_auto_is_the_bundled_network_and_says_how_to_get_vgg19(package: Path, ca
         Path(weights.__file__).parents[2] / "weights" / "vgg19-lite.safetensors"
     )
     with caplog.at_level(logging.INFO, logger="styletransfer"):
-        loaded = load_model("auto")
+        loaded = load_weights("auto")
     assert loaded.name == "vgg19-lite"
     assert "styletransfer weights fetch" in caplog.text
     assert "548 MB" in caplog.text
@@ -683,7 +683,7 @@ def test_auto_is_vgg19_where_it_is(package: Path, caplog: pytest.LogCaptureFixtu
     path = put(weights.hub_directory() / "vgg_conv.pth")
     torch.save(state_dict(CAFFE), path)
     with caplog.at_level(logging.INFO, logger="styletransfer"):
-        loaded = load_model("auto")
+        loaded = load_weights("auto")
     assert (loaded.name, loaded.path) == ("vgg19", path)
     assert str(path) in caplog.text
     assert_same_features(loaded.convolutions, "caffe")
@@ -691,7 +691,7 @@ def test_auto_is_vgg19_where_it_is(package: Path, caplog: pytest.LogCaptureFixtu
 
 def test_a_file_of_ones_own_goes_by_its_name(tmp_path: Path) -> None:
     torch.save(state_dict(TORCHVISION), tmp_path / "mine.pth")
-    loaded = load_model("auto", str(tmp_path / "mine.pth"), "rgb")
+    loaded = load_weights("auto", str(tmp_path / "mine.pth"), "rgb")
     assert (loaded.name, loaded.path) == ("mine.pth", tmp_path / "mine.pth")
     assert_same_features(loaded.convolutions, "rgb")
 

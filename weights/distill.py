@@ -147,7 +147,7 @@ def look(network: Student | Encoder, x: Tensor) -> dict[str, Tensor]:
 
 def load_teacher() -> Encoder:
     """VGG-19, all of the trunk's layers."""
-    return Encoder(weights.load_model("vgg19-8bit").convolutions, TRUNK)
+    return Encoder(weights.load_weights("vgg19-8bit").convolutions, TRUNK)
 
 
 # --- the start -----------------------------------------------------------------------------------------------------

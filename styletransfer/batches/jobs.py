@@ -93,13 +93,14 @@ def make_picture(job: Job, stop: Callable[[], object] = lambda: False) -> Row:
 def _paint(job: Job, stop: Callable[[], object]) -> Row:
     if job.shot:
         return _paint_shot(job, stop)
-    from ..painting import open_session
+    from ..painting import keep_model, open_session
 
     target, state = Path(job.output), checkpoint_path(Path(job.output))
     styles = job.style[0] if len(job.style) == 1 else list(job.style)
 
     def run(resume: bool) -> Any:
-        with open_session(job.content, styles, job.options, state, resume=resume) as session:
+        model = keep_model(job.options)
+        with open_session(job.content, styles, job.options, state, resume=resume, model=model) as session:
             for _ in session:
                 if stop():
                     session.run.stop()

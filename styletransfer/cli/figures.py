@@ -39,7 +39,7 @@ def layers_command(
     if model != "vgg19":
         from ..network import weights
 
-        convolutions = weights.load_model(model).convolutions
+        convolutions = weights.load_weights(model).convolutions
         widths = {name: len(layer.bias) for name, layer in convolutions.items()}
         ranks = {name: len(p) for name, layer in convolutions.items() if (p := layer.projection) is not None}
     rows = layers.table(Options(size=size).size, widths, ranks)

@@ -155,7 +155,7 @@ def _loaded_network(source: Path, layer: str, options: Options) -> Iterator[tupl
     with hardware.runtime_settings(device, deterministic=True), hardware.readable_memory_errors(device):
         layers = layer_weights([layer])
         picture = read_picture(source, options.max_pixels)
-        loaded = weights.load_model(options.model, options.weights, options.preprocessing)
+        loaded = weights.load_weights(options.model, options.weights, options.preprocessing)
         encoder = Encoder(loaded.convolutions, layers, options.pooling).to(device)
         size = fit_size(picture.rgb.size, options.size, encoder.minimum_size)
         settings = {"version": __version__, "image": picture.name, "model": loaded.name, "layer": encoder.layers[-1]}

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ..errors import UsageError
 from ..files import describe_missing
 from ..options import Options
-from ..painting import Result, open_session
+from ..painting import Result, keep_model, open_session
 from ..pictures import (
     Source,
     Styles,
@@ -115,7 +115,8 @@ def paint_cells(
     with tqdm(total=len(cells), unit="picture", disable=quiet or None, dynamic_ncols=True) as bar:
         for cell in cells:
             seen, start = list[tuple[Tensor, float]](), time.monotonic()
-            with open_session(cell.content, cell.style, cell.options) as session:
+            model = keep_model(cell.options)
+            with open_session(cell.content, cell.style, cell.options, model=model) as session:
                 for step in session:
                     if step.iteration == 0:  # the losses of a coarser scale can't be compared with
                         seen.clear()

@@ -120,9 +120,6 @@ class Encoder(nn.Module):
 
     def cast(self, forward: torch.dtype, backward: torch.dtype) -> "Encoder":
         """Computes features in one precision and gradients in another from now on; returns itself."""
-        first = self.names[0]
-        if [self.get_buffer(f"{first}_{what}").dtype for what in ("weight", "adjoint")] == [forward, backward]:
-            return self
         for name in self.names:
             layer = self.convolution(name)
             if self.get_buffer(f"{name}_adjoint").dtype != layer.weight.dtype:  # exact again, as far as the weights are

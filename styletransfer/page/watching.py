@@ -13,7 +13,7 @@ from PIL import Image
 from ..errors import StyleTransferError, describe_error
 from ..files import atomic_write, sha256_of
 from ..options import Options
-from ..painting import Result, Step, open_session
+from ..painting import Result, Step, keep_model, open_session
 from ..painting.timing import Pace
 from ..pictures import to_pil
 
@@ -114,7 +114,7 @@ class Watched:
             if self._is_over(self._began):
                 return
             self._begun.set()
-            with open_session(self.content, self.styles, self.options) as session:
+            with open_session(self.content, self.styles, self.options, model=keep_model(self.options)) as session:
                 for step in session:
                     now = time.monotonic()
                     if now >= due:

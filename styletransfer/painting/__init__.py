@@ -5,8 +5,22 @@ May import optimizer, objective, machine, network and pictures.
 
 from .checkpoint import checkpoint_path
 from .estimate import Estimate, estimate
+from .model import Model, keep_model, load_model
 from .pipeline import Session, open_session, stylize
 from .result import Result
 from .run import Run, Step
 
-__all__ = ["Estimate", "Result", "Run", "Session", "Step", "checkpoint_path", "estimate", "open_session", "stylize"]
+__all__ = [
+    "Estimate",
+    "Model",
+    "Result",
+    "Run",
+    "Session",
+    "Step",
+    "checkpoint_path",
+    "estimate",
+    "keep_model",
+    "load_model",
+    "open_session",
+    "stylize",
+]

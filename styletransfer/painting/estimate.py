@@ -62,7 +62,7 @@ def measure_iteration(job: Job, scale: Scale, plan: Plan) -> float:
     tiling = replace(plan.tiling, columns=None)
     image = content_canvas(sample, part)
     evaluate, curvature = (
-        make_evaluate(sample, part, tiling, image, 0),
+        make_evaluate(sample, job.encoder(job.precision), part, tiling, image, 0),
         make_curvature(sample, image, plan, job.precision.backward),
     )
     iterates = minimize(evaluate, image, job.options.optimizer, job.options.learning_rate, curvature=curvature)

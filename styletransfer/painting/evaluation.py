@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..machine import hardware
-from ..network import Tiling
+from ..network import Encoder, Tiling
 from ..objective import Evaluate, Objective, Region, Style
 from ..pictures import RegionInput, StyleInput
 from .bleed import SEAMLESS_BLEED, bleed_width
@@ -20,7 +20,7 @@ from .job import Job, Scale
 log = logging.getLogger(__name__)
 
 
-def make_evaluate(job: Job, scale: Scale, tiling: Tiling, image: Tensor, done: int) -> Evaluate:
+def make_evaluate(job: Job, encoder: Encoder, scale: Scale, tiling: Tiling, image: Tensor, done: int) -> Evaluate:
     """What the optimiser is to minimise on a scale.
 
     Args:
@@ -28,7 +28,7 @@ def make_evaluate(job: Job, scale: Scale, tiling: Tiling, image: Tensor, done: i
         done: iterations done before, with the same noise to come after them (`Options.jitter`).
     """
     options = job.options
-    evaluate: Evaluate = make_objective(job, scale, tiling).evaluate
+    evaluate: Evaluate = make_objective(job, encoder, scale, tiling).evaluate
     hardware.release_memory(job.device)  # what making it has left in pieces
     if options.color == "luminance":
         evaluate = stay_grey(evaluate)
@@ -47,7 +47,7 @@ def make_evaluate(job: Job, scale: Scale, tiling: Tiling, image: Tensor, done: i
 # --- the objective -------------------------------------------------------------------------------------------------
 
 
-def make_objective(job: Job, scale: Scale, tiling: Tiling) -> Objective:
+def make_objective(job: Job, encoder: Encoder, scale: Scale, tiling: Tiling) -> Objective:
     """The objective of a scale, evaluated in these parts."""
     options, device = job.options, job.device
 
@@ -57,7 +57,7 @@ def make_objective(job: Job, scale: Scale, tiling: Tiling) -> Objective:
         return Style(given.picture.resize(size).tensor().to(device), given.share, mask)
 
     return Objective(
-        job.encoder,
+        encoder,
         content_canvas(job, scale),
         [Region(list(map(load, region.styles)), *_mask_and_share(job, region, scale)) for region in job.inputs.regions],
         content_weights=options.content_weights,

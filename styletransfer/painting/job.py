@@ -1,7 +1,6 @@
 """What a run optimizes: its images, scales and network, read and checked before the work begins."""
 
 import contextlib
-import hashlib
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,8 +13,8 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..machine import hardware
-from ..network import Encoder, weights
-from ..network.formats import Convolutions
+from ..network import Encoder
+from ..network.weights import Weights, load_weights
 from ..options import STARTS, Options
 from ..pictures import Inputs, Picture, Source, StyleInput, Styles, color, fit_size, read_inputs
 from ..version import __version__
@@ -53,9 +52,6 @@ class Job:
 
     Attributes:
         originals, inputs: the pictures as they were given, and as the network is to see them (`Options.color`).
-        model: name of the network, or of the file it came from.
-        encoder: the network, cut to the run's layers.
-        convolutions: the weights that it is made of.
         window: iterations within which the loss must go on falling.
         nearness: how near the picture is to stay to its start, at each pixel, 1×1×H×W in the size of the last scale:
             the weight of the temporal loss. Finer scales then add what was changed to the start, not to the content.
@@ -65,9 +61,7 @@ class Job:
     originals: Inputs
     inputs: Inputs
     scales: list[Scale]
-    model: str
-    encoder: Encoder
-    convolutions: Convolutions
+    weights: Weights
     options: Options
     precision: hardware.Precision
     device: torch.device
@@ -84,16 +78,17 @@ class Job:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What must be the same when a run is resumed, by name."""
-        digest, hashes = hashlib.sha256(), self.originals.hashes()
-        for layer in self.convolutions.values():
-            for tensor in layer:
-                if tensor is not None:
-                    digest.update(tensor.contiguous().numpy().data)  # not copied
+        hashes = self.originals.hashes()
         if self.options.init in STARTS:
             hashes["init"] = self.options.init
         # Of several GPUs another one may resume.
-        rest = {"weights": digest.hexdigest(), "device": self.device.type, "version": __version__}
+        rest = {"weights": self.weights.digest, "device": self.device.type, "version": __version__}
         return {**self.options.to_settings(), **hashes, **rest}
+
+    def encoder(self, precision: hardware.Precision) -> Encoder:
+        """Return the network, cut to the layers of the losses."""
+        layers = {**self.options.content_weights, **self.options.style_weights}
+        return self.weights.encoder(layers, self.options.pooling, precision.forward, precision.backward, self.device)
 
     def max_iterations(self, scale: Scale) -> int:
         """Return the most iterations that one of the scales can have."""
@@ -102,8 +97,11 @@ class Job:
 
 
 @contextlib.contextmanager
-def prepared_job(content: Source, style: Styles, options: Options) -> Iterator[Job]:
+def prepared_job(content: Source, style: Styles, options: Options, weights: Weights | None = None) -> Iterator[Job]:
     """Yield the job of these inputs; within, torch and the C library are set up for it.
+
+    Args:
+        weights: those of the options are loaded if not given.
 
     Raises:
         UsageError, StyleTransferError: as `stylize`.
@@ -120,11 +118,10 @@ def prepared_job(content: Source, style: Styles, options: Options) -> Iterator[J
         pictures = _recolor(originals, scales[-1], options)
         if max(size) < options.size != Options.size:
             log.info("%s has %d×%d pixels and keeps them (--enlarge makes it larger)", pictures.content.name, *size)
-        loaded = weights.load_model(options.model, options.weights, options.preprocessing)
-        encoder = build_encoder(loaded.convolutions, options, device)
-        _check_sizes(pictures, scales[-1], encoder, bleed_width(options))
-        encoder.cast(precision.forward, precision.backward)
-        yield Job(originals, pictures, scales, loaded.name, encoder, loaded.convolutions, options, precision, device)
+        weights = weights or load_weights(options.model, options.weights, options.preprocessing)
+        job = Job(originals, pictures, scales, weights, options, precision, device)
+        _check_sizes(pictures, scales[-1], job.encoder(precision), bleed_width(options))
+        yield job
 
 
 def choose_scales(inputs: Inputs, options: Options) -> list[Scale]:
@@ -162,12 +159,6 @@ def _recolor(given: Inputs, scale: Scale, options: Options) -> Inputs:
     regions = [replace(region, styles=list(map(exchange, region.styles))) for region in given.regions]
     start = given.start and (recolored.get(id(given.start)) or in_grey(given.start))
     return replace(given, content=in_grey(given.content), regions=regions, start=start)
-
-
-def build_encoder(convolutions: Convolutions, options: Options, device: torch.device) -> Encoder:
-    """A network cut to the layers of a run."""
-    layers = {**options.content_weights, **options.style_weights}
-    return Encoder(convolutions, layers, options.pooling).to(device)
 
 
 def _check_sizes(inputs: Inputs, scale: Scale, encoder: Encoder, bleed: int) -> None:

@@ -14,6 +14,7 @@ from ..options import Options
 from ..pictures import Source, Styles, as_list
 from .checkpoint import CheckpointWriter, load_checkpoint
 from .job import prepared_job
+from .model import Model
 from .result import Result
 from .run import Run, Step
 from .timing import Deadline, Pace, log_duration
@@ -60,10 +61,16 @@ def open_session(
     checkpoint: str | os.PathLike[str] | None = None,
     *,
     resume: bool = False,
+    model: Model | None = None,
 ) -> Iterator["Session"]:
-    """Yield the session of a run that is started or resumed; arguments and errors as `stylize`."""
+    """Yield the session of a run that is started or resumed; arguments and errors as `stylize`.
+
+    Args:
+        model: that of the options, which is loaded if not given.
+    """
+    options = model.complete(options) if model else options
     every = options.checkpoint_every
-    with prepared_job(content, style, options) as job:
+    with prepared_job(content, style, options, model.weights if model else None) as job:
         if checkpoint is None or (every == "off" and not resume):
             yield Session(Run(job))
             return

@@ -14,7 +14,7 @@ def find_needs(job: Job, scale: Scale, precision: hardware.Precision) -> Needs:
     masks = sum(mask is not None for of_region in given for mask in of_region)
     whole = bool(options.l1 or options.l2) + 4 / 3 * ((job.inputs.keep is not None) + (job.nearness is not None))
     return Needs(
-        encoder=job.encoder,
+        encoder=job.encoder(precision),
         height=height + 2 * bleed_width(options),
         width=width + 2 * bleed_width(options),
         precision=precision,

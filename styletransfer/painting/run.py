@@ -143,8 +143,7 @@ class Run:
     def __init__(self, job: Job, state: Mapping[str, Any] | None = None) -> None:
         self.job, self.records, self.recoveries = job, list[ScaleRecord](), 0
         self._before, self._started = 0.0, time.monotonic()
-        self._learning_rate = job.options.learning_rate
-        self._set_precision(job.precision)
+        self.precision, self._learning_rate = job.precision, job.options.learning_rate
         self._stage: _Stage | None = None
         self._stop = ""
         if state:
@@ -229,7 +228,7 @@ class Run:
             best_iteration=last.best,
             scales=[(*record.scale.content, record.iterations) for record in self.records],
             options=job.options,
-            model=job.model,
+            model=job.weights.name,
             device=str(job.device),
             stopped=self.stopped or "interrupted",
             seconds=self.seconds,
@@ -283,7 +282,7 @@ class Run:
         self._stage = _Stage(self.records[-1], plan, image, best, state=state)
         self._before = progress["seconds"]
         # Which precision is faster was measured, and may come out otherwise this time.
-        self._set_precision(replace(self.precision, backward=getattr(torch, progress["backward"])))
+        self.precision = replace(self.precision, backward=getattr(torch, progress["backward"]))
         for _ in range(progress["recoveries"]):
             self._be_careful()
 
@@ -375,7 +374,8 @@ class Run:
             log.info("out of memory after %d iterations; continuing with: %s", max(done, 0), stage.plan)
 
     def _minimize(self, stage: _Stage, done: int) -> Iterator[Iterate]:
-        evaluate = make_evaluate(self.job, stage.record.scale, stage.plan.tiling, stage.canvas, done)
+        encoder, scale = self.job.encoder(self.precision), stage.record.scale
+        evaluate = make_evaluate(self.job, encoder, scale, stage.plan.tiling, stage.canvas, done)
         state, stage.state = stage.state, {}
         optimizer = self.job.options.optimizer
         return minimize(evaluate, stage.canvas, optimizer, self._learning_rate, curvature=stage.curvature, state=state)
@@ -404,14 +404,10 @@ class Run:
 
     def _be_careful(self) -> None:
         """Continue in full precision, and with shorter steps; L-BFGS has tried those already."""
-        self._set_precision(hardware.select_precision("fp32", self.job.device))
+        self.precision = hardware.select_precision("fp32", self.job.device)
         optimizer, rate = self.job.options.optimizer, self._learning_rate
         if optimizer in LEARNING_RATES:
             self._learning_rate = SHORTER * (LEARNING_RATES[optimizer] if rate is None else rate)
-
-    def _set_precision(self, precision: hardware.Precision) -> None:
-        self.precision = precision
-        self.job.encoder.cast(precision.forward, precision.backward)
 
 
 def make_curvature(job: Job, image: Tensor, plan: Plan, dtype: torch.dtype) -> InverseHessian | None:

@@ -25,7 +25,7 @@ from PIL.ImageChops import multiply
 
 from ..errors import UsageError
 from ..options import WHOLE, Following, Options
-from ..painting import Run
+from ..painting import Run, keep_model
 from ..painting.job import Job, prepared_job
 from ..pictures import Picture, RegionInput, color, digest, read_picture, read_settings, write_picture
 from ..version import __version__
@@ -135,7 +135,7 @@ def render(shot: Shot, stopped: Callable[[], object] = lambda: False) -> Iterato
             if number not in shot.numbers:
                 continue
             if job is None:
-                job = stack.enter_context(prepared_job(picture.rgb, shot.styles, still))
+                job = stack.enter_context(prepared_job(picture.rgb, shot.styles, still, keep_model(still).weights))
             content, path = picture.resize(job.scales[-1].content), shot.path(number)
             now = np.asarray(content.rgb)
             if not (state := _told(path, identity)):

@@ -1,0 +1,103 @@
+"""A network that is loaded once, for any number of images."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ..errors import UsageError
+from ..machine import hardware
+from ..network.weights import Weights, load_weights
+from ..options import Options
+from ..pictures import Source, Styles
+from .job import prepared_job
+from .result import Result
+from .run import Run
+
+
+def load_model(
+    model: str = "auto", *, weights: str | None = None, preprocessing: str = "auto", device: str = "auto"
+) -> "Model":
+    """Load a network.
+
+    Args:
+        model, weights, preprocessing, device: as in `Options`.
+
+    Raises:
+        UsageError: a value is invalid, or there is no such device or file.
+        StyleTransferError: the weights can't be downloaded or read.
+    """
+    asked = Options(model=model, weights=weights, preprocessing=preprocessing, device=device)  # type: ignore[arg-type]
+    hardware.select_device(device)
+    return Model(load_weights(model, weights, preprocessing), asked)
+
+
+class Model:
+    """A loaded network. Its weights, converted and transformed for the device, are kept from image to image.
+
+    Attributes:
+        weights: of the network.
+        name: of the network, or of the file it came from.
+    """
+
+    def __init__(self, weights: Weights, asked: Options) -> None:
+        self.weights, self.name, self._asked = weights, weights.name, asked
+
+    @contextlib.contextmanager
+    def start(
+        self,
+        content: Source,
+        style: Styles,
+        options: Options | None = None,
+        *,
+        state: Mapping[str, Any] | None = None,
+        **changes: Any,
+    ) -> Iterator[Run]:
+        """Yield a `Run`: iterate over it to do the work. Within, torch and the C library are set up for it.
+
+        Args:
+            content, style, options, changes: as in `stylize`. Time limit and checkpoints are left to you
+                (`open_session` has them).
+            state: of an earlier run (`Run.state_dict`), to resume from.
+
+        Raises:
+            UsageError: a setting or an input is invalid, or differs from those of the state.
+            StyleTransferError: an input can't be read.
+        """
+        options = self.complete((options or Options()).with_changes(changes))
+        with prepared_job(content, style, options, self.weights) as job:
+            run = Run(job, state)
+            del state  # large
+            yield run
+
+    def stylize(self, content: Source, style: Styles, options: Options | None = None, **changes: Any) -> Result:
+        """Render the content image in the style of another; arguments and errors as `start`."""
+        with self.start(content, style, options, **changes) as run:
+            for _ in run:
+                pass
+            return run.result()
+
+    def complete(self, options: Options) -> Options:
+        """Return the options with this model and device. Raises `UsageError` if they name others."""
+        own = {name: getattr(self._asked, name) for name in ("model", "weights", "preprocessing", "device")}
+        for name, value in own.items():
+            given = getattr(options, name)
+            if given not in (value, getattr(Options, name)):
+                raise UsageError(f"{name} is {given!r}, but the model was loaded with {value!r}: load another one")
+        return replace(options, **own)
+
+
+_kept: dict[Any, Model] = {}
+
+
+def keep_model(options: Options) -> Model:
+    """Return the model of these options. The last one is kept, for the next image with the same."""
+    file = options.weights and os.path.isfile(options.weights) and os.stat(options.weights).st_mtime_ns
+    key = options.model, options.weights, file, options.preprocessing, options.device
+    if key not in _kept:
+        _kept.clear()
+        _kept[key] = load_model(
+            options.model, weights=options.weights, preprocessing=options.preprocessing, device=options.device
+        )
+    return _kept[key]
