@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -144,8 +145,7 @@ class Options:
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            object.__setattr__(self, f.name, _plain(getattr(self, f.name), _HINTS[f.name]))
-            self._check(f.name, f.metadata["minimum"])
+            object.__setattr__(self, f.name, convert(f.name, getattr(self, f.name)))
         if self.alpha == 0 and self.beta == 0:
             raise UsageError("alpha and beta are both 0: nothing to optimise")
         if not 0 <= self.init_noise <= 1:
@@ -166,18 +166,6 @@ class Options:
         _check_number("tile", self.tile, "auto", "off", least=16)
         layer_weights(self.content_layers)
         layer_weights(self.style_layers)
-
-    def _check(self, name: str, minimum: float | None) -> None:
-        value, hint = getattr(self, name), _HINTS[name]
-        if get_origin(hint) is Literal and value not in get_args(hint):
-            raise UsageError(f"{name} is {value!r}; it can be {', '.join(get_args(hint))}")
-        if not _fits(value, hint):
-            raise UsageError(f"{name} is {value!r}; it must be {getattr(hint, '__name__', hint)}")
-        if minimum is None or value is None:
-            return
-        for number in value if isinstance(value, tuple) else [value]:
-            if not minimum <= number <= sys.float_info.max:
-                raise UsageError(f"{name} is {number}; it must be a number of at least {minimum:g}")
 
     @property
     def content_weights(self) -> dict[str, float]:
@@ -289,35 +277,72 @@ def flag(name: str, *, on: bool = True) -> str:
     return told if on else "--no-" + told.removeprefix("--")
 
 
+def _read_word(text: str) -> bool:
+    if text.lower() not in _WORDS:
+        raise ValueError
+    return _WORDS[text.lower()]
+
+
 _HINTS = get_type_hints(Options)
+_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_PARSERS: dict[type, Callable[[str], Any]] = {str: str, int: int, float: float, bool: _read_word}
+#: What is no text and may stand for a type.
+_ACCEPTED: dict[type, type | tuple[type, ...]] = {str: int, int: int, float: (int, float), bool: bool}
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 #: Fields that make no difference to the picture.
 _WITHOUT_EFFECT = ("max_pixels", "checkpoint_every")
 
 
-def _plain(value: Any, hint: Any) -> Any:
-    """A value in a field's type as far as it is clear what is meant: paths and numbers for texts, one for several."""
-    if get_origin(hint) is tuple:
-        value = (value,) if isinstance(value, str) else value
-        return tuple(_plain(v, get_args(hint)[0]) for v in value) if isinstance(value, tuple | list) else value
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    return str(value) if isinstance(value, int) and hint is str else value
+def convert(name: str, value: Any) -> Any:
+    """Return a value in the type of a field of `Options`.
+
+    Texts, as of a table or a web page, are read: numbers, true and false, several values with commas or semicolons
+    between them. Paths become texts, lists tuples.
+
+    Raises `UsageError` if the value is invalid.
+    """
+    hint, minimum = _HINTS[name], Options.__dataclass_fields__[name].metadata["minimum"]
+    try:
+        converted = _read(value, hint)
+    except (ValueError, OverflowError):
+        raise UsageError(f"{name} is {value!r}; it must be {_describe(hint)}") from None
+    for number in converted if isinstance(converted, tuple) else [converted]:
+        if minimum is not None and number is not None and not minimum <= number <= sys.float_info.max:
+            raise UsageError(f"{name} is {number}; it must be a number of at least {minimum:g}")
+    return converted
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of a field's type; integers are as good as floats."""
-    origin, arguments = get_origin(hint), get_args(hint)
+def _read(value: Any, hint: Any) -> Any:
+    """Return a value in a type. Raises `ValueError` or `OverflowError` if it does not fit."""
+    origin, kinds = get_origin(hint), get_args(hint)
     if origin is Literal:
-        return value in arguments
+        return kinds[kinds.index(value)]
     if origin is tuple:
-        if not isinstance(value, tuple):
-            return False
-        kinds = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
-        return len(kinds) == len(value) and all(map(_fits, value, kinds))
-    if arguments:
-        return any(_fits(value, argument) for argument in arguments)
-    return isinstance(value, (int, float) if hint is float else hint)
+        several = list(filter(None, map(str.strip, re.split("[,;]", value)))) if isinstance(value, str) else value
+        if not isinstance(several, tuple | list):
+            raise ValueError
+        kinds = kinds[:1] * len(several) if kinds[-1] is Ellipsis else kinds
+        return tuple(_read(one, kind) for one, kind in zip(several, kinds, strict=True))
+    if kinds:  # X | None
+        return None if value is None else _read(value, kinds[0])
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if isinstance(value, str):
+        return _PARSERS[hint](value)
+    if not isinstance(value, _ACCEPTED[hint]):
+        raise ValueError
+    return str(value) if hint is str else value
+
+
+def _describe(hint: Any) -> str:
+    """Return what values of a type are, for people."""
+    origin, kinds = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return f"one of {', '.join(kinds)}"
+    if origin is tuple:
+        pairs = "pairs of files, as [[CONTENT_MASK, STYLE_MASK], …] in a .jsonl"
+        return pairs if get_origin(kinds[0]) is tuple else f"{_describe(kinds[0])}, or several with commas between them"
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    return names[kinds[0] if kinds else hint]
 
 
 def _check_number(name: str, value: str, *words: str, least: int) -> None:

@@ -80,6 +80,22 @@ def test_paths_numbers_and_single_values_are_taken_as_meant() -> None:
     assert hash(made) == hash(dataclasses.replace(made))
 
 
+def test_texts_as_of_tables_and_pages_are_read() -> None:
+    texts = {"size": "640", "beta": " 2e1", "enlarge": "Yes", "seamless": "0", "learning_rate": "0.1"}
+    made = Options(**texts, optimizer="adam", style_weight="1; 2.5", style_layers="conv1_1, conv2_1=2")  # type: ignore[arg-type]
+    expected = Options(size=640, beta=20.0, enlarge=True, learning_rate=0.1, optimizer="adam", style_weight=(1.0, 2.5))
+    assert made == dataclasses.replace(expected, style_layers=("conv1_1", "conv2_1=2"))
+    for name, text in {
+        "size": "6.4e2",
+        "beta": "ten",
+        "enlarge": "maybe",
+        "style_weight": "1,x",
+        "mask": "a,b",
+    }.items():
+        with pytest.raises(UsageError, match=f"{name} is {text!r}; it must be "):
+            Options(**{name: text})  # type: ignore[arg-type]
+
+
 def test_times_are_read() -> None:
     told = {"90s": 90, "1.5m": 90, "2h": 7200, "45": 45, "off": float("inf")}
     assert {text: Options(time=text).seconds for text in told} == told

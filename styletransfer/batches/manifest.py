@@ -8,16 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from glob import glob, has_magic
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from ..errors import StyleTransferError, UsageError, plural
 from ..files import describe_missing
-from ..options import PICTURE_NAMES, WHOLE, Options
+from ..options import PICTURE_NAMES, WHOLE, Options, convert
 from ..pictures import check_fits, check_output, list_pictures
 from ..pictures.folders import natural_order
 from .jobs import Job
 
-_HINTS = get_type_hints(Options)
 _OWN = ("content", "style", "output")
 
 
@@ -221,12 +220,12 @@ def _read_settings(folder: Path, row: Mapping[str, Any], found: list[str]) -> di
     for name in (n for n in row if n not in _OWN):
         field = name.removeprefix("--").replace("-", "_")
         field = {"content_layer": "content_layers", "style_layer": "style_layers"}.get(field, field)
-        if field not in _HINTS:
+        if field not in Options.__dataclass_fields__:
             found.append(f"{name}: there is no such option")
             continue
         try:
-            settings[field] = _convert(row[name], _HINTS[field])
-        except ValueError as error:
+            settings[field] = convert(field, row[name])
+        except UsageError as error:
             found.append(f"{name}: {error}")
     for field in ("init", "weights", "keep"):
         value = settings.get(field)
@@ -234,35 +233,11 @@ def _read_settings(folder: Path, row: Mapping[str, Any], found: list[str]) -> di
             settings[field] = str(folder / value)
         elif value and field != "init":
             found.append(f"{field}: {describe_missing(folder / str(value))}")
-    if isinstance(pairs := settings.get("mask"), list):
-        try:
-            settings["mask"] = [[name if name == WHOLE else str(folder / name) for name in pair] for pair in pairs]
-        except TypeError:
-            found.append(f"mask: {pairs}: not as [[CONTENT_MASK, STYLE_MASK], …]")
+    if "mask" in settings:
+        settings["mask"] = [
+            [name if name == WHOLE else str(folder / name) for name in pair] for pair in settings["mask"]
+        ]
     return settings
-
-
-def _convert(cell: Any, hint: Any) -> Any:
-    """A cell in an option's type; JSON's are in it."""
-    if not isinstance(cell, str):
-        return cell
-    if get_origin(hint) is tuple:
-        kind = get_args(hint)[0]
-        if get_origin(kind) is tuple:
-            raise ValueError("a CSV can't hold masks; use .jsonl: [[CONTENT_MASK, STYLE_MASK], …]")
-        return [_convert(part.strip(), kind) for part in cell.split(";")]
-    if hint is bool:
-        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-        if cell.lower() not in words:
-            raise ValueError(f"{cell!r} is neither true nor false")
-        return words[cell.lower()]
-    for kind in (int, float):
-        if kind is hint or kind in get_args(hint):
-            try:
-                return kind(cell)
-            except ValueError:
-                raise ValueError(f"{cell!r} is no {'whole ' if kind is int else ''}number") from None
-    return cell
 
 
 def _make_options(settings: Mapping[str, Any], found: list[str]) -> Options | None:

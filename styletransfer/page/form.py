@@ -9,8 +9,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import gradio as gr
 
-from ..errors import UsageError
-from ..options import STARTS, Options
+from ..options import STARTS, Options, convert
 
 _HINTS = get_type_hints(Options)
 #: What is chosen otherwise (the balance, drawn masks), names a file of the server's, or is the server's business.
@@ -92,15 +91,6 @@ def _show(name: str, value: Any) -> Any:
 
 
 def _read(name: str, value: Any) -> Any:
-    hint, default = _HINTS[name], getattr(Options(), name)
-    if value is None:
-        return default
-    if get_origin(hint) is not tuple:
-        return value.strip() or default if isinstance(value, str) else hint(value) if hint in (int, float) else value
-    parts = [part.strip() for part in value.split(",") if part.strip()]
-    if get_args(hint)[0] is not float:
-        return tuple(parts) or default
-    try:
-        return tuple(map(float, parts))
-    except ValueError:
-        raise UsageError(f"{name} is {value!r}; it must be numbers, with commas between them") from None
+    """Return the setting of a control; the default of an empty one."""
+    empty = value is None or (isinstance(value, str) and not value.strip())
+    return getattr(Options(), name) if empty else convert(name, value)
