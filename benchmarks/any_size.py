@@ -24,9 +24,9 @@ from measuring import alternating, isolated, load_encoder
 from PIL import Image
 
 from styletransfer import Options, stylize
+from styletransfer.losses import LOSSES, Objective
 from styletransfer.machine import hardware
 from styletransfer.network import Tiling
-from styletransfer.objective import Objective
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE.parent / "examples"
@@ -43,7 +43,7 @@ def objective(name: str, width: int, height: int, tiling: Tiling, precision: str
     content = torch.rand(1, 3, height, width, generator=generator)
     style = torch.rand(1, 3, 512, 512, generator=generator)
     arguments = (options.content_weights, options.style_weights, 1.0, options.beta)
-    return Objective(encoder, content, style, *arguments, tiling=tiling), content
+    return Objective(encoder, content, style, *arguments, tiling=tiling, style_loss=LOSSES["gram"]), content
 
 
 def memory(name: str, width: int, height: int, tiling: Tiling) -> dict[str, float]:

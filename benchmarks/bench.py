@@ -28,10 +28,10 @@ from reference import Reference
 from torch import Tensor
 
 from styletransfer import Options
+from styletransfer.losses import LOSSES, Evaluate, Objective
+from styletransfer.losses.gram import gram_matrix
 from styletransfer.machine import hardware
 from styletransfer.network import Encoder
-from styletransfer.objective import Evaluate, Objective
-from styletransfer.objective.losses import gram_matrix
 from styletransfer.optimizer import InverseHessian, Iterate, minimize
 from styletransfer.painting import evaluation
 
@@ -81,7 +81,8 @@ def middle_of_a_run(
     encoder = load_encoder(name).to(device)
     encoder.cast(precision.forward, precision.backward)
     content, style = torch.rand(2, 1, 3, size, size, device=device)
-    objective = Objective(encoder, content, style, options.content_weights, options.style_weights, 1.0, options.beta)
+    weights = options.content_weights, options.style_weights, options.alpha, options.beta
+    objective = Objective(encoder, content, style, *weights, style_loss=LOSSES[options.style_loss])
     hardware.release_memory(device)  # as stylize() does
     evaluate = evaluation.capture_graph(objective.evaluate, content)
     return encoder, content, evaluate, minimize(evaluate, content, "lbfgs", curvature=full_history(content, precision))

@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from styletransfer import Options
+from styletransfer.losses.gram import gram_matrix
 from styletransfer.network import Encoder, weights
-from styletransfer.objective.losses import gram_matrix
 from styletransfer.pictures import Picture
 
 #: Sides relative to the picture's own at which its style is compared.

@@ -13,7 +13,7 @@ spent = 0.0
 def main() -> None:
     import torch
 
-    from styletransfer.objective import Objective
+    from styletransfer.losses import Objective
 
     evaluate = Objective.evaluate
 

@@ -21,8 +21,8 @@ from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from styletransfer import PRESETS, Options, stylize
 from styletransfer.figures.curves import plot_curves, write_figure
 from styletransfer.figures.sheets import Cell, arrange, paint_cells, reconstruction, texture
+from styletransfer.losses import LOSSES, Losses, Objective, Region, Style
 from styletransfer.network import Encoder, Tiling, weights
-from styletransfer.objective import Losses, Objective, Region, Style
 from styletransfer.options import LEARNING_RATES
 from styletransfer.painting import open_session
 from styletransfer.painting.bleed import add_bleed
@@ -145,9 +145,11 @@ def regions() -> None:
         for style in styles:
             # As evaluated: the style loss of one region, before anything is optimised.
             region = Region([Style(read_picture(style).resize(parts.size).tensor())], mask)
-            objective = Objective(encoder, parts.tensor, [region], {}, OPTIONS.style_weights, 0.0, 1.0)
+            objective = Objective(
+                encoder, parts.tensor, [region], {}, OPTIONS.style_weights, 0.0, 1.0, style_loss=LOSSES["gram"]
+            )
             loss = Losses(*objective.evaluate(parts.tensor)[0].tolist()).style
-            print(f"{name}: style loss {loss / objective.shares[0]:.3g} from {style.stem}")
+            print(f"{name}: style loss {loss / objective.style.shares[0]:.3g} from {style.stem}")
     same = np.asarray(load(content.name).resize(kept.size, Image.Resampling.LANCZOS)) == np.asarray(kept.image)
     inside = white[0, 0].numpy() == 1
     print(f"--keep: {(~same[inside].all(1)).sum()} of {inside.sum()} pixels in the white of the mask differ")

@@ -16,8 +16,8 @@ from test_cli import COMMAND, here, run
 
 from styletransfer import Options, pictures, stylize
 from styletransfer.figures import sheets
+from styletransfer.losses.gram import gram_matrix
 from styletransfer.network import Encoder, weights
-from styletransfer.objective.losses import gram_matrix
 
 __all__ = ["here"]
 LITE = ("--model", "vgg19-lite", "--device", "cpu")

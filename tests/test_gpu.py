@@ -14,9 +14,9 @@ import torch
 from test_checkpoint import stop_and_resume
 
 from styletransfer import Options, pictures, stylize
+from styletransfer.losses import LOSSES, Objective
 from styletransfer.machine import hardware
 from styletransfer.network import Encoder, Tiling, weights
-from styletransfer.objective import Objective
 from styletransfer.optimizer import InverseHessian, minimize
 from styletransfer.painting import evaluation
 
@@ -44,7 +44,9 @@ def vgg19(pooling: str = "avg") -> Encoder:
 
 def objective(encoder: Encoder, content: torch.Tensor, style: torch.Tensor, tiling: Tiling) -> Objective:
     shares = OPTIONS.content_weights, OPTIONS.style_weights
-    return Objective(encoder, content, style, *shares, OPTIONS.alpha, OPTIONS.beta, tiling=tiling)
+    return Objective(
+        encoder, content, style, *shares, OPTIONS.alpha, OPTIONS.beta, tiling=tiling, style_loss=LOSSES["gram"]
+    )
 
 
 @functools.cache
@@ -135,7 +137,7 @@ import sys, torch
 from styletransfer import Options
 from styletransfer.machine import hardware, plan
 from styletransfer.network import Encoder, Tiling, weights
-from styletransfer.objective import Objective
+from styletransfer.losses import LOSSES, Objective
 from styletransfer.optimizer import InverseHessian, minimize
 from styletransfer.painting import evaluation
 
@@ -147,7 +149,8 @@ with hardware.runtime_settings(gpu, p.tf32):
     encoder = Encoder(weights.load_weights("vgg19-8bit").convolutions, layers).to(gpu).cast(p.forward, p.backward)
 
     def paint(content):
-        objective = Objective(encoder, content, style, o.content_weights, o.style_weights, 1.0, 10.0, tiling=tiling)
+        shares = o.content_weights, o.style_weights, 1.0, 10.0
+        objective = Objective(encoder, content, style, *shares, tiling=tiling, style_loss=LOSSES["gram"])
         hardware.release_memory(gpu)
         evaluate = evaluation.capture_graph(objective.evaluate, content)
         steps = minimize(evaluate, content, "lbfgs", curvature=InverseHessian(content, 20, p.backward))

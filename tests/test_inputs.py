@@ -12,8 +12,8 @@ from conftest import TINY
 from PIL import Image
 
 from styletransfer import Options, UsageError, again, cli, pictures, stylize
+from styletransfer.losses.gram import gram_matrix
 from styletransfer.network import Encoder, weights
-from styletransfer.objective.losses import gram_matrix
 
 SMALL = Options(iterations=30, weights=str(TINY), precision="fp32", size=64)
 LITE = Options(iterations=80, model="vgg19-lite", precision="fp32", size=64)

@@ -5,13 +5,18 @@ import pytest
 import torch
 from conftest import SMALL, random_convolutions
 
+from styletransfer.losses import GAMUT_WEIGHT, LOSSES, Losses, Objective, Region, Style, TemporalPrior
+from styletransfer.losses.gram import gram_matrix
+from styletransfer.losses.pixels import HALF_A_LEVEL
 from styletransfer.network import Encoder
 from styletransfer.network.formats import Convolutions
-from styletransfer.objective import GAMUT_WEIGHT, Anchor, Losses, Objective, Region, Style
-from styletransfer.objective.losses import HALF_A_LEVEL, gram_matrix
 
 CONTENT = {"conv4_2": 0.75, "conv2_2": 0.25}
 STYLE = {"conv1_1": 0.1, "conv2_1": 0.2, "conv3_1": 0.3, "conv4_1": 0.2, "conv5_1": 0.2}
+
+_RNG = torch.Generator().manual_seed(2)
+CONTENT_IMAGE = torch.rand(1, 3, 33, 48, generator=_RNG, dtype=torch.float64)
+STYLE_IMAGE = torch.rand(1, 3, 40, 32, generator=_RNG, dtype=torch.float64)
 
 
 def make(
@@ -23,16 +28,18 @@ def make(
     l1: float = 0.2,
     l2: float = 0.3,
     metrics: bool = False,
+    style_loss: str = "gram",
 ) -> tuple[Objective, torch.Tensor]:
     rng = torch.Generator().manual_seed(3)
-    content = torch.rand(1, 3, 33, 48, generator=rng, dtype=torch.float64)
-    style = torch.rand(1, 3, 40, 32, generator=rng, dtype=torch.float64)
+    content, style = CONTENT_IMAGE, STYLE_IMAGE
     weights = with_metrics(rng) if metrics else random_convolutions(SMALL)
     encoder = Encoder(weights, {**CONTENT, **STYLE}, pooling).double()
     image = torch.rand(1, 3, 33, 48, generator=rng, dtype=torch.float64) * 1.2 - 0.1  # some values outside [0, 1]
     styles = masked(style) if regions else style
-    anchor = Anchor(content.flip(3), 9 * torch.rand(1, 1, 33, 48, generator=rng, dtype=torch.float64))
-    return Objective(encoder, content, styles, CONTENT, STYLE, alpha, beta, tv, l1=l1, l2=l2, anchor=anchor), image
+    prior = TemporalPrior(content.flip(3), 9 * torch.rand(1, 1, 33, 48, generator=rng, dtype=torch.float64))
+    weights = CONTENT, STYLE, alpha, beta, tv
+    terms = {"style_loss": LOSSES[style_loss], "l1": l1, "l2": l2, "prior": prior}
+    return Objective(encoder, content, styles, *weights, **terms), image
 
 
 def with_metrics(rng: torch.Generator) -> Convolutions:
@@ -51,10 +58,11 @@ def masked(style: torch.Tensor) -> list[Region]:
     return [Region([Style(style.flip(3), 0.3), Style(style, 0.7, part)], left), Region([Style(style)], right)]
 
 
+@pytest.mark.parametrize("style_loss", LOSSES)
 @pytest.mark.parametrize("metrics", [False, True])
 @pytest.mark.parametrize(("pooling", "regions"), [("avg", False), ("max", False), ("l2", False), ("avg", True)])
-def test_gradient_against_finite_differences(pooling: str, regions: bool, metrics: bool) -> None:
-    objective, image = make(pooling, regions=regions, metrics=metrics)
+def test_gradient_against_finite_differences(pooling: str, regions: bool, metrics: bool, style_loss: str) -> None:
+    objective, image = make(pooling, regions=regions, metrics=metrics, style_loss=style_loss)
     _, gradient = objective.evaluate(image)
     rng = torch.Generator().manual_seed(5)
     for _ in range(5):
@@ -75,70 +83,107 @@ def test_gradient_of_single_pixels_corners_included() -> None:
         np.testing.assert_allclose((ahead - behind) / 2e-5, gradient[pixel].item(), rtol=1e-4)
 
 
-@pytest.mark.parametrize("metrics", [False, True])
-def test_total_is_the_weighted_sum_of_the_terms_in_numpy(metrics: bool) -> None:
-    objective, image = make(alpha=2.0, beta=30.0, tv=4.0, l1=5.0, l2=7.0, metrics=metrics)
-    losses = Losses(*objective.evaluate(image)[0].tolist())
-    features = {layer: f.numpy()[0] for layer, f in objective.encoder(image).items()}
+def features_in_numpy(encoder: Encoder, image: torch.Tensor) -> dict[str, np.ndarray]:
+    """Of each layer, N×H×W, times its metric."""
+    features = {layer: f.numpy()[0] for layer, f in encoder(image).items()}
     for layer, f in features.items():
-        if (metric := objective.encoder.metric(layer)) is not None:
+        if (metric := encoder.metric(layer)) is not None:
             features[layer] = np.einsum("ij,jhw->ihw", metric.numpy(), f)
+    return features
+
+
+def moments_in_numpy(features: np.ndarray, mask: torch.Tensor | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Σ T² F Fᵀ / Σ T² and Σ T² F / Σ T²; T is the mask at the layer's positions, the mean of the 2×2 below it, over
+    and over."""
+    t = np.ones(features.shape[1:]) if mask is None else mask[0, 0].numpy()
+    while t.shape != features.shape[1:]:
+        h, w = t.shape[0] // 2, t.shape[1] // 2
+        t = t[: 2 * h, : 2 * w].reshape(h, 2, w, 2).mean((1, 3))
+    weights = t**2 / (t**2).sum()
+    return np.einsum("ihw,jhw,hw->ij", features, features, weights), np.einsum("ihw,hw->i", features, weights)
+
+
+def distance_in_numpy(
+    style_loss: str, image: tuple[np.ndarray, np.ndarray], style: tuple[np.ndarray, np.ndarray]
+) -> float:
+    """The style losses by their formulas, from second moments and means."""
+    (a, mean_a), (b, mean_b) = image, style
+    if style_loss == "gram":
+        return float(((a - b) ** 2).sum() / (b**2).sum())
+    raise AssertionError(style_loss)
+
+
+TOLERANCES = {"gram": 1e-9}
+
+
+@pytest.mark.parametrize("style_loss", LOSSES)
+@pytest.mark.parametrize("metrics", [False, True])
+def test_total_is_the_weighted_sum_of_the_terms_in_numpy(metrics: bool, style_loss: str) -> None:
+    objective, image = make(alpha=2.0, beta=30.0, tv=4.0, l1=5.0, l2=7.0, metrics=metrics, style_loss=style_loss)
+    losses = Losses(*objective.evaluate(image)[0].tolist())
+    features = features_in_numpy(objective.encoder, image)
     content = style = 0.0
     for layer, w in CONTENT.items():
-        target = objective.content_targets[layer].numpy()[0]
+        target = objective.content.targets[layer].numpy()[0]
         content += w * ((features[layer] - target) ** 2).mean() / (target**2).mean()
+    wanted = features_in_numpy(objective.encoder, STYLE_IMAGE)
     for layer, w in STYLE.items():
-        flat = features[layer].reshape(len(features[layer]), -1)
-        gram = flat @ flat.T / flat.shape[1]
-        target = objective.style_targets[0][layer].numpy()
-        style += w * ((gram - target) ** 2).mean() / (target**2).mean()
+        style += w * distance_in_numpy(style_loss, *(moments_in_numpy(f[layer]) for f in (features, wanted)))
     x = image.numpy()
     tv = (np.diff(x, axis=2) ** 2).mean() + (np.diff(x, axis=3) ** 2).mean()
     outside = (np.maximum(-x, 0) ** 2 + np.maximum(x - 1, 0) ** 2).mean()
-    np.testing.assert_allclose([losses.content, losses.style, losses.tv], [content, style, tv], rtol=1e-6)
-    change = abs(x - objective.content.numpy())
+    np.testing.assert_allclose([losses.content, losses.tv], [content, tv], rtol=1e-6)
+    np.testing.assert_allclose(losses.style, style, rtol=TOLERANCES[style_loss])
+    assert objective.original is not None and objective.prior
+    change = abs(x - objective.original.numpy())
     rounded = np.where(change < HALF_A_LEVEL, change**2 / (2 * HALF_A_LEVEL), change - HALF_A_LEVEL / 2)
-    expected = 2 * content + 30 * style + 4 * tv + GAMUT_WEIGHT * 32 * outside
+    expected = 2 * content + 30 * losses.style + 4 * tv + GAMUT_WEIGHT * 32 * outside
     expected += 5 * rounded.mean() + 7 * (change**2).mean()
-    assert objective.anchor
-    expected += (objective.anchor.weights.numpy() * (x - objective.anchor.image.numpy()) ** 2).mean()
+    expected += (objective.prior.weight.numpy() * (x - objective.prior.image.numpy()) ** 2).mean()
     np.testing.assert_allclose(losses.total, expected, rtol=1e-6)
 
 
-def test_the_style_of_regions_is_that_of_guided_gram_matrices_in_numpy() -> None:
-    """Σ T² F Fᵀ / Σ T², T the mask at the layer's positions: the mean of the 2×2 below it, over and over."""
-    objective, image = make(regions=True)
-    rng = torch.Generator().manual_seed(3)
-    torch.rand(1, 3, 33, 48, generator=rng, dtype=torch.float64)
-    style = torch.rand(1, 3, 40, 32, generator=rng, dtype=torch.float64)
-
-    def guided(picture: torch.Tensor, mask: torch.Tensor | None, layer: str) -> np.ndarray:
-        features = objective.encoder(picture)[layer].numpy()[0]
-        t = np.ones(picture.shape[2:]) if mask is None else mask[0, 0].numpy()
-        while t.shape != features.shape[1:]:
-            h, w = t.shape[0] // 2, t.shape[1] // 2
-            t = t[: 2 * h, : 2 * w].reshape(h, 2, w, 2).mean((1, 3))
-        return np.einsum("ihw,jhw,hw->ij", features, features, t**2) / (t**2).sum()
-
-    loss = 0.0
-    for region in masked(style):
+@pytest.mark.parametrize("style_loss", LOSSES)
+@pytest.mark.parametrize("metrics", [False, True])
+def test_the_style_of_regions_is_that_of_guided_moments_in_numpy(metrics: bool, style_loss: str) -> None:
+    objective, image = make(regions=True, metrics=metrics, style_loss=style_loss)
+    loss, features = 0.0, features_in_numpy(objective.encoder, image)
+    for region in masked(STYLE_IMAGE):
         assert region.mask is not None
         for layer, w in STYLE.items():
-            target = sum(s.share * guided(s.image, s.mask, layer) for s in region.styles)
-            slope = guided(image, region.mask, layer) - target
-            loss += (region.mask.numpy() ** 2).mean() * w * (slope**2).mean() / (target**2).mean()
-    np.testing.assert_allclose(Losses(*objective.evaluate(image)[0].tolist()).style, loss, rtol=1e-9)
+            styles = [
+                (s.share, moments_in_numpy(features_in_numpy(objective.encoder, s.image)[layer], s.mask))
+                for s in region.styles
+            ]
+            second, mean = (sum(share * moments[i] for share, moments in styles) for i in (0, 1))
+            made = moments_in_numpy(features[layer], region.mask)
+            share = float((region.mask.numpy() ** 2).mean())
+            loss += share * w * distance_in_numpy(style_loss, made, (np.asarray(second), np.asarray(mean)))
+    found = Losses(*objective.evaluate(image)[0].tolist()).style
+    np.testing.assert_allclose(found, loss, rtol=TOLERANCES[style_loss])
 
 
-def test_the_content_picture_has_no_content_loss_and_the_style_picture_no_style_loss() -> None:
+def test_the_content_image_has_no_content_loss() -> None:
     objective, _ = make()
-    rng = torch.Generator().manual_seed(3)
-    content = torch.rand(1, 3, 33, 48, generator=rng, dtype=torch.float64)
-    assert Losses(*objective.evaluate(content)[0].tolist()).content == 0
-    style = torch.rand(1, 3, 40, 32, generator=rng, dtype=torch.float64)
-    features = objective.encoder(style)
-    for layer, target in objective.style_targets[0].items():
-        np.testing.assert_allclose(gram_matrix(features[layer]).numpy(), target.numpy())
+    assert Losses(*objective.evaluate(CONTENT_IMAGE)[0].tolist()).content == 0
+
+
+@pytest.mark.parametrize("metrics", [False, True])
+@pytest.mark.parametrize("style_loss", LOSSES)
+def test_the_style_image_has_no_style_loss_and_one_without_features_a_loss_of_1(style_loss: str, metrics: bool) -> None:
+    loss = LOSSES[style_loss]
+    objective, _ = make(metrics=metrics)
+    size = STYLE_IMAGE.shape[2:]
+    itself = Objective(
+        objective.encoder, torch.zeros(1, 3, *size).double(), STYLE_IMAGE, CONTENT, STYLE, 1.0, 1.0, style_loss=loss
+    )
+    terms, gradient = itself.evaluate(STYLE_IMAGE)
+    assert abs(Losses(*terms.tolist()).style) < 1e-6
+    assert gradient.isfinite().all()
+    for style in itself.style.styles[0].values():
+        value, slopes = loss.distance_and_gradient(style.map(torch.zeros_like), loss.prepare(style))
+        np.testing.assert_allclose(value.item(), 1, rtol=1e-2)  # of the least variance something is left
+        assert slopes.second.isfinite().all() and torch.equal(slopes.second, slopes.second.T)
 
 
 def test_a_picture_tiled_twice_has_the_same_style_up_to_its_borders() -> None:

@@ -16,9 +16,9 @@ from conftest import TINY, random_convolutions, stylize_and_listen
 from PIL import Image, ImageFilter
 
 from styletransfer import Options, StyleTransferError, UsageError, pictures, stylize
+from styletransfer.losses import LOSSES, Objective, Region, Style
 from styletransfer.machine import hardware, plan
 from styletransfer.network import Encoder, Tiling
-from styletransfer.objective import Objective, Region, Style
 from styletransfer.painting import Step, estimate, open_session, run, timing
 from styletransfer.painting.bleed import SEAMLESS_BLEED
 from styletransfer.painting.canvas import upsample_residual
@@ -561,7 +561,7 @@ def test_a_seamless_picture_counts_the_same_wherever_its_borders_are() -> None:
     canvas = torch.nn.functional.pad(image, (SEAMLESS_BLEED,) * 4)
     region = Region([Style(style)], inner, share=1.0)
     encoder = Encoder(random_convolutions(WIDTHS), layers).double()
-    objective = Objective(encoder, canvas, [region], {}, layers, 0.0, 1.0)
+    objective = Objective(encoder, canvas, [region], {}, layers, 0.0, 1.0, style_loss=LOSSES["gram"])
     evaluate = wrap_borders(objective.evaluate, SEAMLESS_BLEED)
     terms, gradient = evaluate(canvas)
     moved = torch.nn.functional.pad(image.roll((16, -32), (2, 3)), (SEAMLESS_BLEED,) * 4)

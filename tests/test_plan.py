@@ -69,7 +69,7 @@ import sys, torch
 from styletransfer import Options
 from styletransfer.machine import hardware, plan
 from styletransfer.network import Encoder, Tiling, weights
-from styletransfer.objective import Objective
+from styletransfer.losses import LOSSES, Objective
 from styletransfer.optimizer import InverseHessian, minimize
 
 def kilobytes(name):
@@ -84,7 +84,8 @@ with hardware.runtime_settings(cpu):
     tiling, style = Tiling(columns, rows, kept), torch.rand(1, 3, 64, 64)
 
     def paint(content):
-        objective = Objective(encoder, content, style, o.content_weights, o.style_weights, 1.0, 1e3, tiling=tiling)
+        shares = o.content_weights, o.style_weights, 1.0, 1e3
+        objective = Objective(encoder, content, style, *shares, tiling=tiling, style_loss=LOSSES["gram"])
         steps = minimize(objective.evaluate, content, "lbfgs", curvature=InverseHessian(content, history))
         for _ in range(history + 2):
             next(steps)

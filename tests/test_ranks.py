@@ -16,8 +16,10 @@ from conftest import PATIENCE, TINY, wait_until
 from PIL import Image
 from test_cli import run
 
+from styletransfer.losses import LOSSES
 from styletransfer.painting import checkpoint_path
 
+OTHERS = [name for name in LOSSES if name != "gram"]
 torchrun = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 OPTIONS = shlex.split(
     f"--size 160 --enlarge --iterations 3 --beta 100 --scales 1 --weights {TINY} --device cpu --precision fp32 --json"
@@ -33,12 +35,14 @@ def command(processes: int, *arguments: object) -> list[str]:
 
 
 @torchrun
+@pytest.mark.parametrize("style_loss", ["gram", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def test_they_make_the_same_picture_as_one(
-    content_path: Path, style_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    content_path: Path, style_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], style_loss: str
 ) -> None:
-    code, alone, _ = run(content_path, style_path, *OPTIONS, "-o", tmp_path / "one.png", capsys=capsys)
+    options = [*OPTIONS, "--style-loss", style_loss]
+    code, alone, _ = run(content_path, style_path, *options, "-o", tmp_path / "one.png", capsys=capsys)
     assert code == 0
-    many = command(3, content_path, style_path, *OPTIONS, "-o", tmp_path / "many.png")
+    many = command(3, content_path, style_path, *options, "-o", tmp_path / "many.png")
     done = subprocess.run(many, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     expected, result = json.loads(alone), json.loads(done.stdout)  # one of them speaks

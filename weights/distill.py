@@ -46,12 +46,12 @@ from torch import Tensor, nn
 
 from styletransfer import Options
 from styletransfer.files import sha256_of
+from styletransfer.losses.gram import gram_matrix
 from styletransfer.machine.hardware import select_precision
 from styletransfer.network import Encoder, weights
 from styletransfer.network.convolution import Convolution
 from styletransfer.network.formats import Convolutions
 from styletransfer.network.layers import VGG19_WIDTHS
-from styletransfer.objective.losses import gram_matrix
 from styletransfer.options import LAYERS
 from styletransfer.painting import open_session
 from styletransfer.pictures import to_pil

@@ -14,9 +14,9 @@ from torch import Tensor
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
+from ..losses.gram import gram_matrix
 from ..machine import hardware
 from ..network import Encoder, Trace, weights
-from ..objective.losses import gram_matrix
 from ..options import Options, layer_weights
 from ..painting.canvas import upsample_residual
 from ..pictures import Picture, check_output, fit_size, read_picture, write_picture

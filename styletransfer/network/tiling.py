@@ -20,6 +20,12 @@ class Tiling:
     rows: int | None = None
     kept: int = 1
 
+    def strip_rows(self, width: int) -> int | None:
+        """Return the height of strips so wide that take no more memory than those of the bands."""
+        if self.rows is None or self.columns is None:
+            return self.rows
+        return max(16, self.rows * self.columns // width)
+
 
 @dataclass(frozen=True)
 class Band:

@@ -6,6 +6,7 @@ Simonyan and Zisserman, *Very Deep Convolutional Networks for Large-Scale Image 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -72,6 +73,8 @@ class Encoder(nn.Module):
         self.pool, self.average = POOLINGS[pooling], pooling == "avg"
         self.names = LAYERS[: LAYERS.index(self.layers[-1]) + 1]
         self._transformed: dict[str, Tensor] = {}
+        #: What was computed with these weights and is kept for the next run.
+        self.kept: dict[Any, Any] = {}
         for name in self.names:
             self._store(name, Convolution(*weights[name]))  # type: ignore[arg-type]
 
@@ -128,6 +131,7 @@ class Encoder(nn.Module):
             if not name.endswith("metric"):  # Gram matrices are never less than float32
                 buffer.data = buffer.to(backward if name.endswith("adjoint") else forward)
         self._transformed.clear()
+        self.kept.clear()
         return self
 
     @property

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..objective import Evaluate
+from ..losses import Evaluate
 from ..options import LEARNING_RATES
 from .curvature import InverseHessian
 

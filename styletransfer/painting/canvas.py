@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..objective import Anchor
+from ..losses import TemporalPrior
 from ..pictures import Picture, color
 from .bleed import add_bleed
 from .job import Job, Scale
@@ -40,13 +40,13 @@ def make_start(job: Job) -> Tensor:
     return torch.lerp(image, noise.expand(1, 3, -1, -1), share)
 
 
-def anchor_canvas(job: Job, scale: Scale) -> Anchor | None:
-    """What the canvas of a scale is to stay near; None if nothing."""
+def temporal_prior(job: Job, scale: Scale) -> TemporalPrior | None:
+    """Return what the canvas of a scale is to stay near; None if nothing."""
     if job.nearness is None or job.inputs.start is None:
         return None
     image = job.inputs.start.resize(scale.content).tensor()
     weights = torch.nn.functional.interpolate(job.nearness, image.shape[2:], mode="area")
-    return Anchor(*(add_bleed(part, job.options).to(job.device) for part in (image, weights)))
+    return TemporalPrior(*(add_bleed(part, job.options).to(job.device) for part in (image, weights)))
 
 
 def upsample_residual(image: Tensor, content: Picture, size: tuple[int, int], *, seamless: bool = False) -> Tensor:

@@ -9,12 +9,12 @@ import logging
 import torch
 from torch import Tensor
 
+from ..losses import LOSSES, Evaluate, Objective, Region, Style
 from ..machine import hardware
 from ..network import Encoder, Tiling
-from ..objective import Evaluate, Objective, Region, Style
 from ..pictures import RegionInput, StyleInput
 from .bleed import SEAMLESS_BLEED, bleed_width
-from .canvas import anchor_canvas, content_canvas, mask_canvas
+from .canvas import content_canvas, mask_canvas, temporal_prior
 from .job import Job, Scale
 
 log = logging.getLogger(__name__)
@@ -65,10 +65,11 @@ def make_objective(job: Job, encoder: Encoder, scale: Scale, tiling: Tiling) -> 
         alpha=options.alpha,
         beta=options.beta,
         tv=options.tv,
-        tiling=tiling,
         l1=options.l1,
         l2=options.l2,
-        anchor=anchor_canvas(job, scale),
+        tiling=tiling,
+        style_loss=LOSSES[options.style_loss],
+        prior=temporal_prior(job, scale),
     )
 
 

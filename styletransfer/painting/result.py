@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from ..objective import Losses
+from ..losses import Losses
 from ..options import Options
 from ..pictures import check_output, to_pil, write_picture
 from ..version import __version__

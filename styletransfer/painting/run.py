@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from ..errors import StyleTransferError
+from ..losses import Losses
 from ..machine import hardware, ranks
 from ..machine.plan import Plan, make_smaller_plan
 from ..network import Tiling
-from ..objective import Losses
 from ..optimizer import PATIENCE, InverseHessian, Iterate, minimize, spectrum_of
 from ..options import LEARNING_RATES
 from .bleed import add_bleed, trim_bleed

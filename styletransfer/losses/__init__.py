@@ -1,0 +1,26 @@
+"""The losses: content, style and pixel terms, and the objective that adds them up over any number of parts.
+
+`LOSSES` has the style losses by name. May import machine and network.
+"""
+
+from .base import Moments, StyleLoss
+from .gram import Gram
+from .objective import GAMUT_WEIGHT, Evaluate, Losses, Objective
+from .pixels import TemporalPrior
+from .style import Region, Style
+
+#: Style losses by their names in `Options.style_loss`.
+LOSSES: dict[str, StyleLoss] = {"gram": Gram()}
+
+__all__ = [
+    "GAMUT_WEIGHT",
+    "LOSSES",
+    "Evaluate",
+    "Losses",
+    "Moments",
+    "Objective",
+    "Region",
+    "Style",
+    "StyleLoss",
+    "TemporalPrior",
+]

@@ -1,0 +1,77 @@
+"""The content term: each position of a feature map against a target of its own, evaluated in parts."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..network import Band, Encoder, level
+from .base import squared_norm
+
+
+class ContentTerm:
+    """Σ_l w_l `content_loss`, over layers l.
+
+    Args:
+        content: 1×3×H×W in [0, 1].
+        weights: shares of the layers, of sum 1.
+        rows: height of the strips in which the content goes through the encoder; None for the whole.
+    """
+
+    def __init__(self, encoder: Encoder, content: Tensor, weights: Mapping[str, float], rows: int | None) -> None:
+        self.encoder, self.weights = encoder, dict(weights)
+        self.targets: dict[str, Tensor] = {}
+        done: dict[str, int] = defaultdict(int)
+        for layer, features in encoder.features(content, rows):
+            if layer not in weights:
+                continue
+            if layer not in done:
+                size = 1, features.shape[1], content.shape[2] >> level(layer), features.shape[3]
+                whole = torch.empty(
+                    size, dtype=features.dtype, device=features.device, memory_format=torch.channels_last
+                )
+                self.targets[layer] = whole
+            strip = slice(done[layer], done[layer] + features.shape[2])
+            self.targets[layer][:, :, strip] = apply_channel_matrix(features, encoder.metric(layer))
+            done[layer] = strip.stop
+        self._norms = {layer: squared_norm(target) for layer, target in self.targets.items()}
+
+    def evaluate(
+        self, band: Band, layer: str, top: int, features: Tensor, scale: float
+    ) -> tuple[Tensor | float, Tensor | None]:
+        """Return what a strip of a layer's features contributes to the loss, and the gradient with respect to it.
+
+        Args:
+            top: row of the map at which the strip begins.
+            scale: of the gradient.
+        """
+        weight = self.weights.get(layer)
+        if not weight:
+            return 0.0, None
+        within, columns = band.at(layer)
+        target = self.targets[layer][:, :, top : top + features.shape[2], columns]
+        transform = self.encoder.metric(layer)
+        seen = apply_channel_matrix(features[..., within], transform)
+        loss, slope = content_loss(seen, target, self._norms[layer])
+        return weight * loss, apply_channel_matrix(slope, None if transform is None else transform.T) * (scale * weight)
+
+
+def content_loss(features: Tensor, target: Tensor, whole: float | None = None) -> tuple[Tensor, Tensor]:
+    """Return ‖F − P‖² / ‖P‖² over filters and positions, and its gradient with respect to F.
+
+    Gatys, Ecker, Bethge 2016, eq. 1. Deviation: half of ‖F − P‖² there, which makes the balance with the style depend
+    on the image's size and on how much there is in it: from 4.8 to 30 per value in the images tried.
+
+    Args:
+        whole: ‖P‖² of all of P, where these are parts.
+    """
+    whole = squared_norm(target) if whole is None else whole
+    difference = features - target
+    return difference.square().sum() / whole, difference * (2 / whole)
+
+
+def apply_channel_matrix(features: Tensor, matrix: Tensor | None) -> Tensor:
+    """Return the product of a matrix n×n with features 1×n×H×W at every position; None stands for the identity."""
+    return features if matrix is None else F.conv2d(features, matrix[:, :, None, None].to(features.dtype))

@@ -1,0 +1,78 @@
+"""The loss terms of pixels, as pure functions. All are means, so that a weight does the same at any size.
+
+Each loss comes with its gradient: a pair (scalar tensor, gradient). Images are 1×3×H×W in [0, 1].
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Loss = tuple[Tensor, Tensor]
+HALF_A_LEVEL = 0.5 / 255
+
+
+@dataclass(frozen=True)
+class TemporalPrior:
+    """An image that the output is to stay near, 1×3×H×W in its size, and the weight of each pixel, 1×1×H×W."""
+
+    image: Tensor
+    weight: Tensor
+
+
+def total_variation(image: Tensor) -> Loss:
+    """Sum over the two directions of the mean squared difference between neighbouring pixels, and its gradient.
+
+    Not in the paper: the smoothing regulariser of Mahendran and Vedaldi, *Understanding Deep Image Representations by
+    Inverting Them*, CVPR 2015, eq. 4 with β = 2.
+    """
+    total, gradient = image.new_zeros(()), torch.zeros_like(image)
+    for axis in (2, 3):
+        length = image.shape[axis] - 1
+        value, slope = _mean_square(image.narrow(axis, 1, length) - image.narrow(axis, 0, length))
+        total = total + value
+        gradient.narrow(axis, 1, length).add_(slope)
+        gradient.narrow(axis, 0, length).sub_(slope)
+    return total, gradient
+
+
+def gamut_loss(image: Tensor, values: int | None = None) -> Loss:
+    """Mean squared distance of the values from [0, 1], and its gradient.
+
+    Of a part of an image it is what the part contributes: `values` is the number of the whole.
+
+    Not in the paper, which clamps the finished picture. Left free, 2 % of the values end outside, where no file can
+    hold them, and clamping them made the loss three times higher than what was optimised (docs/method.md).
+    """
+    return _mean_square(image - image.clamp(0, 1), values)
+
+
+def absolute_change(change: Tensor, values: int | None = None) -> Loss:
+    """Mean absolute value of a change of an image, and its gradient; of a part, as `gamut_loss`.
+
+    Not in the paper: the L1 regulariser, with the change from the content in place of a network's weights. Within half
+    a level of 8 bits it is a parabola (Huber, 1964), since optimisers need a gradient that doesn't jump.
+    """
+    count = values or change.numel()
+    slope = (change / HALF_A_LEVEL).clamp_(-1, 1)
+    return (slope * (change - slope * (HALF_A_LEVEL / 2))).sum() / count, slope / count
+
+
+def squared_change(change: Tensor, values: int | None = None) -> Loss:
+    """Mean square of a change of an image, and its gradient; of a part, as `gamut_loss`. The L2 regulariser."""
+    return _mean_square(change, values)
+
+
+def temporal_loss(change: Tensor, weights: Tensor, values: int | None = None) -> Loss:
+    """Mean over all values of w · d², of a change d, 1×3×H×W, and weights w by pixel, 1×1×H×W, and its gradient; of a
+    part, as `gamut_loss`.
+
+    Ruder, Dosovitskiy, Brox, *Artistic Style Transfer for Videos*, GCPR 2016, eq. 7.
+    """
+    count, slope = values or change.numel(), change * weights
+    return (slope * change).sum() / count, slope.mul_(2 / count)
+
+
+def _mean_square(difference: Tensor, count: int | None = None) -> Loss:
+    whole = count or difference.numel()
+    return difference.square().sum() / whole, difference * (2 / whole)
