@@ -63,8 +63,8 @@ tilings = st.builds(
 )
 @example((97, 131), PAPERS, ["conv4_2"], "avg", Tiling(32, 16, 6), True, "gram")
 @example((65, 65), PAPERS, ["conv4_2"], "avg", Tiling(64, 64, 6), False, "gram")  # a pixel more
-@example((31, 40), PAPERS, ["conv4_2"], "max", Tiling(64, 64, 3), False, "gram")  # smaller
-@example((170, 16), PAPERS, ["conv1_1"], "l2", Tiling(16, 1, 6), True, "gram")
+@example((31, 40), PAPERS, ["conv4_2"], "max", Tiling(64, 64, 3), False, "moments")  # smaller
+@example((170, 16), PAPERS, ["conv1_1"], "l2", Tiling(16, 1, 6), True, "moments")
 @example(
     (16, 16), ["conv1_1", "conv4_4", "conv5_1"], ["conv4_4"], "avg", Tiling(), False, "gram"
 )  # one position at last
@@ -81,7 +81,7 @@ def test_loss_and_gradient_are_those_of_the_whole(
     arguments = (torch.float64, size, style, content, pooling)
     terms, gradient = objective(*arguments, Tiling(), masked, style_loss).evaluate(image)
     tiled_terms, tiled_gradient = objective(*arguments, tiling, masked, style_loss).evaluate(image)
-    tolerance = {"gram": 1e-10}[style_loss]
+    tolerance = {"gram": 1e-10, "moments": 1e-9}[style_loss]
     np.testing.assert_allclose(tiled_terms.numpy(), terms.numpy(), rtol=tolerance)
     assert (tiled_gradient - gradient).norm() <= tolerance * gradient.norm()
 

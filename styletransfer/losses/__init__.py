@@ -5,12 +5,13 @@
 
 from .base import Moments, StyleLoss
 from .gram import Gram
+from .moments import MeanAndDeviation
 from .objective import GAMUT_WEIGHT, Evaluate, Losses, Objective
 from .pixels import TemporalPrior
 from .style import Region, Style
 
 #: Style losses by their names in `Options.style_loss`.
-LOSSES: dict[str, StyleLoss] = {"gram": Gram()}
+LOSSES: dict[str, StyleLoss] = {"gram": Gram(), "moments": MeanAndDeviation()}
 
 __all__ = [
     "GAMUT_WEIGHT",
