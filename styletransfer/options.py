@@ -73,8 +73,10 @@ class Options:
     beta: float = _common(
         10.0, "Style weight: 100 is all style, 1 nearly all photo. Only alpha/beta matters.", minimum=0
     )
-    style_loss: Literal["gram", "moments"] = _style(
-        "gram", "What is compared: Gram matrices, or mean and deviation of each filter.", metavar="NAME"
+    style_loss: Literal["gram", "moments", "wasserstein"] = _style(
+        "gram",
+        "What is compared: Gram matrices, mean and deviation of each filter, or both by Wasserstein distance.",
+        metavar="NAME",
     )
     content_layers: tuple[str, ...] = _style(
         ("conv4_2",), "Content layers, comma-separated: NAME or NAME=WEIGHT.", flag="--content-layer"

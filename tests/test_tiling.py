@@ -61,7 +61,7 @@ tilings = st.builds(
     masked=st.booleans(),
     style_loss=st.sampled_from(list(LOSSES)),
 )
-@example((97, 131), PAPERS, ["conv4_2"], "avg", Tiling(32, 16, 6), True, "gram")
+@example((97, 131), PAPERS, ["conv4_2"], "avg", Tiling(32, 16, 6), True, "wasserstein")
 @example((65, 65), PAPERS, ["conv4_2"], "avg", Tiling(64, 64, 6), False, "gram")  # a pixel more
 @example((31, 40), PAPERS, ["conv4_2"], "max", Tiling(64, 64, 3), False, "moments")  # smaller
 @example((170, 16), PAPERS, ["conv1_1"], "l2", Tiling(16, 1, 6), True, "moments")
@@ -81,7 +81,8 @@ def test_loss_and_gradient_are_those_of_the_whole(
     arguments = (torch.float64, size, style, content, pooling)
     terms, gradient = objective(*arguments, Tiling(), masked, style_loss).evaluate(image)
     tiled_terms, tiled_gradient = objective(*arguments, tiling, masked, style_loss).evaluate(image)
-    tolerance = {"gram": 1e-10, "moments": 1e-9}[style_loss]
+    # The root of a covariance without full rank amplifies rounding.
+    tolerance = {"gram": 1e-10, "moments": 1e-9, "wasserstein": 1e-6}[style_loss]
     np.testing.assert_allclose(tiled_terms.numpy(), terms.numpy(), rtol=tolerance)
     assert (tiled_gradient - gradient).norm() <= tolerance * gradient.norm()
 

@@ -9,9 +9,10 @@ from .moments import MeanAndDeviation
 from .objective import GAMUT_WEIGHT, Evaluate, Losses, Objective
 from .pixels import TemporalPrior
 from .style import Region, Style
+from .wasserstein import Wasserstein
 
 #: Style losses by their names in `Options.style_loss`.
-LOSSES: dict[str, StyleLoss] = {"gram": Gram(), "moments": MeanAndDeviation()}
+LOSSES: dict[str, StyleLoss] = {"gram": Gram(), "moments": MeanAndDeviation(), "wasserstein": Wasserstein()}
 
 __all__ = [
     "GAMUT_WEIGHT",
