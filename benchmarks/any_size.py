@@ -24,9 +24,9 @@ from measuring import alternating, isolated, load_encoder
 from PIL import Image
 
 from styletransfer import Options, stylize
+from styletransfer.encoder import Tiling
 from styletransfer.losses import LOSSES, Objective
-from styletransfer.machine import hardware
-from styletransfer.network import Tiling
+from styletransfer.runtime import hardware
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE.parent / "examples"

@@ -28,12 +28,12 @@ from reference import Reference
 from torch import Tensor
 
 from styletransfer import Options
+from styletransfer.encoder import Encoder
 from styletransfer.losses import LOSSES, Evaluate, Objective
 from styletransfer.losses.gram import gram_matrix
-from styletransfer.machine import hardware
-from styletransfer.network import Encoder
-from styletransfer.optimizer import InverseHessian, Iterate, minimize
-from styletransfer.painting import evaluation
+from styletransfer.optim import InverseHessian, Iterate, minimize
+from styletransfer.runtime import hardware
+from styletransfer.transfer import evaluation
 
 # --- what the hardware could do ------------------------------------------------------------------------------------
 

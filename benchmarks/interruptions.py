@@ -21,7 +21,7 @@ from pathlib import Path
 from PIL import Image
 
 from styletransfer import stylize
-from styletransfer.painting import checkpoint
+from styletransfer.transfer import checkpoint
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 PICTURES = EXAMPLES / "astronaut.jpg", EXAMPLES / "swirls.jpg"

@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from styletransfer import Options
+from styletransfer.encoder import Encoder, weights
+from styletransfer.images import Picture
 from styletransfer.losses.gram import gram_matrix
-from styletransfer.network import Encoder, weights
-from styletransfer.pictures import Picture
 
 #: Sides relative to the picture's own at which its style is compared.
 SIZES = (1.0, 0.5, 0.25)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from styletransfer import Options
-from styletransfer.network import Encoder, weights
+from styletransfer.encoder import Encoder, weights
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE.parent / "examples"

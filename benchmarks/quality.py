@@ -26,12 +26,12 @@ from PIL import Image
 from reference import Reference
 from torch import Tensor
 
-from styletransfer import Options, pictures
+from styletransfer import Options, images
+from styletransfer.encoder import Encoder, weights
 from styletransfer.figures.curves import write_figure
 from styletransfer.files import write_atomically
-from styletransfer.machine import hardware
-from styletransfer.network import Encoder, weights
-from styletransfer.painting import bleed, open_session
+from styletransfer.runtime import hardware
+from styletransfer.transfer import bleed, open_session
 
 PAIRS = (("astronaut", "swirls"), ("chelsea", "mosaic"), ("coffee", "woodblock"))
 #: Iterations after which reference and peer are judged, as shares of all.
@@ -50,10 +50,10 @@ Curve = list[tuple[float, Verdict]]
 def exact(content: Path, style: Path, options: Options) -> tuple[Encoder, Tensor, Tensor]:
     """The run's network in float32 and its two targets, as `stylize` makes them."""
     device = hardware.select_device(options.device)
-    inputs = pictures.read_inputs(content, style, options)
+    inputs = images.read_inputs(content, style, options)
     both = inputs.content, *inputs.styles
     small, large = (
-        p.resize(pictures.fit_size(p.rgb.size, options.size, enlarge=enlarge)).tensor().to(device)
+        p.resize(images.fit_size(p.rgb.size, options.size, enlarge=enlarge)).tensor().to(device)
         for p, enlarge in zip(both, (True, False), strict=True)
     )
     layers = {**options.content_weights, **options.style_weights}
@@ -71,7 +71,7 @@ def frames_of_reference(content: Path, style: Path, options: Options, folder: Pa
         if iteration in wanted:
             begun = time.perf_counter()
             path = folder / f"{iteration}.png"
-            pictures.to_pil(bleed.trim_bleed(image, options).clamp(0, 1)).save(path)
+            images.to_pil(bleed.trim_bleed(image, options).clamp(0, 1)).save(path)
             frames.append((begun - start - saving, str(path)))
             saving += time.perf_counter() - begun
 
@@ -101,7 +101,7 @@ def frames_of_ours(content: Path, style: Path, options: Options, folder: Path) -
             seconds = time.perf_counter() - start
             if seconds >= due:
                 path = folder / f"{seconds:.1f}.png"
-                pictures.to_pil(step.image.clamp(0, 1)).save(path)
+                images.to_pil(step.image.clamp(0, 1)).save(path)
                 frames.append((seconds, str(path)))
                 due = seconds + EVERY
         result = session.result()

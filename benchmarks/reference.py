@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from styletransfer import Options
+from styletransfer.encoder import Encoder
 from styletransfer.losses import GAMUT_WEIGHT
-from styletransfer.network import Encoder
 
 HISTORY = 100
 

@@ -19,16 +19,16 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from styletransfer import PRESETS, Options, stylize
+from styletransfer.encoder import Encoder, Tiling, weights
 from styletransfer.figures.curves import plot_curves, write_figure
 from styletransfer.figures.sheets import Cell, arrange, paint_cells, reconstruction, texture
+from styletransfer.images import read_picture, to_pil
 from styletransfer.losses import LOSSES, Losses, Objective, Region, Style
-from styletransfer.network import Encoder, Tiling, weights
 from styletransfer.options import LEARNING_RATES
-from styletransfer.painting import open_session
-from styletransfer.painting.bleed import add_bleed
-from styletransfer.painting.evaluation import make_objective
-from styletransfer.painting.job import prepared_job
-from styletransfer.pictures import read_picture, to_pil
+from styletransfer.transfer import open_session
+from styletransfer.transfer.bleed import add_bleed
+from styletransfer.transfer.evaluation import make_objective
+from styletransfer.transfer.problem import prepared_job
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES, FIGURES = ROOT / "examples", ROOT / "docs" / "figures"

@@ -19,8 +19,8 @@ from .options import PRESETS, Options
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .painting import Model, Result, Run, Step, load_model, stylize
-    from .pictures import again
+    from .images import again
+    from .transfer import Model, Result, Run, Step, load_model, stylize
 
 _LAZY = ("Model", "Result", "Run", "Step", "load_model", "stylize")
 __all__ = [
@@ -42,7 +42,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # torch takes seconds to import; `styletransfer --help` and reading Options don't need it.
     if name == "again" or name in _LAZY:
-        from . import painting, pictures
+        from . import images, transfer
 
-        return getattr(pictures if name == "again" else painting, name)
+        return getattr(images if name == "again" else transfer, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,12 +16,12 @@ from hypothesis import settings
 from PIL import Image
 
 from styletransfer import Options, Result
-from styletransfer.network import weights
-from styletransfer.network.convolution import Convolution
-from styletransfer.network.formats import Convolutions
+from styletransfer.encoder import weights
+from styletransfer.encoder.convolution import Convolution
+from styletransfer.encoder.formats import Convolutions
+from styletransfer.images import Source, Styles
 from styletransfer.options import LAYERS
-from styletransfer.painting import Step, open_session
-from styletransfer.pictures import Source, Styles
+from styletransfer.transfer import Step, open_session
 
 # Tiny convolutions on several threads of a busy machine wait for each other most of the time. Processes that tests
 # start keep to it too. `OMP_NUM_THREADS=4 make test` is another number.

@@ -16,7 +16,7 @@ import numpy as np
 import tifffile
 from PIL import Image, ImageCms
 
-from styletransfer.pictures.opening import register_heif
+from styletransfer.images.opening import register_heif
 
 #: What the reading process is kept to: pixels of a picture, seconds for a file, and bytes beyond those it starts with.
 PIXELS, SECONDS, MEMORY = 2**20, 120, 2**30
@@ -156,7 +156,7 @@ def _serve() -> None:
     import resource
     import traceback
 
-    from styletransfer import StyleTransferError, pictures
+    from styletransfer import StyleTransferError, images
 
     logging.getLogger("styletransfer").addHandler(logging.NullHandler())  # its warnings are for people
     resource.setrlimit(resource.RLIMIT_AS, (_from_status("VmSize") + MEMORY,) * 2)
@@ -167,7 +167,7 @@ def _serve() -> None:
         before = _from_status("VmRSS")
         signal.alarm(SECONDS)  # nobody handles it: it ends the process whatever that is doing
         try:
-            picture = pictures.read_picture(json.loads(line), PIXELS)
+            picture = images.read_picture(json.loads(line), PIXELS)
             tensor, size = picture.tensor(), picture.rgb.size
             assert (str(tensor.dtype), tuple(tensor.shape)) == ("torch.float32", (1, 3, size[1], size[0]))
             assert (

@@ -11,10 +11,10 @@ from PIL import Image
 from test_checkpoint import in_a_small_file_system
 from test_cli import COMMAND, run
 
-from styletransfer import pictures
+from styletransfer import images
+from styletransfer.encoder import Encoder, weights
 from styletransfer.figures import activations
-from styletransfer.network import Encoder, weights
-from styletransfer.pictures import Picture
+from styletransfer.images import Picture
 
 LITE = ("--model", "vgg19-lite", "--device", "cpu")
 
@@ -48,7 +48,7 @@ def test_a_large_map_is_reduced_by_averages() -> None:
 def test_a_step_of_a_dream_is_one_up_the_gradient_of_autograd(pooling: str, content_path: Path) -> None:
     encoder = Encoder(weights.load_weights("vgg19-lite").convolutions, ["conv3_2"], pooling)
     encoder.double()  # in float32 a filter that hardly fires has now this sign and now that
-    picture = pictures.read_picture(content_path)
+    picture = images.read_picture(content_path)
     (after,) = activations.dream(picture, encoder, octaves=1, iterations=1)
 
     shift = torch.randint(-16, 17, (2,), generator=torch.Generator().manual_seed(0)).tolist()
@@ -66,7 +66,7 @@ def test_a_step_of_a_dream_is_one_up_the_gradient_of_autograd(pooling: str, cont
 
 def test_a_dream_grows_in_octaves_and_raises_the_activations(content_path: Path) -> None:
     encoder = Encoder(weights.load_weights("vgg19-lite").convolutions, ["conv4_3"])
-    picture = pictures.read_picture(content_path)
+    picture = images.read_picture(content_path)
     energies: dict[tuple[int, int], list[float]] = {}
     for image in activations.dream(picture, encoder, octaves=3, iterations=5):
         assert image.min() >= 0 and image.max() <= 1
@@ -98,7 +98,7 @@ def test_figures_are_the_same_every_time_and_tell_how_they_were_made(
         assert run(*command, "-o", "again.png", capsys=capsys) == (0, "again.png\n", "")
         assert Path(name).read_bytes() == Path("again.png").read_bytes()
         assert size in (None, Image.open(name).size)
-        settings = pictures.read_settings(Path(name))
+        settings = images.read_settings(Path(name))
         assert settings.items() >= {"image": "cat.png", "model": "vgg19-lite", **told}.items()
 
 

@@ -20,10 +20,10 @@ from conftest import PATIENCE, TINY, wait_until
 from PIL import Image
 from test_cli import COMMAND, here, run
 
-from styletransfer import Options, UsageError, pictures, stylize
-from styletransfer.batches import cluster, gallery, jobs, manifest, workers
-from styletransfer.batches.jobs import Job
-from styletransfer.painting import checkpoint_path
+from styletransfer import Options, UsageError, images, stylize
+from styletransfer.batch import cluster, gallery, jobs, manifest, workers
+from styletransfer.batch.jobs import Job
+from styletransfer.transfer import checkpoint_path
 
 __all__ = ["here"]
 QUICK = f"--jobs 1 --iterations 3 --weights {TINY} --device cpu --size 64"
@@ -191,14 +191,14 @@ def test_a_manifest_of_either_kind(albums: Path, capsys: pytest.CaptureFixture[s
     )
     code, out, err = run(*shlex.split(f"batch --manifest photos/jobs.csv -o out -q {QUICK}"), capsys=capsys)
     assert (code, sorted(out.split()), err) == (0, ["out/b_x_y.png", "out/first.png"], "")
-    first, second = (pictures.read_settings(Path(name)) for name in ("out/first.png", "out/b_x_y.png"))
+    first, second = (images.read_settings(Path(name)) for name in ("out/first.png", "out/b_x_y.png"))
     assert (first["beta"], first["style_layers"], first["enlarge"]) == (50, ["conv1_1", "conv2_1=2"], True)
     assert (second["beta"], second["style"], second["init"]) == (10, ["x.png", "y.png"], "x.png")
     told = {"content": "a.png", "style": "../paintings/x.png", "mask": [["white.png", "-"]], "keep": "white.png"}
     Path("photos/jobs.jsonl").write_text(json.dumps(told) + "\n")
     code, out, err = run(*shlex.split(f"batch --manifest photos/jobs.jsonl -o out -q {QUICK}"), capsys=capsys)
     assert (code, out, err) == (0, "out/a_x.png\n", "")
-    assert pictures.read_settings(Path("out/a_x.png"))["mask"] == [["white.png", "-"]]
+    assert images.read_settings(Path("out/a_x.png"))["mask"] == [["white.png", "-"]]
 
 
 def test_every_mistake_of_a_manifest_is_found_before_any_job(albums: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -301,7 +301,7 @@ def test_a_worker_that_another_ends_is_replaced_and_no_picture_lost(albums: Path
     def send() -> None:
         wait_until(checkpoint_path(Path(asked[0].output)).exists)
         for child in children(os.getpid()):
-            if b"styletransfer.batches" in Path(f"/proc/{child}/cmdline").read_bytes():
+            if b"styletransfer.batch" in Path(f"/proc/{child}/cmdline").read_bytes():
                 os.kill(child, number)
                 sent.append(child)
 

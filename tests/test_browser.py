@@ -19,7 +19,7 @@ import pytest
 from conftest import PATIENCE
 from PIL import Image
 
-from styletransfer.pictures import read_settings
+from styletransfer.images import read_settings
 
 pytestmark = [
     pytest.mark.browser,

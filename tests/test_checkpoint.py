@@ -21,8 +21,8 @@ from test_cli import COMMAND, here, run
 
 from styletransfer import Options, Result, StyleTransferError, UsageError, cli, stylize
 from styletransfer.files import atomic_write
-from styletransfer.machine import hardware
-from styletransfer.painting import Step, checkpoint_path
+from styletransfer.runtime import hardware
+from styletransfer.transfer import Step, checkpoint_path
 
 __all__ = ["here"]
 SMALL = Options(iterations=20, weights=str(TINY), checkpoint_every="0")
@@ -114,7 +114,7 @@ def test_it_goes_on_in_the_precision_it_began_with(
 def test_without_the_optimisers_memory_it_goes_on_all_the_same(
     content_path: Path, style_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("styletransfer.painting.run.HISTORY_BYTES", 0)
+    monkeypatch.setattr("styletransfer.transfer.run.HISTORY_BYTES", 0)
     path = tmp_path / "state"
     stopped = stylize_and_listen(content_path, style_path, SMALL, lambda step: step.iteration == 12, checkpoint=path)
     assert path.stat().st_size < 2 * 4 * 3 * (64 + 8) * (80 + 8) + 10_000

@@ -21,7 +21,7 @@ import torch
 from conftest import PATIENCE, TINY, wait_until
 from PIL import Image
 
-from styletransfer import PRESETS, Options, __version__, cli, pictures
+from styletransfer import PRESETS, Options, __version__, cli, images
 
 COMMAND = [sys.executable, "-m", "styletransfer"]
 LITE = ("--iterations", "3", "--model", "vgg19-lite")
@@ -78,7 +78,7 @@ def test_the_format_follows_the_ending(
     target = here / f"out{ending}"
     assert run(content_path, style_path, "-o", target, *QUICK, capsys=capsys)[:2] == (0, f"{target}\n")
     with Image.open(target) as picture:
-        assert picture.format == pictures.FORMATS[ending]
+        assert picture.format == images.FORMATS[ending]
         assert picture.size == (80, 64)
 
 
@@ -113,7 +113,7 @@ def test_every_option_reaches_the_run(
     arguments += " --model vgg19-lite --device cpu --bit-depth 16 -q"
     code, out, err = run(content_path, style_path, *arguments.split(), capsys=capsys)
     assert (code, err) == (0, "")
-    settings = pictures.read_settings(Path(out.strip()))
+    settings = images.read_settings(Path(out.strip()))
     wanted = Options(
         size=40,
         alpha=2,
@@ -327,7 +327,7 @@ def test_a_name_of_two_lines_that_is_not_unicode(
     strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}  # as it is in most locales
     done = subprocess.run([*COMMAND, *command], capture_output=True, env=strict)
     assert (done.returncode, done.stdout, done.stderr) == (0, os.fsencode(target) + b"\n", b"")
-    assert pictures.read_settings(here / target)["content"] == name
+    assert images.read_settings(here / target)["content"] == name
     assert json.loads(run(*command, "--json", capsys=capsys)[1])["output"] == target
 
     (here / name).write_bytes(b"not a picture")
@@ -351,7 +351,7 @@ def test_a_preset_sets_what_is_not_given(
 ) -> None:
     options = ("--preset", "fast", "--iterations", "2", "-o", "out.png", "-q")
     assert run(content_path, style_path, *options, capsys=capsys)[0] == 0
-    settings = pictures.read_settings(here / "out.png")
+    settings = images.read_settings(here / "out.png")
     assert settings["iterations"] == 2 and settings["model"] == PRESETS["fast"]["model"] != Options.model
     code, _, err = run(content_path, style_path, "--preset", "fastest", capsys=capsys)
     assert code == 2 and "paper" in err
@@ -379,7 +379,7 @@ def test_again_makes_the_same_file_from_what_the_picture_tells(
     assert (here / f"a_again{ending}").read_bytes() == (here / f"a{ending}").read_bytes()
     changed = shlex.split("--size 48 --keep mask.png --style-weight 1 --style paint.png -q -o b.png")
     assert run("again", f"a{ending}", *changed, capsys=capsys)[0] == 0
-    settings = pictures.read_settings(here / "b.png")
+    settings = images.read_settings(here / "b.png")
     assert (settings["size"], settings["beta"], settings["style"]) == (48, 50.0, "paint.png")
 
 
@@ -416,7 +416,7 @@ def test_again_changes_what_belongs_together_and_never_takes_the_picture_for_its
     for optimizer, jitter in (("rmsprop", 0.05), ("adam", 0.05), ("lbfgs", 0.0)):
         changed = ("out/cat.png", "--optimizer", optimizer, "-q", "-o", "b.png")
         assert run("again", *changed, capsys=capsys) == (0, "b.png\n", "")
-        settings = pictures.read_settings(here / "b.png")
+        settings = images.read_settings(here / "b.png")
         assert (settings["optimizer"], settings["jitter"]) == (optimizer, jitter)
         assert settings["learning_rate"] == (0.01 if optimizer == "adam" else None)
     assert run("again", "out/cat.png", "-q", "-o", "b.png", capsys=capsys)[0] == 0
@@ -480,7 +480,7 @@ def test_flags_of_a_picture_and_of_a_preset_can_be_taken_back(
     flags = ("--seamless", "--enlarge", "--size", "96", "-o", "a.png", "-q")
     assert run("cat.png", "paint.png", *LITE, *flags, capsys=capsys)[0] == 0
     assert run("again", "a.png", "--no-seamless", "-q", capsys=capsys)[0] == 0
-    before, after = (pictures.read_settings(here / name) for name in ("a.png", "a_again.png"))
+    before, after = (images.read_settings(here / name) for name in ("a.png", "a_again.png"))
     differing = {name for name in before if before[name] != after[name]} - {"result"}
     assert differing == {"seamless"} and before["seamless"] is True and after["seamless"] is False
     preset = ("--preset", "print", "--no-enlarge", "-o", "b.png", "-q")
@@ -493,12 +493,12 @@ def test_again_takes_nothing_from_folders_that_a_picture_names(
 ) -> None:
     """A picture may come from anybody."""
     told = {"version": "0.1", "content": str(content_path), "style": "../paint.png", "weights": "/etc/passwd"}
-    pictures.write_picture(torch.rand(1, 3, 20, 20), here / "a.png", alpha=None, bit_depth=8, settings=told)
+    images.write_picture(torch.rand(1, 3, 20, 20), here / "a.png", alpha=None, bit_depth=8, settings=told)
     code, _, err = run("again", "a.png", capsys=capsys)
     assert code == 2 and "made from cat.png" in err
     for damage in ({"size": "large"}, {"mask": 5}, {"style": {"a": 1}}, {"content": [[]]}, {"init": {}}):
         settings = {**told, **damage}
-        pictures.write_picture(torch.rand(1, 3, 20, 20), here / "a.png", alpha=None, bit_depth=8, settings=settings)
+        images.write_picture(torch.rand(1, 3, 20, 20), here / "a.png", alpha=None, bit_depth=8, settings=settings)
         code, _, err = run("again", "a.png", "--content", content_path, capsys=capsys)
         assert (code, err.count("\n")) == (2, 1)
 
@@ -509,13 +509,13 @@ def test_again_warns_about_an_image_of_another_version(
     for path in (content_path, style_path):
         (here / path.name).write_bytes(path.read_bytes())
     run("cat.png", "paint.png", *LITE, "-o", "a.png", capsys=capsys)
-    settings = pictures.read_settings(here / "a.png")
+    settings = images.read_settings(here / "a.png")
     assert "version" not in run("again", "a.png", capsys=capsys)[2]
-    pictures.write_picture(torch.rand(1, 3, 64, 80), here / "b.png", settings={**settings, "version": "0.0.9"})
+    images.write_picture(torch.rand(1, 3, 64, 80), here / "b.png", settings={**settings, "version": "0.0.9"})
     code, _, err = run("again", "b.png", capsys=capsys)
     assert code == 0 and f"b.png was made by styletransfer 0.0.9: version {__version__} makes another image" in err
     for value in ("auto", "off"):  # an option until 0.2.0
-        pictures.write_picture(torch.rand(1, 3, 64, 80), here / "b.png", settings={**settings, "warm_start": value})
+        images.write_picture(torch.rand(1, 3, 64, 80), here / "b.png", settings={**settings, "warm_start": value})
         code, _, err = run("again", "b.png", capsys=capsys)
         assert code == 0 and ("b.png was made with a warm start, which no longer exists" in err) == (value == "auto")
 

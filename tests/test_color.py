@@ -14,9 +14,9 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from scipy.linalg import sqrtm
 
-from styletransfer import Options, UsageError, pictures, stylize
-from styletransfer.painting import Step
-from styletransfer.pictures import Picture, color
+from styletransfer import Options, UsageError, images, stylize
+from styletransfer.images import Picture, color
+from styletransfer.transfer import Step
 
 SMALL = Options(iterations=8, weights=str(TINY))
 #: Rec. ITU-R BT.470 (NTSC 1953): RGB -> YIQ.
@@ -188,7 +188,7 @@ def test_the_picture_has_the_contents_colours(content_path: Path, style_path: Pa
 def test_the_styles_colours_are_the_default(content_path: Path, style_path: Path) -> None:
     told = stylize(content_path, style_path, SMALL, color="style")
     assert torch.equal(stylize(content_path, style_path, SMALL).tensor, told.tensor)
-    both = (pictures.read_picture(path) for path in (content_path, style_path))
+    both = (images.read_picture(path) for path in (content_path, style_path))
     recolored = color.match_colors(*both, "content", ((80, 64), (64, 64)))[1]
     by_hand = stylize(content_path, recolored.rgb, SMALL)
     assert torch.equal(stylize(content_path, style_path, SMALL, color="content").tensor, by_hand.tensor)
@@ -216,7 +216,7 @@ def test_only_luminance_is_painted(
     result = stylize_and_listen(content_path, style_path, SMALL, steps.append, color="luminance", **changes)
     assert any(torch.equal(step.image, result.tensor) for step in steps)  # listeners see it in its colours
     assert result.best.total < steps[0].losses.total or "scales" in changes
-    assert_content_s_chroma(result.tensor, pictures.read_picture(content_path).tensor())
+    assert_content_s_chroma(result.tensor, images.read_picture(content_path).tensor())
     best = min(steps[-9:], key=lambda step: step.losses.total).image.clamp(0, 1)
     np.testing.assert_allclose(yiq(result.tensor)[0], yiq(best)[0], atol=1e-5)
 
@@ -235,11 +235,11 @@ def test_luminance_of_a_stopped_run_and_of_one_that_goes_on(
     alone, path = stylize(content_path, style_path, options), tmp_path / "state"
     stopped = stylize_and_listen(content_path, style_path, options, lambda step: step.iteration == 5, checkpoint=path)
     assert stopped.scales == [(40, 32, 5)] and stopped.size == (80, 64)
-    assert_content_s_chroma(stopped.tensor, pictures.read_picture(content_path).tensor())
+    assert_content_s_chroma(stopped.tensor, images.read_picture(content_path).tensor())
     resumed = {"checkpoint": path, "resume": True}
     with pytest.raises(UsageError, match="color was luminance and is now content"):
         stylize(content_path, style_path, options, color="content", **resumed)
-    photo = pictures.read_picture(content_path)
+    photo = images.read_picture(content_path)
     for other in color.to_luminance(photo).rgb, photo.rgb.point(lambda value: value // 2):  # the same luma, and another
         with pytest.raises(UsageError, match=r"checkpoint: content was [0-9a-f]+… and is now [^;]*$"):
             stylize(other, style_path, options, **resumed)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageCms
 from test_png import GRAY, RGB, png, with_red_and_blue_exchanged
 
-from styletransfer.pictures import read_picture
+from styletransfer.images import read_picture
 
 PRIMARIES = {
     "sRGB": ((0.64, 0.33), (0.30, 0.60), (0.15, 0.06)),

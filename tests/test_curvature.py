@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from styletransfer.optimizer.curvature import BANDS, InverseHessian, Spectrum
+from styletransfer.optim.curvature import BANDS, InverseHessian, Spectrum
 
 SHAPE = (1, 3, 6, 7)
 SIZE = 3 * 6 * 7

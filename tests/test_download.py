@@ -19,10 +19,10 @@ import torch
 from conftest import PATIENCE, SMALL, random_convolutions, wait_until
 
 from styletransfer import StyleTransferError
-from styletransfer.network import download as downloading
-from styletransfer.network import weights
-from styletransfer.network.download import download
-from styletransfer.network.weights import NETWORKS, load_weights, save
+from styletransfer.encoder import download as downloading
+from styletransfer.encoder import weights
+from styletransfer.encoder.download import download
+from styletransfer.encoder.weights import NETWORKS, load_weights, save
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -313,7 +313,7 @@ def test_a_folder_that_cant_be_made_is_our_error(server: Server, tmp_path: Path)
 PROGRAM = """
 import pathlib, resource, sys
 from styletransfer import StyleTransferError
-from styletransfer.network.download import download
+from styletransfer.encoder.download import download
 url, path, digest, most = sys.argv[1:]
 if most:
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(most), int(most)))

@@ -14,10 +14,10 @@ from conftest import TINY
 from PIL import Image, ImageSequence
 from test_cli import COMMAND, here, run
 
-from styletransfer import Options, pictures, stylize
+from styletransfer import Options, images, stylize
+from styletransfer.encoder import Encoder, weights
 from styletransfer.figures import sheets
 from styletransfer.losses.gram import gram_matrix
-from styletransfer.network import Encoder, weights
 
 __all__ = ["here"]
 LITE = ("--model", "vgg19-lite", "--device", "cpu")
@@ -43,7 +43,7 @@ def test_a_sweep_is_the_single_pictures_side_by_side(
     options = shlex.split(f"{swept} --iterations 4 -o grid.png -q")
     assert run("sweep", content_path, style_path, *LITE, *options, capsys=capsys) == (0, "grid.png\n", "")
     drawn = np.asarray(Image.open("grid.png"))
-    told = pictures.read_settings(Path("grid.png"))["figure"]
+    told = images.read_settings(Path("grid.png"))["figure"]
     assert [(cell["row"], cell["column"]) for cell in told] == [
         (f"content-layer {layer}", f"ratio {ratio}")
         for layer in ("conv2_2", "conv3_2,conv1_1=2", "conv4_2")
@@ -73,7 +73,7 @@ def test_a_sweep_over_one_option_shows_the_inputs_and_its_curves(
     assert drawn.width > 4 * 60 + 64  # content, style and three pictures
     curves = Path("curves.svg").read_text()
     assert all(word in curves for word in ("<svg", "optimizer adam", "evaluations", "seconds"))
-    cells = pictures.read_settings(Path("a.png"))["figure"]
+    cells = images.read_settings(Path("a.png"))["figure"]
     assert [cell["optimizer"] for cell in cells] == ["lbfgs", "adam", "adagrad"]
     lbfgs, adam, adagrad = (cell["result"]["loss"]["total"] for cell in cells)
     assert lbfgs < adagrad and adam not in (lbfgs, adagrad)
@@ -121,7 +121,7 @@ def test_a_sweep_that_is_interrupted_leaves_what_was_made(content_path: Path, st
     done = subprocess.run([sys.executable, "-c", program, *shlex.split(sweep)], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (128 + signal.SIGINT, "grid.png\n"), done.stderr
     assert "interrupted" in done.stderr and "Traceback" not in done.stderr
-    assert len(pictures.read_settings(here / "grid.png")["figure"]) == 1
+    assert len(images.read_settings(here / "grid.png")["figure"]) == 1
 
 
 @pytest.mark.parametrize("kind", ["content", "style"])
@@ -129,7 +129,7 @@ def test_reconstructions_have_what_their_layer_knows(content_path: Path, here: P
     layers = ("conv1_1", "conv2_1", "conv3_1")
     cells = sheets.reconstruction(content_path, layers, kind, Options(model="vgg19-lite", size=48, iterations=60))
     encoder = Encoder(weights.load_weights("vgg19-lite").convolutions, layers)
-    of_picture, noise = encoder(pictures.read_picture(content_path).resize((48, 38)).tensor()), None
+    of_picture, noise = encoder(images.read_picture(content_path).resize((48, 38)).tensor()), None
     assert len(cells) == 3
     for layer, (_, result, curve) in zip(layers, sheets.paint_cells(cells, lambda: False, quiet=True), strict=True):
         start = stylize(content_path, content_path, model="vgg19-lite", size=48, init="noise", iterations=0).tensor
@@ -146,11 +146,11 @@ def test_reconstructions_have_what_their_layer_knows(content_path: Path, here: P
 def test_the_command_reconstructs(content_path: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quick = ("--iterations", "2", "-q", *ANY)
     assert run("reconstruct", content_path, *quick, capsys=capsys) == (0, "cat_content.png\n", "")
-    told = pictures.read_settings(here / "cat_content.png")["figure"]
+    told = images.read_settings(here / "cat_content.png")["figure"]
     assert [cell["content_layers"] for cell in told] == [[f"conv{n}_1"] for n in range(1, 6)]
     layers = ("--style", "--layers", "relu1_1", "conv2_2")
     assert run("reconstruct", content_path, *layers, *quick, capsys=capsys) == (0, "cat_style.png\n", "")
-    told = pictures.read_settings(here / "cat_style.png")["figure"]
+    told = images.read_settings(here / "cat_style.png")["figure"]
     assert [cell["style_layers"] for cell in told] == [["relu1_1"], ["relu1_1", "conv2_2"]]
     code, out, err = run("reconstruct", content_path, "--layers", "conv7_1", *quick, capsys=capsys)
     assert (code, out, err.count("\n")) == (2, "", 1) and "conv7_1" in err
@@ -166,8 +166,8 @@ def test_a_texture_has_any_size_and_the_styles_statistics(
     assert run("texture", style_path, *ANY, *options, capsys=capsys) == (0, "texture.png\n", "")
     assert Image.open("texture.png").size == (80, 60)
     encoder = Encoder(weights.load(TINY), layers)
-    made = encoder(F.pad(pictures.read_picture(Path("texture.png")).tensor(), (48,) * 4, mode="circular"))
-    wanted = encoder(pictures.read_picture(style_path).tensor())
+    made = encoder(F.pad(images.read_picture(Path("texture.png")).tensor(), (48,) * 4, mode="circular"))
+    wanted = encoder(images.read_picture(style_path).tensor())
     for beyond, layer in zip((48, 24, 12), layers, strict=True):  # what is there is seen and doesn't count
         features = made[layer][..., beyond:-beyond, beyond:-beyond], wanted[layer]
         grams = [gram_matrix(f) for f in features]
@@ -287,4 +287,4 @@ def test_a_sweep_in_a_real_process(content_path: Path, style_path: Path, here: P
     )
     done = subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "cat_paint_sweep.png\n", "")
-    assert json.dumps(pictures.read_settings(here / "cat_paint_sweep.png")).count(str(content_path.parent)) == 0
+    assert json.dumps(images.read_settings(here / "cat_paint_sweep.png")).count(str(content_path.parent)) == 0

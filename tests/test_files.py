@@ -8,7 +8,7 @@ import pytest
 
 from styletransfer import StyleTransferError, UsageError
 from styletransfer.files import atomic_write, write_atomically
-from styletransfer.pictures import check_folder
+from styletransfer.images import check_folder
 
 
 def link_absolute(folder: Path) -> None:

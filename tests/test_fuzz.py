@@ -15,7 +15,7 @@ from hostile import PROMISED, READ, reader, whole_pictures
 from safetensors.torch import save_file
 
 from styletransfer import StyleTransferError
-from styletransfer.network.weights import load
+from styletransfer.encoder.weights import load
 
 pytestmark = [pytest.mark.fuzz, pytest.mark.filterwarnings("ignore")]
 

@@ -13,12 +13,12 @@ import pytest
 import torch
 from test_checkpoint import stop_and_resume
 
-from styletransfer import Options, pictures, stylize
+from styletransfer import Options, images, stylize
+from styletransfer.encoder import Encoder, Tiling, weights
 from styletransfer.losses import LOSSES, Objective
-from styletransfer.machine import hardware
-from styletransfer.network import Encoder, Tiling, weights
-from styletransfer.optimizer import InverseHessian, minimize
-from styletransfer.painting import evaluation
+from styletransfer.optim import InverseHessian, minimize
+from styletransfer.runtime import hardware
+from styletransfer.transfer import evaluation
 
 pytestmark = pytest.mark.gpu
 
@@ -35,7 +35,7 @@ def device() -> torch.device:
 
 
 def picture(name: str, width: int, height: int) -> torch.Tensor:
-    return pictures.read_picture(EXAMPLES / f"{name}.jpg").resize((width, height)).tensor()
+    return images.read_picture(EXAMPLES / f"{name}.jpg").resize((width, height)).tensor()
 
 
 def vgg19(pooling: str = "avg") -> Encoder:
@@ -135,11 +135,11 @@ def test_the_host_never_waits_in_the_loop(device: torch.device, optimizer: str) 
 _MEASURE = """
 import sys, torch
 from styletransfer import Options
-from styletransfer.machine import hardware, plan
-from styletransfer.network import Encoder, Tiling, weights
+from styletransfer.runtime import hardware, plan
+from styletransfer.encoder import Encoder, Tiling, weights
 from styletransfer.losses import LOSSES, Objective
-from styletransfer.optimizer import InverseHessian, minimize
-from styletransfer.painting import evaluation
+from styletransfer.optim import InverseHessian, minimize
+from styletransfer.transfer import evaluation
 
 columns, rows, kept = (int(a) or None for a in sys.argv[2:])
 gpu, o, tiling = hardware.select_device("cuda"), Options(), Tiling(columns, rows, kept)
@@ -264,7 +264,7 @@ def test_a_batch_and_a_clip_are_painted_on_it(content_path: Path, style_path: Pa
     pytest.importorskip("av")
     pytest.importorskip("cv2")
     for number in range(3):
-        pictures.read_picture(content_path).rgb.save(tmp_path / f"{number}.png")
+        images.read_picture(content_path).rgb.save(tmp_path / f"{number}.png")
     clip = ["video", tmp_path, style_path, "-o", tmp_path / "clip.mkv", "--size", "64"]
     done = subprocess.run([*command, *map(str, clip), *options], capture_output=True, text=True)
     assert done.returncode == 0 and (tmp_path / "clip.mkv").stat().st_size > 1000, done.stderr

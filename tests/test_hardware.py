@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from styletransfer import UsageError
-from styletransfer.machine import hardware
-from styletransfer.painting import evaluation
+from styletransfer.runtime import hardware
+from styletransfer.transfer import evaluation
 
 CPU = torch.device("cpu")
 
@@ -90,7 +90,7 @@ def test_settings_are_as_before_afterwards() -> None:
 
 COUNT_FAULTS = """
 import resource, sys, torch
-from styletransfer.machine import hardware
+from styletransfer.runtime import hardware
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -14,7 +14,7 @@ from PIL import Image
 from test_png import with_red_and_blue_exchanged
 
 from styletransfer import StyleTransferError, UsageError
-from styletransfer.pictures import list_pictures, read_picture, read_size
+from styletransfer.images import list_pictures, read_picture, read_size
 
 Y, X = np.mgrid[0:48, 0:64]
 #: Smooth, with no symmetry that hides a mistake.
@@ -199,7 +199,7 @@ def test_heic_is_read_where_its_plug_in_is_installed(tmp_path: Path) -> None:
     save(tmp_path / "a.heic", SCENE, "a.heic")
     code = """if True:
         import pathlib, sys
-        from styletransfer.pictures import list_pictures, read_picture
+        from styletransfer.images import list_pictures, read_picture
         (path,) = list_pictures(pathlib.Path(sys.argv[1]))
         print(path.name, read_picture(path).rgb.size)
     """
@@ -214,7 +214,7 @@ def test_without_the_plug_in_the_extra_is_named(tmp_path: Path) -> None:
         import logging, pathlib, sys
         sys.modules["pillow_heif"] = None  # Python's own way to say that there is none
         logging.basicConfig(format="%(message)s", stream=sys.stdout)
-        from styletransfer.pictures import list_pictures, read_picture
+        from styletransfer.images import list_pictures, read_picture
         folder = pathlib.Path(sys.argv[1])
         print([path.name for path in list_pictures(folder)])
         try:

@@ -21,7 +21,7 @@ import torch
 from PIL import Image, ImageCms, ImageFilter
 
 from styletransfer import StyleTransferError, UsageError
-from styletransfer.pictures import Picture, check_output, read_picture, read_settings, to_pil, to_tensor, write_picture
+from styletransfer.images import Picture, check_output, read_picture, read_settings, to_pil, to_tensor, write_picture
 
 LANCZOS = Image.Resampling.LANCZOS
 ORIENTATION = 0x0112  # its EXIF tag
@@ -606,7 +606,7 @@ def test_warnings_reach_stderr_and_what_libtiff_writes_there_does_not(
 
 def test_a_picture_is_read_where_stderr_is_closed(tmp_path: Path) -> None:
     Image.fromarray(smooth()).save(tmp_path / "a.tif", compression="tiff_lzw")
-    code = "import sys; from styletransfer import pictures; print(pictures.read_picture(sys.argv[1]).rgb.size)"
+    code = "import sys; from styletransfer import images; print(images.read_picture(sys.argv[1]).rgb.size)"
     command = ["sh", "-c", '"$0" "$@" 2>&-', sys.executable, "-c", code, str(tmp_path / "a.tif")]
     assert subprocess.run(command, capture_output=True, text=True).stdout == "(48, 32)\n"
 

@@ -11,9 +11,9 @@ import torch
 from conftest import TINY
 from PIL import Image
 
-from styletransfer import Options, UsageError, again, cli, pictures, stylize
+from styletransfer import Options, UsageError, again, cli, images, stylize
+from styletransfer.encoder import Encoder, weights
 from styletransfer.losses.gram import gram_matrix
-from styletransfer.network import Encoder, weights
 
 SMALL = Options(iterations=30, weights=str(TINY), precision="fp32", size=64)
 LITE = Options(iterations=80, model="vgg19-lite", precision="fp32", size=64)
@@ -99,7 +99,7 @@ def test_regions_have_the_style_of_their_own(files: dict[str, Path], tile: str) 
     encoder = Encoder(weights.load_weights("vgg19-lite").convolutions, ["conv1_1", "conv2_1"])
 
     def distance(part: torch.Tensor, style: str) -> float:
-        made, wanted = encoder(part), encoder(pictures.read_picture(files[style]).tensor())
+        made, wanted = encoder(part), encoder(images.read_picture(files[style]).tensor())
         return sum(float((gram_matrix(made[k]) - gram_matrix(wanted[k])).norm()) for k in made)
 
     left, right = result.tensor[..., :28], result.tensor[..., 36:]
@@ -154,7 +154,7 @@ def test_the_command_takes_styles_weights_and_masks(
             cli.main([str(files["photo"]), *map(str, arguments), *fixed])
         out, err = capsys.readouterr()
         assert (ended.value.code or 0, out) == (0, f"{tmp_path / 'out.png'}\n"), err
-        return pictures.read_settings(tmp_path / "out.png")
+        return images.read_settings(tmp_path / "out.png")
 
     blend = made(files["red"], files["blue"], "--style-weight", 3, "--style-weight", 7)
     assert blend["style"] == ["red.png", "blue.png"] and blend["style_weight"] == [3.0, 7.0]

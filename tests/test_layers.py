@@ -9,8 +9,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import vgg19
 
-from styletransfer.network import Encoder, weights
-from styletransfer.network.layers import table
+from styletransfer.encoder import Encoder, weights
+from styletransfer.encoder.layers import table
 
 
 @pytest.mark.parametrize("size", [16, 237, 512])

@@ -10,8 +10,8 @@ import torch
 from conftest import TINY
 
 from styletransfer import Options, UsageError, load_model, stylize
-from styletransfer.machine import hardware
-from styletransfer.painting import keep_model
+from styletransfer.runtime import hardware
+from styletransfer.transfer import keep_model
 
 SMALL = Options(iterations=8, weights=str(TINY))
 

@@ -6,11 +6,11 @@ import scipy.linalg
 import torch
 from conftest import SMALL, random_convolutions
 
+from styletransfer.encoder import Encoder
+from styletransfer.encoder.formats import Convolutions
 from styletransfer.losses import GAMUT_WEIGHT, LOSSES, Losses, Objective, Region, Style, TemporalPrior
 from styletransfer.losses.gram import gram_matrix
 from styletransfer.losses.pixels import HALF_A_LEVEL
-from styletransfer.network import Encoder
-from styletransfer.network.formats import Convolutions
 
 CONTENT = {"conv4_2": 0.75, "conv2_2": 0.25}
 STYLE = {"conv1_1": 0.1, "conv2_1": 0.2, "conv3_1": 0.3, "conv4_1": 0.2, "conv5_1": 0.2}

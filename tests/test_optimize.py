@@ -9,8 +9,8 @@ import torch
 from scipy.optimize import minimize as scipy_minimize
 from scipy.optimize import rosen, rosen_der
 
-from styletransfer.optimizer import InverseHessian
-from styletransfer.optimizer.optimize import MOMENTUM, SUFFICIENT_DECREASE, minimize
+from styletransfer.optim import InverseHessian
+from styletransfer.optim.optimize import MOMENTUM, SUFFICIENT_DECREASE, minimize
 from styletransfer.options import LEARNING_RATES
 
 

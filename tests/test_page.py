@@ -11,12 +11,12 @@ from conftest import TINY
 from PIL import Image
 from test_cli import here, run
 
-from styletransfer import Options, StyleTransferError, UsageError, pictures, stylize
-from styletransfer.page import server, watching
-from styletransfer.page.watching import Watched, choose_target, keep_input
+from styletransfer import Options, StyleTransferError, UsageError, images, stylize
+from styletransfer.web import server, watching
+from styletransfer.web.watching import Watched, choose_target, keep_input
 
 gr = pytest.importorskip("gradio", reason="the page needs Gradio")
-from styletransfer.page import form, masks  # noqa: E402
+from styletransfer.web import form, masks  # noqa: E402
 
 __all__ = ["here"]
 QUICK = Options(iterations=3, weights=str(TINY), device="cpu")
@@ -84,7 +84,7 @@ def test_arguments_give_the_same_settings(
     )
     arguments = ["-q", content_path, style_path, *options.to_arguments(), "-o", "out.png"]
     assert run(*arguments, capsys=capsys)[0] == 0
-    assert Options.from_settings(pictures.read_settings(Path("out.png"))) == options
+    assert Options.from_settings(images.read_settings(Path("out.png"))) == options
     assert Options().to_arguments() == []
 
 
@@ -188,7 +188,7 @@ def test_a_run_ends_soon_and_its_picture_is_kept(
         done.set()
     thread.join(20)
     assert not thread.is_alive()
-    told = pictures.read_settings(tmp_path / "out.png")
+    told = images.read_settings(tmp_path / "out.png")
     assert told["result"]["stopped"] == "interrupted" and told["result"]["iterations"] < LONG.iterations
 
 

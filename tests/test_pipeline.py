@@ -15,17 +15,17 @@ from conftest import SMALL as WIDTHS
 from conftest import TINY, random_convolutions, stylize_and_listen
 from PIL import Image, ImageFilter
 
-from styletransfer import Options, StyleTransferError, UsageError, pictures, stylize
+from styletransfer import Options, StyleTransferError, UsageError, images, stylize
+from styletransfer.encoder import Encoder, Tiling
+from styletransfer.images import Inputs, Picture, RegionInput, StyleInput
 from styletransfer.losses import LOSSES, Objective, Region, Style
-from styletransfer.machine import hardware, plan
-from styletransfer.network import Encoder, Tiling
-from styletransfer.painting import Step, estimate, open_session, run, timing
-from styletransfer.painting.bleed import SEAMLESS_BLEED
-from styletransfer.painting.canvas import upsample_residual
-from styletransfer.painting.evaluation import wrap_borders
-from styletransfer.painting.job import WINDOW, choose_scales
-from styletransfer.painting.run import SETTLED
-from styletransfer.pictures import Inputs, Picture, RegionInput, StyleInput
+from styletransfer.runtime import hardware, plan
+from styletransfer.transfer import Step, estimate, open_session, run, timing
+from styletransfer.transfer.bleed import SEAMLESS_BLEED
+from styletransfer.transfer.canvas import upsample_residual
+from styletransfer.transfer.evaluation import wrap_borders
+from styletransfer.transfer.problem import WINDOW, choose_scales
+from styletransfer.transfer.run import SETTLED
 
 SMALL = Options(iterations=8, weights=str(TINY))
 LITE = Options(iterations=8, model="vgg19-lite")
@@ -46,7 +46,7 @@ def test_the_picture_gets_the_style_and_keeps_the_contents_size(content_path: Pa
 def test_paths_pillow_images_and_tensors_are_the_same(content_path: Path, style_path: Path) -> None:
     paths = stylize(str(content_path), style_path, SMALL)
     opened = stylize(Image.open(content_path), Image.open(style_path), SMALL)
-    tensors = stylize(*(pictures.read_picture(path).tensor() for path in (content_path, style_path)), SMALL)
+    tensors = stylize(*(images.read_picture(path).tensor() for path in (content_path, style_path)), SMALL)
     assert torch.equal(paths.tensor, opened.tensor)
     assert torch.equal(paths.tensor, tensors.tensor)
 
@@ -140,7 +140,7 @@ def test_where_to_start(content_path: Path, style_path: Path, tmp_path: Path, in
     start = stylize(content_path, style_path, SMALL, iterations=0, init=init).tensor
     assert start.shape == (1, 3, 64, 80)
     if init == "content":
-        assert torch.equal(start, pictures.read_picture(content_path).tensor())
+        assert torch.equal(start, images.read_picture(content_path).tensor())
     elif init == "style":  # 64×64 -> its middle of the content's proportions, 64×51.2
         middle = Image.open(style_path).resize((80, 64), Image.Resampling.LANCZOS, box=(0, 6.4, 64, 57.6))
         np.testing.assert_allclose(start[0].permute(1, 2, 0).numpy() * 255, np.asarray(middle), atol=0.01)
@@ -199,7 +199,7 @@ def test_what_is_saved_tells_how_it_was_made(content_path: Path, style_path: Pat
     result = stylize(content_path, style_path, LITE, beta=500.0, init=str(style_path))
     for name in ("a.png", "a.jpg", "a.webp", "a.tiff"):
         path = result.save(tmp_path / name)
-        settings = pictures.read_settings(path)
+        settings = images.read_settings(path)
         assert settings["beta"] == 500.0 and settings["version"] == __version__
         assert (settings["content"], settings["style"]) == (content_path.name, style_path.name)
         assert str(content_path.parent) not in path.read_bytes().decode("latin-1")
@@ -334,7 +334,7 @@ def test_a_start_without_a_finite_loss_is_an_error(
 def test_far_too_long_steps_of_adam_dont_end_in_a_broken_picture(content_path: Path, style_path: Path) -> None:
     result = stylize(content_path, style_path, SMALL, optimizer="adam", learning_rate=50.0)
     assert result.best_iteration == 0 and result.best.total == result.losses[0].total < result.losses[-1].total
-    assert torch.equal(result.tensor, pictures.read_picture(content_path).tensor())
+    assert torch.equal(result.tensor, images.read_picture(content_path).tensor())
 
 
 def test_an_unknown_setting_or_device_is_named(content_path: Path, style_path: Path) -> None:
@@ -425,7 +425,7 @@ def test_finer_scales_have_fewer_iterations_and_tell_the_listener_their_size(
 def test_stopped_on_a_coarse_scale_the_picture_has_the_full_size(content_path: Path, style_path: Path) -> None:
     result = stylize_and_listen(content_path, style_path, SMALL, lambda step: step.iteration == 3, scales="2")
     assert result.size == (80, 64) and result.scales == [(40, 32, 3)] and result.stopped == "interrupted"
-    content = pictures.read_picture(content_path)
+    content = images.read_picture(content_path)
     assert not torch.equal(result.tensor, content.tensor())
 
 
@@ -508,7 +508,7 @@ def test_a_time_too_short_for_a_finer_scale_gives_a_coarser_picture_enlarged(
 
 
 def test_regularisers_keep_the_picture_nearer_the_photograph(content_path: Path, style_path: Path) -> None:
-    photo = pictures.read_picture(content_path).resize((60, 48)).tensor()
+    photo = images.read_picture(content_path).resize((60, 48)).tensor()
 
     def change(**weights: float) -> torch.Tensor:
         options = dataclasses.replace(LITE, size=60, iterations=30, beta=100.0, **weights)

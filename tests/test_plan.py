@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from styletransfer import StyleTransferError
-from styletransfer.machine import hardware, plan
-from styletransfer.network import Encoder, Tiling, weights
+from styletransfer.encoder import Encoder, Tiling, weights
+from styletransfer.runtime import hardware, plan
 
 MIB = 2**20
 ENCODER = Encoder(random_convolutions(SMALL), ["conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv4_2", "conv5_1"])
@@ -67,10 +67,10 @@ def test_every_process_gets_bands() -> None:
 _MEASURE = """
 import sys, torch
 from styletransfer import Options
-from styletransfer.machine import hardware, plan
-from styletransfer.network import Encoder, Tiling, weights
+from styletransfer.runtime import hardware, plan
+from styletransfer.encoder import Encoder, Tiling, weights
 from styletransfer.losses import LOSSES, Objective
-from styletransfer.optimizer import InverseHessian, minimize
+from styletransfer.optim import InverseHessian, minimize
 
 def kilobytes(name):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name))
@@ -112,7 +112,7 @@ def test_predicted_memory_is_the_true_one(tiling: str) -> None:
 @linux
 def test_free_memory_knows_the_processes_own_limit() -> None:
     code = (
-        "import resource; from styletransfer.machine import hardware; import torch\n"
+        "import resource; from styletransfer.runtime import hardware; import torch\n"
         "used = 1024 * hardware._kilobytes('/proc/self/status', 'VmSize')\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 300 * 2**20, -1))\n"
         "print(hardware.free_memory(torch.device('cpu')))"
@@ -149,7 +149,7 @@ def test_a_picture_is_made_in_little_memory(style_path: Path, tmp_path: Path) ->
     """
     code = (
         "import resource, sys, torch; torch.set_num_threads(1)\n"
-        "from styletransfer import cli, painting; from styletransfer.machine import hardware\n"
+        "from styletransfer import cli, painting; from styletransfer.runtime import hardware\n"
         "torch.nn.functional.conv2d(torch.rand(1, 8, 64, 64), torch.rand(8, 8, 3, 3))\n"
         "torch.rand(99, 99) @ torch.rand(99, 99)\n"  # MKL's code for this processor is loaded at its first use
         "limit = 1024 * hardware._kilobytes('/proc/self/status', 'VmSize') + 700 * 2**20\n"

@@ -10,7 +10,7 @@ import pytest
 from hostile import reader
 from PIL import Image, ImageCms
 
-from styletransfer.pictures import read_picture, read_settings, read_size
+from styletransfer.images import read_picture, read_settings, read_size
 
 GRAY, RGB, PALETTE, GRAY_ALPHA, RGBA = 0, 2, 3, 4, 6
 CHANNELS = {GRAY: 1, RGB: 3, PALETTE: 1, GRAY_ALPHA: 2, RGBA: 4}

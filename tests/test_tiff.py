@@ -12,7 +12,7 @@ import tifffile
 from PIL import Image
 
 from styletransfer import StyleTransferError
-from styletransfer.pictures import Picture, read_picture, read_size
+from styletransfer.images import Picture, read_picture, read_size
 
 HEIGHT, WIDTH = 21, 37
 Y, X = np.mgrid[0:HEIGHT, 0:WIDTH]

@@ -7,8 +7,8 @@ from conftest import SMALL, random_convolutions
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from styletransfer.encoder import Encoder, Tiling, bands
 from styletransfer.losses import LOSSES, Objective, Region, Style, TemporalPrior
-from styletransfer.network import Encoder, Tiling, bands
 from styletransfer.options import LAYERS
 
 PAPERS = ["conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1"]

@@ -8,8 +8,8 @@ from torch import nn
 from torchvision.models.vgg import cfgs, make_layers
 
 from styletransfer import UsageError
-from styletransfer.network import convolution, winograd
-from styletransfer.network.vgg import Encoder, Trace
+from styletransfer.encoder import convolution, winograd
+from styletransfer.encoder.vgg import Encoder, Trace
 from styletransfer.options import LAYERS
 
 STYLE = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")

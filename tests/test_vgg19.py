@@ -9,9 +9,9 @@ import torch
 from conftest import EXAMPLES, SMALL, random_convolutions
 from torchvision.models.vgg import cfgs, make_layers
 
-from styletransfer import Options, StyleTransferError, pictures, stylize
-from styletransfer.network import Encoder, weights
-from styletransfer.network.weights import find, load_weights, save
+from styletransfer import Options, StyleTransferError, images, stylize
+from styletransfer.encoder import Encoder, weights
+from styletransfer.encoder.weights import find, load_weights, save
 from styletransfer.options import LAYERS
 
 
@@ -27,7 +27,7 @@ def codes(real: weights.Weights) -> dict[str, np.ndarray]:
 
 
 def photograph(side: int) -> torch.Tensor:
-    return pictures.read_picture(EXAMPLES / "astronaut.jpg").resize((side, side)).tensor()
+    return images.read_picture(EXAMPLES / "astronaut.jpg").resize((side, side)).tensor()
 
 
 def test_weights_are_the_tables_values_at_the_codes(real: weights.Weights, codes: dict[str, np.ndarray]) -> None:
@@ -73,7 +73,7 @@ def test_auto_is_the_real_network_and_the_picture_says_so(content_path: Path, st
     totals = [loss.total for loss in result.losses]
     assert totals[-1] < totals[0] / 3
     result.save(tmp_path / "out.png")
-    assert pictures.read_settings(tmp_path / "out.png")["model"] == "vgg19-8bit"
+    assert images.read_settings(tmp_path / "out.png")["model"] == "vgg19-8bit"
 
 
 # --- where it isn't whole -------------------------------------------------------------------------------------------

@@ -23,8 +23,8 @@ cv2 = pytest.importorskip("cv2")
 from styletransfer import Options  # noqa: E402
 from styletransfer.cli.main import main  # noqa: E402
 from styletransfer.errors import StyleTransferError, UsageError  # noqa: E402
+from styletransfer.images import read_settings  # noqa: E402
 from styletransfer.options import Following  # noqa: E402
-from styletransfer.pictures import read_settings  # noqa: E402
 from styletransfer.video import clips, render  # noqa: E402
 from styletransfer.video.flow import find_motion, is_cut  # noqa: E402
 from styletransfer.video.frames import read_frames  # noqa: E402

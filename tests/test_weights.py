@@ -24,10 +24,10 @@ from safetensors.torch import save_file
 from torchvision.models import VGG19_Weights
 
 from styletransfer import StyleTransferError, UsageError
+from styletransfer.encoder import Encoder, weights
+from styletransfer.encoder.formats import Convolutions
+from styletransfer.encoder.weights import NETWORKS, fetch, find, load, load_weights, save, verify
 from styletransfer.files import sha256_of
-from styletransfer.network import Encoder, weights
-from styletransfer.network.formats import Convolutions
-from styletransfer.network.weights import NETWORKS, fetch, find, load, load_weights, save, verify
 from styletransfer.options import LAYERS
 
 TRUNK = random_convolutions(SMALL)
@@ -420,7 +420,7 @@ BOMBS: dict[str, Callable[[Path], None]] = {
 PROGRAM = """
 import pathlib, re, resource, sys
 from styletransfer import StyleTransferError
-from styletransfer.network.weights import load
+from styletransfer.encoder.weights import load
 
 def memory(what):
     return int(re.search(what + r":\\s*(\\d+) kB", pathlib.Path("/proc/self/status").read_text())[1]) << 10

@@ -45,16 +45,16 @@ from crops import OWN_CROP, Pictures, Triple, below, crop, load_pictures, make_b
 from torch import Tensor, nn
 
 from styletransfer import Options
+from styletransfer.encoder import Encoder, weights
+from styletransfer.encoder.convolution import Convolution
+from styletransfer.encoder.formats import Convolutions
+from styletransfer.encoder.layers import VGG19_WIDTHS
 from styletransfer.files import sha256_of
+from styletransfer.images import to_pil
 from styletransfer.losses.gram import gram_matrix
-from styletransfer.machine.hardware import select_precision
-from styletransfer.network import Encoder, weights
-from styletransfer.network.convolution import Convolution
-from styletransfer.network.formats import Convolutions
-from styletransfer.network.layers import VGG19_WIDTHS
 from styletransfer.options import LAYERS
-from styletransfer.painting import open_session
-from styletransfer.pictures import to_pil
+from styletransfer.runtime.hardware import select_precision
+from styletransfer.transfer import open_session
 
 TRUNK = LAYERS[: LAYERS.index("conv5_1") + 1]
 #: Filters of each layer, and how many directions of the layer before they look at if not all: chosen for the least

@@ -199,7 +199,7 @@ def _pair(mask: str) -> tuple[str, str]:
 def files_among(*sources: Any) -> tuple[Path, ...]:
     """Every path among them; of a folder those of its pictures."""
 
-    from ..pictures import list_pictures
+    from ..images import list_pictures
 
     found: list[Path] = []
     for source in sources:

@@ -16,8 +16,8 @@ from .arguments import BETWEEN, Quiet, app, from_options
 from .console import interruptible, print_error, show_notices
 
 if TYPE_CHECKING:
-    from ..batches.jobs import Job
-    from ..batches.report import Makers
+    from ..batch.jobs import Job
+    from ..batch.report import Makers
 
 
 @app.command("batch")
@@ -67,7 +67,7 @@ def batch_command(
         makers = choose_makers(scheduler, send_files, jobs, interrupted)
         rows = _run(planned, makers, folder, retry_failed, quiet)
         if gallery:
-            from ..batches.gallery import write_gallery
+            from ..batch.gallery import write_gallery
 
             write_gallery(planned, rows, folder / "gallery.html")
             logging.getLogger(__name__).info("the gallery is %s", folder / "gallery.html")
@@ -85,10 +85,10 @@ def batch_command(
 
 def choose_makers(scheduler: str | None, send_files: bool, jobs: int, interrupted: "Callable[[], int]") -> "Makers":
     if scheduler:
-        from ..batches.cluster import run_on_cluster
+        from ..batch.cluster import run_on_cluster
 
         return partial(run_on_cluster, address=scheduler, stopped=interrupted, send=send_files)
-    from ..batches import workers
+    from ..batch import workers
 
     return partial(workers.run_locally, count=jobs or workers.default_count(), stopped=interrupted)
 
@@ -103,7 +103,7 @@ def _plan_jobs(
     name: str,
 ) -> "list[Job]":
     """Return the jobs. If some are invalid, each error is a line on stderr before `ManifestError` is raised."""
-    from ..batches.manifest import ManifestError, combine, read_manifest
+    from ..batch.manifest import ManifestError, combine, read_manifest
 
     options = Options(**given)
     if manifest and (contents or styles):
@@ -125,7 +125,7 @@ def _plan_jobs(
 def _run(planned: "Sequence[Job]", makers: "Makers", folder: Path, again: bool, quiet: bool) -> dict[str, Any]:
     from tqdm import tqdm
 
-    from ..batches.report import run_jobs
+    from ..batch.report import run_jobs
 
     counts = {"done": 0, "skipped": 0, "failed": 0}
     with tqdm(total=len(planned), unit="picture", disable=quiet or None, dynamic_ncols=True) as bar:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ..errors import StyleTransferError, escape_unprintable
 
 if TYPE_CHECKING:  # torch takes seconds to import: `--help` must not
-    from ..painting import Session, Step
+    from ..transfer import Session, Step
 
 
 def print_error(message: str, code: int) -> int:

@@ -15,7 +15,7 @@ from .console import interruptible, print_error, save_somewhere, show_notices
 if TYPE_CHECKING:
     from ..figures.activations import Drawing
     from ..figures.sheets import Cell
-    from ..pictures import Source
+    from ..images import Source
 
 
 _Image = Annotated[Path, typer.Argument(metavar="IMAGE", help="The picture.")]
@@ -33,11 +33,11 @@ def layers_command(
     An output has 1 + (input + 2·padding − kernel) / stride positions a side. The receptive field is the part of the
     picture that one position depends on. Operations are multiply-adds.
     """
-    from ..network import layers
+    from ..encoder import layers
 
     widths, ranks = layers.VGG19_WIDTHS, dict[str, int]()
     if model != "vgg19":
-        from ..network import weights
+        from ..encoder import weights
 
         convolutions = weights.load_weights(model).convolutions
         widths = {name: len(layer.bias) for name, layer in convolutions.items()}
@@ -101,7 +101,7 @@ def dream_command(
 
 
 def _draw_one(draw: "Callable[[], Drawing]", image: Path, target: Path) -> None:
-    from ..pictures import check_output
+    from ..images import check_output
 
     check_output(target, 8, (image,))
     saved = save_somewhere(draw().save, target)
@@ -184,7 +184,7 @@ def _draw_sheet(
     with interruptible() as interrupted:
         from ..figures.curves import check_plot, plot_curves
         from ..figures.sheets import draw_sheet
-        from ..pictures import check_distinct, check_output
+        from ..images import check_distinct, check_output
 
         show_notices(quiet)
         taken = files_among(list(inputs))

@@ -13,7 +13,7 @@ import typer
 from typer.exceptions import TyperException
 
 from ..errors import StyleTransferError
-from . import batch, figures, page, picture, video, weights  # noqa: F401  they add their commands
+from . import batch, figures, picture, video, web, weights  # noqa: F401  they add their commands
 from .arguments import app
 from .console import discard_stdout, encode_any_name, print_error
 

@@ -34,8 +34,8 @@ from .arguments import (
 from .console import interruptible, print_error, save_somewhere, show_notices, with_progress_bar
 
 if TYPE_CHECKING:  # torch takes seconds to import: `--help` must not
-    from ..painting import Result, Step
-    from ..pictures import Source, Styles
+    from ..images import Source, Styles
+    from ..transfer import Result, Step
 
 
 def _show_version(value: bool) -> None:
@@ -88,7 +88,7 @@ def resume_command(
 
     Saved iterates continue the numbering; an animation shows only the resumed part.
     """
-    from ..painting.checkpoint import checkpoint_path, load_checkpoint
+    from ..transfer.checkpoint import checkpoint_path, load_checkpoint
 
     saved = load_checkpoint(checkpoint_path(output), header_only=True).sources
     if not all([saved["content"], *saved["styles"]]):
@@ -122,7 +122,7 @@ def again_command(
     The photograph and the painting are looked for beside it and in the current folder. Without changes the result is
     the same file on the same machine.
     """
-    from ..pictures import again
+    from ..images import again
 
     target = output or Path(f"{picture.stem}_again{picture.suffix}")
     run: dict[str, Any] = {"quiet": quiet, "as_json": as_json, "resume": resume, "save_every": save_every}
@@ -143,13 +143,13 @@ def _make(
 ) -> None:
     with contextlib.ExitStack() as stack:
         interrupted = stack.enter_context(interruptible())  # the imports take seconds
-        from ..machine import ranks
-        from ..painting import checkpoint_path, open_session
-        from ..painting.animation import Animation
-        from ..pictures import check_fits, check_output
+        from ..images import check_fits, check_output
+        from ..runtime import distributed
+        from ..transfer import checkpoint_path, open_session
+        from ..transfer.animation import Animation
 
-        stack.enter_context(ranks.process_group())
-        first = ranks.rank() == 0
+        stack.enter_context(distributed.process_group())
+        first = distributed.rank() == 0
         show_notices(quiet or not first)
         inputs = files_among(content, style, options.files)
         check_output(target, options.bit_depth, inputs)
@@ -185,7 +185,7 @@ def _frame_saver(
 
     With `resume` numbers go on from those that are there. Raises `UsageError` when an input has such a name.
     """
-    from ..pictures import read_picture, write_picture
+    from ..images import read_picture, write_picture
 
     numbered = re.compile(rf"{re.escape(target.stem)}_(\d{{5,}}){re.escape(target.suffix)}")
     for path in inputs:
@@ -218,7 +218,7 @@ def plan_command(given: dict[str, Any], content: ContentPath, style: StylePaths)
 
     Takes the options of the picture itself, and tries some iterations on a part of it.
     """
-    from ..painting import estimate
+    from ..transfer import estimate
 
     show_notices(quiet=False)
     scales = estimate(content, style, Options(**given))
@@ -234,7 +234,7 @@ def plan_command(given: dict[str, Any], content: ContentPath, style: StylePaths)
 
 def _explain_end(result: "Result", target: Path, interrupted: int, resume: str) -> int:
     """The exit code, and a line for what didn't go as meant."""
-    from ..painting.run import SETTLED
+    from ..transfer.run import SETTLED
 
     log = logging.getLogger(__name__)
     done = f"after {result.iterations} iterations"

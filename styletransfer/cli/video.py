@@ -79,10 +79,10 @@ def video_command(
             from ..video.sound import choose_tracks
         except ImportError as error:
             raise UsageError("clips need PyAV and OpenCV: pip install 'styletransfer[video]'") from error
-        from ..pictures import check_distinct, check_folder
+        from ..images import check_distinct, check_folder
 
         show_notices(quiet)
-        logging.getLogger("styletransfer.painting").setLevel(logging.WARNING)  # not for each frame
+        logging.getLogger("styletransfer.transfer").setLevel(logging.WARNING)  # not for each frame
         options = Options(**{**PRESETS["fast"], **given})
         following = Following(temporal_weight, _numbers(look_back), every)
         check_options(options)
@@ -149,7 +149,7 @@ def _paint_here(shots: "Sequence[Shot]", interrupted: Callable[[], int]) -> Iter
 
 def _paint_elsewhere(shots: "Sequence[Shot]", makers: Any) -> Iterator[int]:
     """Paint the shots in the processes of a batch; yield the number of frames of each shot that is done."""
-    from ..batches.jobs import Job
+    from ..batch.jobs import Job
 
     def to_job(shot: "Shot") -> Job:
         rest = {"digest": shot.digest, "folder": shot.folder, "first": shot.first, "last": shot.last}
@@ -173,7 +173,7 @@ def _follow(painted: Iterator[int], total: int, quiet: bool) -> int:
 
 def _join(clip: "Clip", frames: dict[int, Path], target: Path, tracks: "Sequence[Track]", *, complete: bool) -> None:
     """Write the clip of painted frames with the sound, which ends with the last of them if they are not complete."""
-    from ..pictures import read_picture
+    from ..images import read_picture
     from ..video.clips import write_clip
     from ..video.sound import Sound
 

@@ -16,7 +16,7 @@ _Name = Annotated[str, typer.Argument(help="vgg19 or vgg19-lite.")]
 
 
 def _check_name(name: str) -> str:
-    from ..network.weights import NETWORKS
+    from ..encoder.weights import NETWORKS
 
     if name not in NETWORKS:
         raise UsageError(f"there is no network {name!r}; there are {', '.join(NETWORKS)}")
@@ -26,7 +26,7 @@ def _check_name(name: str) -> str:
 @weights_app.command("list")
 def list_command() -> None:
     """List the networks and the paths of their files."""
-    from ..network import weights
+    from ..encoder import weights
 
     for network in weights.NETWORKS.values():
         path = weights.find(network.name)
@@ -39,7 +39,7 @@ def fetch_command(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
     """Download a network's weights unless they are here; print their path."""
-    from ..network import weights
+    from ..encoder import weights
 
     show_notices(quiet)
     print(weights.fetch(_check_name(name)))
@@ -48,7 +48,7 @@ def fetch_command(
 @weights_app.command("path")
 def path_command(name: _Name = "vgg19") -> None:
     """Print the path of a network's weights."""
-    from ..network import weights
+    from ..encoder import weights
 
     path = weights.find(_check_name(name))
     if path is None:
@@ -61,7 +61,7 @@ def verify_command(
     file: Annotated[str, typer.Argument(help="vgg19, vgg19-lite, or a file.")] = "vgg19-lite",
 ) -> None:
     """Check a weights file's hash and contents; print its SHA-256."""
-    from ..network import weights
+    from ..encoder import weights
 
     known = weights.find(file) if file in weights.NETWORKS else Path(file)
     if known is None or not known.is_file():

@@ -14,12 +14,12 @@ from torch import Tensor
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
+from ..encoder import Encoder, Trace, weights
+from ..images import Picture, check_output, fit_size, read_picture, write_picture
 from ..losses.gram import gram_matrix
-from ..machine import hardware
-from ..network import Encoder, Trace, weights
 from ..options import Options, layer_weights
-from ..painting.canvas import upsample_residual
-from ..pictures import Picture, check_output, fit_size, read_picture, write_picture
+from ..runtime import hardware
+from ..transfer.canvas import upsample_residual
 from ..version import __version__
 
 #: Longer side of a feature map on the sheet, in pixels, and what is between two.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from ..files import write_atomically
-from ..pictures import check_folder
+from ..images import check_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

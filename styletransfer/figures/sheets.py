@@ -15,9 +15,7 @@ from tqdm import tqdm
 
 from ..errors import UsageError
 from ..files import describe_missing
-from ..options import Options
-from ..painting import Result, keep_model, open_session
-from ..pictures import (
+from ..images import (
     Source,
     Styles,
     check_output,
@@ -27,6 +25,8 @@ from ..pictures import (
     to_tensor,
     write_picture,
 )
+from ..options import Options
+from ..transfer import Result, keep_model, open_session
 from ..version import __version__
 from .curves import Curve
 

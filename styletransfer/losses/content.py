@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..network import Band, Encoder, level
+from ..encoder import Band, Encoder, level
 from .base import squared_norm
 
 

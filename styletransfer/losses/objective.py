@@ -7,8 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..machine import ranks
-from ..network import Band, Encoder, Tiling, Trace, bands
+from ..encoder import Band, Encoder, Tiling, Trace, bands
+from ..runtime import distributed
 from .base import StyleLoss
 from .content import ContentTerm
 from .pixels import (
@@ -81,7 +81,7 @@ class Objective:
         self.encoder, self.alpha, self.beta, self.tv, self.tiling = encoder, alpha, beta, tv, tiling or Tiling()
         self.prior, self.l1, self.l2 = prior, l1, l2
         self.original = content if l1 or l2 else None
-        self.bands = ranks.take_share(bands(content.shape[3], self.tiling.columns, encoder))
+        self.bands = distributed.take_share(bands(content.shape[3], self.tiling.columns, encoder))
         self.content = ContentTerm(encoder, content, content_weights, self.tiling.strip_rows(content.shape[3]))
         regions = [Region([Style(style)])] if isinstance(style, Tensor) else style
         self.style = StyleTerm(style_loss, encoder, regions, style_weights, self.tiling)
@@ -114,12 +114,12 @@ class Objective:
         for band, trace in traces:
             trace.forward(partial(first, band))
         moments = [m for by_layer in sums for m in by_layer.values()]
-        ranks.sum_over_processes([content, *(m.second for m in moments), *(m.mean for m in moments)])
+        distributed.sum_over_processes([content, *(m.second for m in moments), *(m.mean for m in moments)])
         style, slopes = self.style.evaluate(sums, positions, self.beta)
         for band, trace in traces:
             part = gradient[..., band.left : band.right]
             trace.backward(partial(self.style.pull, slopes, band), partial(second, band), part, band.core)
-        ranks.sum_over_processes([gradient])
+        distributed.sum_over_processes([gradient])
         return self._add_pixel_terms(image, content, style, gradient)
 
     def _add_pixel_terms(

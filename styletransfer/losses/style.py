@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..network import Band, Encoder, Tiling, level
+from ..encoder import Band, Encoder, Tiling, level
 from .base import Moments, StyleLoss
 from .content import apply_channel_matrix
 from .gram import gram_matrix

@@ -15,8 +15,8 @@ from PIL import Image
 
 from ..errors import StyleTransferError, UsageError
 from ..files import atomic_write, sha256_of
+from ..images import list_pictures
 from ..options import Options
-from ..pictures import list_pictures
 from .containers import open_clip, readable_errors
 from .flow import is_cut
 from .frames import decode_frames, flatten

@@ -17,10 +17,10 @@ import numpy as np
 from PIL import Image
 
 from ..errors import StyleTransferError
+from ..images import Picture, flatten_on_white, list_pictures, read_picture, to_mask
+from ..images.images import split_alpha
+from ..images.profiles import HDR
 from ..options import Options
-from ..pictures import Picture, flatten_on_white, list_pictures, read_picture, to_mask
-from ..pictures.images import split_alpha
-from ..pictures.profiles import HDR
 from .containers import open_clip, readable_errors
 
 #: Players take an unspecified matrix as BT.601 in frames of fewer rows than this, else as BT.709.

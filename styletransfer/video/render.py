@@ -24,10 +24,10 @@ from PIL import Image
 from PIL.ImageChops import multiply
 
 from ..errors import UsageError
+from ..images import Picture, RegionInput, color, digest, read_picture, read_settings, write_picture
 from ..options import WHOLE, Following, Options
-from ..painting import Run, keep_model
-from ..painting.job import Job, prepared_job
-from ..pictures import Picture, RegionInput, color, digest, read_picture, read_settings, write_picture
+from ..transfer import Run, keep_model
+from ..transfer.problem import Job, prepared_job
 from ..version import __version__
 from . import clips
 from .clips import is_clip

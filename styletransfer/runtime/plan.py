@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ..encoder import Encoder, Tiling, bands, level, winograd
 from ..errors import StyleTransferError
-from ..network import Encoder, Tiling, bands, level, winograd
 from .hardware import Precision
 
 #: Share of the free memory that may be planned with: formulas are not exact, and others want some too.

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..machine import ranks
+from ..images import Source, Styles, as_list
 from ..options import Options
-from ..pictures import Source, Styles, as_list
+from ..runtime import distributed
 from .checkpoint import CheckpointWriter, load_checkpoint
-from .job import prepared_job
 from .model import Model
+from .problem import prepared_job
 from .result import Result
 from .run import Run, Step
 from .timing import Deadline, Pace, log_duration
@@ -84,7 +84,7 @@ def open_session(
         files = [_absolute_paths(source) for source in (content, *as_list(style))]
         settings = dataclasses.asdict(options.map_files(os.path.abspath))  # understood in any folder
         sources = {"content": files[0], "styles": files[1:], "options": settings}
-        seconds = math.inf if every == "off" or ranks.rank() else float(every)
+        seconds = math.inf if every == "off" or distributed.rank() else float(every)
         writer = CheckpointWriter(path, seconds, sources, resumed=state is not None)
         del state  # large
         yield Session(run, writer)

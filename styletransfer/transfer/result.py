@@ -10,9 +10,9 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from ..images import check_output, to_pil, write_picture
 from ..losses import Losses
 from ..options import Options
-from ..pictures import check_output, to_pil, write_picture
 from ..version import __version__
 
 

@@ -161,6 +161,6 @@ def _make_plugin() -> Any:
         name = "styletransfer"
 
         def setup(self, worker: Any) -> None:
-            from .. import painting  # noqa: F401
+            from .. import transfer  # noqa: F401
 
     return Ready()

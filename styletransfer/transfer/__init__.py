@@ -6,9 +6,9 @@ May import optimizer, objective, machine, network and pictures.
 from .checkpoint import checkpoint_path
 from .estimate import Estimate, estimate
 from .model import Model, keep_model, load_model
-from .pipeline import Session, open_session, stylize
 from .result import Result
 from .run import Run, Step
+from .session import Session, open_session, stylize
 
 __all__ = [
     "Estimate",

@@ -12,9 +12,9 @@ from typing import Any
 
 from ..errors import StyleTransferError, UsageError, plural
 from ..files import describe_missing
+from ..images import check_fits, check_output, list_pictures
+from ..images.folders import natural_order
 from ..options import PICTURE_NAMES, WHOLE, Options, convert
-from ..pictures import check_fits, check_output, list_pictures
-from ..pictures.folders import natural_order
 from .jobs import Job
 
 _OWN = ("content", "style", "output")

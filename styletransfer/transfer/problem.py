@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..encoder import Encoder
+from ..encoder.weights import Weights, load_weights
 from ..errors import UsageError
-from ..machine import hardware
-from ..network import Encoder
-from ..network.weights import Weights, load_weights
+from ..images import Inputs, Picture, Source, StyleInput, Styles, color, fit_size, read_inputs
 from ..options import STARTS, Options
-from ..pictures import Inputs, Picture, Source, StyleInput, Styles, color, fit_size, read_inputs
+from ..runtime import hardware
 from ..version import __version__
 from .bleed import bleed_width
 

@@ -6,14 +6,14 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..machine.plan import Plan
-from ..optimizer import minimize
+from ..images import Picture, Source, Styles
+from ..optim import minimize
 from ..options import Options
-from ..pictures import Picture, Source, Styles
+from ..runtime.plan import Plan
 from .canvas import content_canvas
 from .evaluation import make_evaluate
-from .job import Job, Scale, prepared_job
 from .planning import find_needs, plan_scale
+from .problem import Job, Scale, prepared_job
 from .run import make_curvature
 
 #: Pixels of the longer side of the part of a picture by which the time of an iteration is told.

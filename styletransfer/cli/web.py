@@ -29,7 +29,7 @@ def ui_command(
     """
     with interruptible() as interrupted:
         show_notices(quiet)
-        from ..page.server import choose_login, serve
+        from ..web.server import choose_login, serve
 
         login = choose_login(host, auth)
 

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UsageError
+from ..images import read_picture
 from ..options import WHOLE, Options
-from ..pictures import read_picture
 from .watching import keep_input
 
 #: What the colours of the brush mean: the photograph is kept, or the first, second, … painting is to be there.

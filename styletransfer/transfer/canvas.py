@@ -7,10 +7,10 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ..images import Picture, color
 from ..losses import TemporalPrior
-from ..pictures import Picture, color
 from .bleed import add_bleed
-from .job import Job, Scale
+from .problem import Job, Scale
 
 
 def content_canvas(job: Job, scale: Scale) -> Tensor:

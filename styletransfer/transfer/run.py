@@ -12,19 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..encoder import Tiling
 from ..errors import StyleTransferError
 from ..losses import Losses
-from ..machine import hardware, ranks
-from ..machine.plan import Plan, make_smaller_plan
-from ..network import Tiling
-from ..optimizer import PATIENCE, InverseHessian, Iterate, minimize, spectrum_of
+from ..optim import PATIENCE, InverseHessian, Iterate, minimize, spectrum_of
 from ..options import LEARNING_RATES
+from ..runtime import distributed, hardware
+from ..runtime.plan import Plan, make_smaller_plan
 from .bleed import add_bleed, trim_bleed
 from .canvas import make_finisher, make_start, upsample_residual
 from .checkpoint import check_same_run
 from .evaluation import make_evaluate
-from .job import Job, Scale
 from .planning import find_needs, plan_scale
+from .problem import Job, Scale
 from .result import Result
 
 log = logging.getLogger(__name__)
@@ -332,8 +332,8 @@ class Run:
                 if is_read:
                     self._read()
                 yield Step(scale, iterate.iteration, most, iterate.terms, iterate.image, self)
-                together = is_read or ranks.world_size() == 1  # all processes end after the same step
-                if together and ranks.any_process(bool(self._stop)):
+                together = is_read or distributed.world_size() == 1  # all processes end after the same step
+                if together and distributed.any_process(bool(self._stop)):
                     self.stop()
                     return
                 if record.stopped:

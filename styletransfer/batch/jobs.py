@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import pictures
+from .. import images
 from ..errors import StyleTransferError, describe_error, escape_unprintable
+from ..images import read_settings
 from ..options import Following, Options
-from ..painting.checkpoint import DamagedError, DifferentError, checkpoint_path
-from ..pictures import read_settings
+from ..transfer.checkpoint import DamagedError, DifferentError, checkpoint_path
 
 #: A row of the report: what became of a job.
 Row = dict[str, Any]
@@ -62,7 +62,7 @@ def is_finished(job: Job) -> bool:
         return False
     try:
         told = read_settings(Path(job.output))
-        now = pictures.digest(job.content, job.style, job.options)
+        now = images.digest(job.content, job.style, job.options)
     except (StyleTransferError, OSError):
         return False
     result = told.get("result")
@@ -93,7 +93,7 @@ def make_picture(job: Job, stop: Callable[[], object] = lambda: False) -> Row:
 def _paint(job: Job, stop: Callable[[], object]) -> Row:
     if job.shot:
         return _paint_shot(job, stop)
-    from ..painting import keep_model, open_session
+    from ..transfer import keep_model, open_session
 
     target, state = Path(job.output), checkpoint_path(Path(job.output))
     styles = job.style[0] if len(job.style) == 1 else list(job.style)

@@ -1,10 +1,10 @@
 """The plan of a scale: what it needs, and what fits into the memory that is free."""
 
-from ..machine import hardware, ranks
-from ..machine.plan import Needs, Plan, make_plan
-from ..optimizer import HISTORY
+from ..optim import HISTORY
+from ..runtime import distributed, hardware
+from ..runtime.plan import Needs, Plan, make_plan
 from .bleed import bleed_width
-from .job import Job, Scale
+from .problem import Job, Scale
 
 
 def find_needs(job: Job, scale: Scale, precision: hardware.Precision) -> Needs:
@@ -20,7 +20,7 @@ def find_needs(job: Job, scale: Scale, precision: hardware.Precision) -> Needs:
         precision=precision,
         content_layers=tuple(options.content_weights),
         history=HISTORY if options.optimizer == "lbfgs" else 0,
-        world_size=ranks.world_size(),
+        world_size=distributed.world_size(),
         images=whole + 4 / 9 * masks,
     )
 
@@ -29,5 +29,5 @@ def plan_scale(job: Job, scale: Scale, precision: hardware.Precision) -> Plan:
     """Return the plan of a scale. Raises `StyleTransferError` if nothing fits."""
     free = hardware.free_memory(job.device)
     if free is not None and job.device.type != "cuda":
-        free //= ranks.processes_here()
+        free //= distributed.processes_here()
     return make_plan(find_needs(job, scale, precision), free, job.options.tile)

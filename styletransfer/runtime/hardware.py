@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import StyleTransferError, UsageError
-from . import ranks
+from . import distributed
 
 # Parameters of glibc's mallopt (malloc.h).
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -119,7 +119,7 @@ def runtime_settings(on: torch.device, tf32: bool = False, deterministic: bool =
     try:
         if on.type == "cpu":
             # torchrun tells every process to use one thread.
-            processes, cpus = ranks.processes_here(), available_cpus()
+            processes, cpus = distributed.processes_here(), available_cpus()
             torch.set_num_threads(min(threads, cpus) if processes == 1 else cpus // processes or 1)
             _keep_memory(True)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32

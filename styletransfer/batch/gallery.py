@@ -14,8 +14,8 @@ from PIL import Image
 
 from ..errors import StyleTransferError
 from ..files import write_atomically
+from ..images import fit_size, read_picture
 from ..options import Options
-from ..pictures import fit_size, read_picture
 from .jobs import Job
 
 #: Longer side of a thumbnail in pixels.

@@ -14,8 +14,8 @@ from PIL import Image
 
 from ..errors import StyleTransferError, UsageError, describe_error
 from ..files import sha256_of
+from ..images import list_pictures, read_own_settings, read_picture
 from ..options import PRESETS, Options
-from ..pictures import list_pictures, read_own_settings, read_picture
 from .drawing import draw_error, draw_notice, draw_view
 from .form import Form
 from .masks import COLORS, draw_masks, read_masks

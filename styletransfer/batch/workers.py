@@ -1,6 +1,6 @@
 """Worker processes on this machine: each loads the network once and makes one picture after the other.
 
-A worker is `python -m styletransfer.batches`; it reads jobs from stdin and writes rows to stdout, a line each. When the
+A worker is `python -m styletransfer.batch`; it reads jobs from stdin and writes rows to stdout, a line each. When the
 process that started it dies it dies too, so that nobody else's picture is made twice.
 """
 
@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from ..errors import describe_error
-from ..machine import hardware
-from ..machine.ranks import WORKERS
+from ..runtime import hardware
+from ..runtime.distributed import WORKERS
 from .jobs import Job, Row, make_picture
 
 #: A job that ends the process which makes it is given up after so many times.

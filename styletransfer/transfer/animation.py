@@ -9,7 +9,7 @@ from PIL import Image
 
 from ..errors import UsageError
 from ..files import write_atomically
-from ..pictures import check_distinct, check_folder, fit_size, flatten_on_white, to_pil
+from ..images import check_distinct, check_folder, fit_size, flatten_on_white, to_pil
 from .run import Step
 
 #: Longer side in pixels at most.

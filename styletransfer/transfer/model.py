@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from ..encoder.weights import Weights, load_weights
 from ..errors import UsageError
-from ..machine import hardware
-from ..network.weights import Weights, load_weights
+from ..images import Source, Styles
 from ..options import Options
-from ..pictures import Source, Styles
-from .job import prepared_job
+from ..runtime import hardware
+from .problem import prepared_job
 from .result import Result
 from .run import Run
 

@@ -12,10 +12,10 @@ from PIL import Image
 
 from ..errors import StyleTransferError, describe_error
 from ..files import atomic_write, sha256_of
+from ..images import to_pil
 from ..options import Options
-from ..painting import Result, Step, keep_model, open_session
-from ..painting.timing import Pace
-from ..pictures import to_pil
+from ..transfer import Result, Step, keep_model, open_session
+from ..transfer.timing import Pace
 
 log = logging.getLogger(__name__)
 

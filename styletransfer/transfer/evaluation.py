@@ -9,13 +9,13 @@ import logging
 import torch
 from torch import Tensor
 
+from ..encoder import Encoder, Tiling
+from ..images import RegionInput, StyleInput
 from ..losses import LOSSES, Evaluate, Objective, Region, Style
-from ..machine import hardware
-from ..network import Encoder, Tiling
-from ..pictures import RegionInput, StyleInput
+from ..runtime import hardware
 from .bleed import SEAMLESS_BLEED, bleed_width
 from .canvas import content_canvas, mask_canvas, temporal_prior
-from .job import Job, Scale
+from .problem import Job, Scale
 
 log = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ import logging
 import math
 import time
 
-from ..machine import ranks
-from .job import Scale
+from ..runtime import distributed
+from .problem import Scale
 from .run import Run, Step
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class Deadline:
 
     def _is_over(self, mine: bool) -> bool:
         """Return whether it is for any process: all end after the same step."""
-        return math.isfinite(self._limit) and ranks.any_process(mine)
+        return math.isfinite(self._limit) and distributed.any_process(mine)
 
 
 def log_duration(run: Run, pace: Pace, step: Step) -> bool:
