@@ -28,7 +28,7 @@ from styletransfer.options import LEARNING_RATES
 from styletransfer.transfer import open_session
 from styletransfer.transfer.bleed import add_bleed
 from styletransfer.transfer.evaluation import make_objective
-from styletransfer.transfer.problem import prepared_job
+from styletransfer.transfer.problem import prepared_problem
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES, FIGURES = ROOT / "examples", ROOT / "docs" / "figures"
@@ -290,8 +290,8 @@ def networks() -> None:
     names, options = ("vgg19", "vgg19-lite"), replace(OPTIONS, size=256, scales="1")
     objectives = []
     for name in names:
-        with prepared_job(ASTRONAUT, SWIRLS, replace(options, model=name)) as job:
-            objectives.append(make_objective(job, job.encoder(job.precision), job.scales[0], Tiling()))
+        with prepared_problem(ASTRONAUT, SWIRLS, replace(options, model=name)) as problem:
+            objectives.append(make_objective(problem, problem.encoder(problem.precision), problem.scales[0], Tiling()))
     figure = Figure(figsize=(11, 4), layout="constrained")
     for name, axes in zip(names, figure.subplots(1, 2, sharey=True), strict=True):
         told: list[tuple[int, list[float]]] = []

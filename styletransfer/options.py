@@ -253,7 +253,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Following:
+class TemporalOptions:
     """How a frame follows earlier ones. Raises `UsageError` when a value can't be meant.
 
     Attributes:

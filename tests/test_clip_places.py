@@ -13,7 +13,7 @@ av = pytest.importorskip("av")
 pytest.importorskip("cv2")
 from styletransfer import Options  # noqa: E402
 from styletransfer.cli.main import main  # noqa: E402
-from styletransfer.options import Following  # noqa: E402
+from styletransfer.options import TemporalOptions  # noqa: E402
 from styletransfer.video import clips, render  # noqa: E402
 
 QUICK = ["--size", "64", "--iterations", "2", "--weights", str(TINY), "-q"]
@@ -128,7 +128,7 @@ def test_frames_of_a_folder_are_painted_upright(tmp_path: Path, style_path: Path
     clip = clips.survey(tmp_path / "in")
     options = Options(size=64, iterations=1, beta=0.0, weights=str(TINY), model="vgg19-lite")
     shot = render.Shot(
-        str(clip.path), clip.digest, (str(style_path),), options, Following(), str(tmp_path / "out"), 0, 2
+        str(clip.path), clip.digest, (str(style_path),), options, TemporalOptions(), str(tmp_path / "out"), 0, 2
     )
     for path in itertools.islice(render.render(shot), 2):
         assert np.abs(np.asarray(Image.open(path)).astype(int) - scene).max() <= 1

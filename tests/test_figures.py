@@ -171,7 +171,7 @@ def test_a_texture_has_any_size_and_the_styles_statistics(
     for beyond, layer in zip((48, 24, 12), layers, strict=True):  # what is there is seen and doesn't count
         features = made[layer][..., beyond:-beyond, beyond:-beyond], wanted[layer]
         grams = [gram_matrix(f) for f in features]
-        if (metric := encoder.metric(layer)) is not None:
+        if (metric := encoder.feature_transform(layer)) is not None:
             grams = [metric @ gram @ metric.T for gram in grams]
         assert (grams[0] - grams[1]).norm() < 0.1 * grams[1].norm()
     for path in (style_path, TINY):

@@ -164,7 +164,7 @@ with hardware.runtime_settings(gpu, p.tf32):
     torch.cuda.reset_peak_memory_stats(gpu)
     before = torch.cuda.memory_reserved(gpu)
     paint(content)
-    job = plan.Needs(encoder, 1536, 2048, p, tuple(o.content_weights), 20)
+    job = plan.MemoryModel(encoder, 1536, 2048, p, tuple(o.content_weights), 20)
     print(job.memory(tiling, 20), torch.cuda.max_memory_reserved(gpu) - before)
 """
 

@@ -88,7 +88,7 @@ def features_in_numpy(encoder: Encoder, image: torch.Tensor) -> dict[str, np.nda
     """Of each layer, N×H×W, times its metric."""
     features = {layer: f.numpy()[0] for layer, f in encoder(image).items()}
     for layer, f in features.items():
-        if (metric := encoder.metric(layer)) is not None:
+        if (metric := encoder.feature_transform(layer)) is not None:
             features[layer] = np.einsum("ij,jhw->ihw", metric.numpy(), f)
     return features
 

@@ -102,7 +102,7 @@ def test_a_state_in_memory_resumes(content_path: Path, style_path: Path) -> None
         next(itertools.islice(session.run, 5, None))
         state = copy.deepcopy(session.run.state_dict())
         list(session.run)  # what it makes of its tensors doesn't change the copy
-        resumed = run.Run(session.run.job, state)
+        resumed = run.Run(session.run.problem, state)
         assert torch.equal(copy.deepcopy(resumed.state_dict())["tensors"]["image"], state["tensors"]["image"])
         assert [step.iteration for step in resumed] == [6, 7, 8]
         assert torch.equal(resumed.result().tensor, alone.tensor)

@@ -22,9 +22,9 @@ ENCODER = Encoder(random_convolutions(SMALL), ["conv1_1", "conv2_1", "conv3_1", 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
 
 
-def job(width: int = 4000, height: int = 3000, history: int = 50, world_size: int = 1) -> plan.Needs:
+def job(width: int = 4000, height: int = 3000, history: int = 50, world_size: int = 1) -> plan.MemoryModel:
     precision = hardware.Precision(torch.float32, torch.float32)
-    return plan.Needs(ENCODER, height, width, precision, ("conv4_2",), history, world_size)
+    return plan.MemoryModel(ENCODER, height, width, precision, ("conv4_2",), history, world_size)
 
 
 def test_with_plenty_of_memory_it_is_the_whole_with_all_pairs() -> None:
@@ -94,7 +94,7 @@ with hardware.runtime_settings(cpu):
     content = torch.rand(1, 3, height, width)
     before = kilobytes("VmRSS")
     paint(content)
-    job = plan.Needs(encoder, height, width, p, tuple(o.content_weights), history)
+    job = plan.MemoryModel(encoder, height, width, p, tuple(o.content_weights), history)
     print(job.memory(tiling, history), 1024 * (kilobytes("VmHWM") - before))
 """
 

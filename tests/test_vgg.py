@@ -9,7 +9,7 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from styletransfer import UsageError
 from styletransfer.encoder import convolution, winograd
-from styletransfer.encoder.vgg import Encoder, Trace
+from styletransfer.encoder.vgg import BackwardPass, Encoder
 from styletransfer.options import LAYERS
 
 STYLE = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
@@ -115,7 +115,7 @@ def _weighted_sum(encoder: Encoder, image: torch.Tensor) -> tuple[float, torch.T
         total[0] += float(x.double().square().sum()) / 2
         return x
 
-    trace = Trace(encoder, image)
+    trace = BackwardPass(encoder, image)
     trace.forward(tap)
     trace.backward(lambda *_: None, tap, gradient)
     return total[0], gradient
@@ -143,7 +143,7 @@ def test_gradient_is_that_of_autograd(pooling: str, rank: int | None, size: tupl
             loss = loss + (torch.einsum("ij,bjhw->bihw", mixings[name], x.detach()) * x).sum()
     (expected,) = torch.autograd.grad(loss, image)
 
-    trace = Trace(encoder, image.detach())
+    trace = BackwardPass(encoder, image.detach())
     trace.forward(lambda name, top, features: pulls[name])
     gradient = torch.zeros_like(image)
 

@@ -24,7 +24,7 @@ from styletransfer import Options  # noqa: E402
 from styletransfer.cli.main import main  # noqa: E402
 from styletransfer.errors import StyleTransferError, UsageError  # noqa: E402
 from styletransfer.images import read_settings  # noqa: E402
-from styletransfer.options import Following  # noqa: E402
+from styletransfer.options import TemporalOptions  # noqa: E402
 from styletransfer.video import clips, render  # noqa: E402
 from styletransfer.video.flow import find_motion, is_cut  # noqa: E402
 from styletransfer.video.frames import read_frames  # noqa: E402
@@ -324,7 +324,7 @@ def test_a_clip_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 
 def shot(clip_path: Path, style_path: Path, folder: Path, **changes: Any) -> render.Shot:
-    clip, following = clips.survey(clip_path), Following(**changes.pop("following", {}))
+    clip, following = clips.survey(clip_path), TemporalOptions(**changes.pop("following", {}))
     options = Options(**{"size": 64, "iterations": 4, "weights": str(TINY), **changes})
     folder.mkdir(exist_ok=True)
     return render.Shot(str(clip_path), clip.digest, (str(style_path),), options, following, str(folder), 0, 3)

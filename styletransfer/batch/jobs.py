@@ -11,7 +11,7 @@ from typing import Any
 from .. import images
 from ..errors import StyleTransferError, describe_error, escape_unprintable
 from ..images import read_settings
-from ..options import Following, Options
+from ..options import Options, TemporalOptions
 from ..transfer.checkpoint import DamagedError, DifferentError, checkpoint_path
 
 #: A row of the report: what became of a job.
@@ -125,7 +125,7 @@ def _paint_shot(job: Job, stop: Callable[[], object]) -> Row:
     from ..video.render import Shot, render
 
     told = {**(job.shot or {})}
-    following = Following(**told.pop("following"))
+    following = TemporalOptions(**told.pop("following"))
     shot = Shot(job.content, styles=job.style, options=job.options, following=following, **told)
     count = sum(1 for _ in render(shot, stop))
     return job.row("done" if count == len(shot.numbers) else "stopped", frames=count)

@@ -14,7 +14,7 @@ import typer
 
 from ..errors import StyleTransferError, UsageError
 from ..files import make_folder
-from ..options import PRESETS, Following, Options
+from ..options import PRESETS, Options, TemporalOptions
 from .arguments import RUN, Quiet, StylePaths, app, files_among, from_options
 from .batch import choose_makers
 from .console import interruptible, print_error, show_notices
@@ -41,13 +41,13 @@ def video_command(
     ] = None,
     temporal_weight: Annotated[
         float, typer.Option(min=0, help="How close a frame stays to earlier ones.", rich_help_panel=MOTION)
-    ] = Following.weight,
+    ] = TemporalOptions.weight,
     look_back: Annotated[
         str, typer.Option(metavar="N,...", help="Which earlier frames it stays close to.", rich_help_panel=MOTION)
-    ] = ",".join(map(str, Following.look_back)),
+    ] = ",".join(map(str, TemporalOptions.look_back)),
     every: Annotated[
         int, typer.Option(min=1, help="Paint only every Nth frame, for a draft.", rich_help_panel=MOTION)
-    ] = Following.every,
+    ] = TemporalOptions.every,
     rate: Annotated[
         float | None,
         typer.Option("--rate", min=0.01, help="Frames per second of a folder of images.", rich_help_panel=MOTION),
@@ -84,7 +84,7 @@ def video_command(
         show_notices(quiet)
         logging.getLogger("styletransfer.transfer").setLevel(logging.WARNING)  # not for each frame
         options = Options(**{**PRESETS["fast"], **given})
-        following = Following(temporal_weight, _numbers(look_back), every)
+        following = TemporalOptions(temporal_weight, _numbers(look_back), every)
         check_options(options)
         target = output or Path(f"{source.stem}_{style[0].stem}.mp4")
         container = WRITERS[check_ending(target)][0]

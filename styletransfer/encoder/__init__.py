@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .tiling import Band, Tiling, bands
-    from .vgg import Encoder, Trace, level
+    from .vgg import BackwardPass, Encoder, level
 
-__all__ = ["Band", "Encoder", "Tiling", "Trace", "bands", "level"]
+__all__ = ["BackwardPass", "Band", "Encoder", "Tiling", "bands", "level"]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-class Sliding:
+class StreamingConv:
     """A 3×3 operation on a map that comes in strips.
 
     Args:
@@ -39,7 +39,7 @@ class Sliding:
         return result
 
 
-class Halving:
+class StreamingPool:
     """A pooling of 2×2 on a map that comes in strips; of an odd number of rows the last is left out."""
 
     def __init__(self, pool: Callable[[Tensor], Tensor]) -> None:

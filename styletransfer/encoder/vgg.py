@@ -16,7 +16,7 @@ from ..errors import UsageError
 from ..options import LAYERS
 from . import winograd
 from .convolution import Convolution, convolve, convolve_back
-from .strips import Halving, Queue, Sliding
+from .strips import Queue, StreamingConv, StreamingPool
 
 
 def _average_pool(x: Tensor) -> Tensor:
@@ -41,14 +41,14 @@ POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {
 
 #: Called with a layer's name, the number of a row of its feature map and a strip of the map from there on, 1×N×rows×W.
 #: Gives the part of the loss's gradient with respect to the strip that can be told from it alone, if there is any.
-Tap = Callable[[str, int, Tensor], Tensor | None]
+FeatureHook = Callable[[str, int, Tensor], Tensor | None]
 #: Called likewise on the way back: the part of the gradient with respect to a strip that is known only after all strips
 #: were seen.
-Pull = Callable[[str, int, Tensor], Tensor | None]
+GradientHook = Callable[[str, int, Tensor], Tensor | None]
 
 
 class Encoder(nn.Module):
-    """Maps an image to the feature maps of chosen layers; `Trace` takes gradients with respect to those back.
+    """Maps an image to the feature maps of chosen layers; `BackwardPass` takes gradients with respect to those back.
 
     Args:
         weights: ``{"conv1_1": Convolution, …}``, or as much of its fields as there are, that take RGB in [0, 1], in the
@@ -101,10 +101,10 @@ class Encoder(nn.Module):
         if projection is not None:
             projection = projection[:, :, 0, 0]
         return Convolution(
-            self.get_buffer(f"{name}_weight"), self.get_buffer(f"{name}_bias"), projection, self.metric(name)
+            self.get_buffer(f"{name}_weight"), self.get_buffer(f"{name}_bias"), projection, self.feature_transform(name)
         )
 
-    def metric(self, name: str) -> Tensor | None:
+    def feature_transform(self, name: str) -> Tensor | None:
         """T of one layer, N×N: what its features are to be multiplied by before they are compared; None for nothing."""
         return self._buffers[f"{name}_metric"]
 
@@ -190,13 +190,13 @@ class Encoder(nn.Module):
         """
         if min(image.shape[2:]) < self.minimum_size:
             raise ValueError(f"{self.names[-1]} needs {self.minimum_size} pixels at the shorter side of an image")
-        pools = [Halving(self.pool) for _ in range(5)]
+        pools = [StreamingPool(self.pool) for _ in range(5)]
         convolutions = {}
         for name in names:
             weight, bias = self.convolution(name)[:2]
             projection, transformed = self._buffers[f"{name}_projection"], self.transformed(name, image.shape[2:])
             operation = partial(convolve, kernel=weight, bias=bias, projection=projection, transformed=transformed)
-            convolutions[name] = Sliding(operation, image.shape[2] >> level(name))
+            convolutions[name] = StreamingConv(operation, image.shape[2] >> level(name))
         for top in range(0, image.shape[2], rows):
             x: Tensor | None = image[:, :, top : top + rows]
             for name in names:
@@ -235,7 +235,7 @@ def _follows_pooling(layer: str) -> bool:
     return level(layer) > 0 and layer.endswith("_1")
 
 
-class Trace:
+class BackwardPass:
     """The way of one image through the encoder and of a gradient back, without autograd.
 
     Frozen convolutions need no more than the signs of their outputs, a byte each, and what the taps use of them; this
@@ -259,10 +259,10 @@ class Trace:
             transformed = encoder.transformed(name, image.shape[2:]) if same else None
             back = partial(convolve_back, kernel=kernel, projection=projection, transformed=transformed)
             height = image.shape[2] >> level(name)
-            self.layers[name] = _Layer(name, encoder.is_pooled(name), height, Sliding(back, height))
+            self.layers[name] = _Layer(name, encoder.is_pooled(name), height, StreamingConv(back, height))
 
     @torch.no_grad()
-    def forward(self, tap: Tap) -> None:
+    def forward(self, tap: FeatureHook) -> None:
         """Shows the features of the encoder's layers to the tap."""
         for name, top, x in self.encoder.maps(self.image, self.rows, self.encoder.names):
             pull = tap(name, top, x) if name in self.encoder.layers else None
@@ -271,7 +271,7 @@ class Trace:
             del x, pull
 
     @torch.no_grad()
-    def backward(self, pull: Pull, tap: Tap, gradient: Tensor, columns: slice = slice(None)) -> None:
+    def backward(self, pull: GradientHook, tap: FeatureHook, gradient: Tensor, columns: slice = slice(None)) -> None:
         """Adds the gradient with respect to the image of a loss that is a sum over layers; once, after `forward`.
 
         With respect to a layer's features it is what the tap has given for them plus what `pull` gives.
@@ -309,7 +309,7 @@ class Trace:
         layer: "_Layer",
         pieces: list[tuple[Tensor, Tensor | None]],
         gradient: Tensor | None,
-        pull: Pull,
+        pull: GradientHook,
         columns: slice,
     ) -> Tensor | None:
         """Takes a strip of the gradient from what follows a layer to its input; gives the rows that are ready."""
@@ -352,13 +352,20 @@ def _rectify(gradient: Tensor, x: Tensor) -> None:
 
 @dataclass
 class _Layer:
-    """What a `Trace` has of one layer: whether a pooling follows, how many rows of the gradient are missing, what
-    takes the gradient back, the features and the tap's maps that are kept for it, and how many of those are used."""
+    """One layer of a `BackwardPass`.
+
+    Attributes:
+        pooled: whether a pooling follows.
+        missing: rows of the gradient that are still to come.
+        convolution: takes the gradient to the layer's input.
+        waiting: features, and the gradients that the feature hook returned for them.
+        used: rows of these that were needed already.
+    """
 
     name: str
     pooled: bool
     missing: int
-    convolution: Sliding
+    convolution: StreamingConv
     waiting: Queue = field(default_factory=Queue)
     used: int = 0
 

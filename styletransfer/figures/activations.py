@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
-from ..encoder import Encoder, Trace, weights
+from ..encoder import BackwardPass, Encoder, weights
 from ..images import Picture, check_output, fit_size, read_picture, write_picture
 from ..losses.gram import gram_matrix
 from ..options import Options, layer_weights
@@ -139,7 +139,7 @@ def dream(picture: Picture, encoder: Encoder, octaves: int, iterations: int) -> 
 
 def _energy_gradient(encoder: Encoder, image: Tensor) -> Tensor:
     """Of ½ Σ F² over the features of the encoder's layer, with respect to the image."""
-    trace, gradient = Trace(encoder, image), torch.zeros_like(image)
+    trace, gradient = BackwardPass(encoder, image), torch.zeros_like(image)
     trace.forward(lambda name, top, features: features)  # the gradient with respect to the features is the features
     trace.backward(lambda name, top, features: None, lambda name, top, features: None, gradient)
     return gradient

@@ -34,7 +34,7 @@ class ContentTerm:
                 )
                 self.targets[layer] = whole
             strip = slice(done[layer], done[layer] + features.shape[2])
-            self.targets[layer][:, :, strip] = apply_channel_matrix(features, encoder.metric(layer))
+            self.targets[layer][:, :, strip] = apply_channel_matrix(features, encoder.feature_transform(layer))
             done[layer] = strip.stop
         self._norms = {layer: squared_norm(target) for layer, target in self.targets.items()}
 
@@ -52,7 +52,7 @@ class ContentTerm:
             return 0.0, None
         within, columns = band.at(layer)
         target = self.targets[layer][:, :, top : top + features.shape[2], columns]
-        transform = self.encoder.metric(layer)
+        transform = self.encoder.feature_transform(layer)
         seen = apply_channel_matrix(features[..., within], transform)
         loss, slope = content_loss(seen, target, self._norms[layer])
         return weight * loss, apply_channel_matrix(slope, None if transform is None else transform.T) * (scale * weight)

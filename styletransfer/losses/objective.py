@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..encoder import Band, Encoder, Tiling, Trace, bands
+from ..encoder import BackwardPass, Band, Encoder, Tiling, bands
 from ..runtime import distributed
 from .base import StyleLoss
 from .content import ContentTerm
@@ -108,7 +108,7 @@ class Objective:
             return self.content.evaluate(band, layer, top, features, self.alpha)[1]
 
         traces = [
-            (band, Trace(self.encoder, image[..., band.left : band.right], self.tiling.rows, self.tiling.kept))
+            (band, BackwardPass(self.encoder, image[..., band.left : band.right], self.tiling.rows, self.tiling.kept))
             for band in self.bands
         ]
         for band, trace in traces:

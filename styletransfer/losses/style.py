@@ -113,7 +113,7 @@ class StyleTerm:
         for moments, targets, share in zip(sums, self._targets, self.shares, strict=True):
             slopes.append({})
             for layer, weight in self.weights.items():
-                transform = self.encoder.metric(layer)
+                transform = self.encoder.feature_transform(layer)
                 loss, slope = self.loss.distance_and_gradient(moments[layer].transform(transform), targets[layer])
                 total = total + share * weight * loss
                 slope = slope.transform(None if transform is None else transform.T)
@@ -154,7 +154,7 @@ class StyleTerm:
             for layer, moments in self._moments_of(style, tiling.strip_rows(style.image.shape[3])).items():
                 part = moments.map(partial(torch.mul, other=style.share))
                 total[layer] = total[layer] + part if layer in total else part
-        return {layer: moments.transform(self.encoder.metric(layer)) for layer, moments in total.items()}
+        return {layer: moments.transform(self.encoder.feature_transform(layer)) for layer, moments in total.items()}
 
     def _moments_of(self, style: Style, rows: int | None) -> dict[str, Moments]:
         """Return the moments of a style; the encoder keeps those of the last ones."""

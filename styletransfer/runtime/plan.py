@@ -51,7 +51,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Needs:
+class MemoryModel:
     """What a plan is made for.
 
     Attributes:
@@ -144,7 +144,7 @@ class Needs:
         return whole + strips + [Tiling(w, min(self._strip(w), w), kept) for w in widths for kept in kepts]
 
 
-def make_plan(job: Needs, free: int | None, tile: str = "auto") -> Plan:
+def make_plan(model: MemoryModel, free: int | None, tile: str = "auto") -> Plan:
     """The fastest plan that fits.
 
     Args:
@@ -155,9 +155,9 @@ def make_plan(job: Needs, free: int | None, tile: str = "auto") -> Plan:
         StyleTransferError: nothing fits.
     """
     plans = [
-        job.plan(tiling, history)
-        for tiling in job.tilings(tile)
-        for history in ([pairs for pairs in ITERATIONS if pairs <= job.history] or [job.history])
+        model.plan(tiling, history)
+        for tiling in model.tilings(tile)
+        for history in ([pairs for pairs in ITERATIONS if pairs <= model.history] or [model.history])
     ]
     if tile == "off" or free is None:
         return plans[0]
@@ -166,14 +166,14 @@ def make_plan(job: Needs, free: int | None, tile: str = "auto") -> Plan:
         least = min(plan.memory for plan in plans) / SHARE / 2**30
         way_out = "a smaller --size" + (" or --tile auto" if tile != "auto" else "")
         raise StyleTransferError(
-            f"{job.width}×{job.height} pixels need {least:.1f} GiB of free memory, "
+            f"{model.width}×{model.height} pixels need {least:.1f} GiB of free memory, "
             f"there are {free / 2**30:.1f}: use {way_out}"
         )
     return min(fitting, key=lambda plan: plan.work * ITERATIONS.get(plan.history, 1.0))
 
 
-def make_smaller_plan(job: Needs, than: Plan) -> Plan | None:
+def make_smaller_plan(model: MemoryModel, than: Plan) -> Plan | None:
     """The fastest plan with as many pairs that takes clearly less memory for the rest, if there is one."""
-    most = SMALLER * job.memory(than.tiling, 0)
-    plans = [job.plan(tiling, than.history) for tiling in job.tilings("auto") if job.memory(tiling, 0) <= most]
+    most = SMALLER * model.memory(than.tiling, 0)
+    plans = [model.plan(tiling, than.history) for tiling in model.tilings("auto") if model.memory(tiling, 0) <= most]
     return min(plans, key=lambda plan: plan.work, default=None)

@@ -10,29 +10,30 @@ from torch import Tensor
 from ..images import Picture, color
 from ..losses import TemporalPrior
 from .bleed import add_bleed
-from .problem import Job, Scale
+from .problem import Problem, Scale
 
 
-def content_canvas(job: Job, scale: Scale) -> Tensor:
+def content_canvas(problem: Problem, scale: Scale) -> Tensor:
     """The content for the canvas of a scale, 1×3×H×W."""
-    return add_bleed(job.inputs.content.resize(scale.content).tensor(), job.options).to(job.device)
+    return add_bleed(problem.inputs.content.resize(scale.content).tensor(), problem.options).to(problem.device)
 
 
-def mask_canvas(job: Job, mask: Picture | None, scale: Scale) -> Tensor | None:
+def mask_canvas(problem: Problem, mask: Picture | None, scale: Scale) -> Tensor | None:
     """A mask of the content for the canvas of a scale, 1×1×H×W; None without a mask."""
     if mask is None:
         return None
-    return add_bleed(mask.resize(scale.content).tensor()[:, :1], job.options).to(job.device)
+    return add_bleed(mask.resize(scale.content).tensor()[:, :1], problem.options).to(problem.device)
 
 
-def make_start(job: Job) -> Tensor:
-    """The starting image 1×3×H×W of the coarsest scale: the content or the middle of another picture, and noise."""
-    (width, height), options = job.scales[0].content, job.options
-    share = 1.0 if options.init == "noise" else options.init_noise
-    if job.inputs.start is None:
-        image = job.inputs.content.resize((width, height)).tensor()
+def make_start(problem: Problem) -> Tensor:
+    """Return the start of the coarsest scale, 1×3×H×W: the content or the middle of another image, and noise."""
+    (width, height), options, prior = problem.scales[0].content, problem.options, problem.prior
+    share = 0.0 if prior else 1.0 if options.init == "noise" else options.init_noise
+    start = prior.image if prior else problem.inputs.start
+    if start is None:
+        image = problem.inputs.content.resize((width, height)).tensor()
     else:
-        image = Picture(ImageOps.fit(job.inputs.start.rgb, (width, height), Image.Resampling.LANCZOS)).tensor()
+        image = Picture(ImageOps.fit(start.rgb, (width, height), Image.Resampling.LANCZOS)).tensor()
     if not share:
         return image
     channels = 1 if options.color == "luminance" else 3
@@ -40,13 +41,13 @@ def make_start(job: Job) -> Tensor:
     return torch.lerp(image, noise.expand(1, 3, -1, -1), share)
 
 
-def temporal_prior(job: Job, scale: Scale) -> TemporalPrior | None:
+def temporal_prior(problem: Problem, scale: Scale) -> TemporalPrior | None:
     """Return what the canvas of a scale is to stay near; None if nothing."""
-    if job.nearness is None or job.inputs.start is None:
+    if problem.prior is None:
         return None
-    image = job.inputs.start.resize(scale.content).tensor()
-    weights = torch.nn.functional.interpolate(job.nearness, image.shape[2:], mode="area")
-    return TemporalPrior(*(add_bleed(part, job.options).to(job.device) for part in (image, weights)))
+    image = problem.prior.image.resize(scale.content).tensor()
+    weights = torch.nn.functional.interpolate(problem.prior.weight, image.shape[2:], mode="area")
+    return TemporalPrior(*(add_bleed(part, problem.options).to(problem.device) for part in (image, weights)))
 
 
 def upsample_residual(image: Tensor, content: Picture, size: tuple[int, int], *, seamless: bool = False) -> Tensor:
@@ -65,17 +66,17 @@ def upsample_residual(image: Tensor, content: Picture, size: tuple[int, int], *,
     return change.add_(content.resize(size).tensor()).clamp_(0, 1)
 
 
-def make_finisher(job: Job, size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
+def make_finisher(problem: Problem, size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
     """What makes the picture of an image 1×3×H×W of the canvas, for one (width, height): with the content's chroma, the
     photograph where it stays."""
-    given = job.originals
-    if job.options.color != "luminance" and given.keep is None:
+    given = problem.originals
+    if problem.options.color != "luminance" and given.keep is None:
         return lambda image: image
-    content = given.content.resize(size).tensor().to(job.device)
-    keep = None if given.keep is None else given.keep.resize(size).tensor()[:, :1].to(job.device)
+    content = given.content.resize(size).tensor().to(problem.device)
+    keep = None if given.keep is None else given.keep.resize(size).tensor()[:, :1].to(problem.device)
 
     def finish(image: Tensor) -> Tensor:
-        if job.options.color == "luminance":
+        if problem.options.color == "luminance":
             image = color.add_chroma(image.clamp(0, 1), content)
         return image if keep is None else torch.lerp(image, content, keep)
 

@@ -12,8 +12,8 @@ from ..options import Options
 from ..runtime.plan import Plan
 from .canvas import content_canvas
 from .evaluation import make_evaluate
-from .planning import find_needs, plan_scale
-from .problem import Job, Scale, prepared_job
+from .planning import memory_model, plan_scale
+from .problem import Problem, Scale, prepared_problem
 from .run import make_curvature
 
 #: Pixels of the longer side of the part of a picture by which the time of an iteration is told.
@@ -43,30 +43,30 @@ def estimate(content: Source, style: Styles, options: Options | None = None, **c
     Raises:
         UsageError, StyleTransferError: as `stylize`.
     """
-    with prepared_job(content, style, (options or Options()).with_changes(changes)) as job:
-        plans = [plan_scale(job, scale, job.precision) for scale in job.scales]
+    with prepared_problem(content, style, (options or Options()).with_changes(changes)) as problem:
+        plans = [plan_scale(problem, scale, problem.precision) for scale in problem.scales]
         return [
-            Estimate(scale.content, plan, measure_iteration(job, scale, plan), job.max_iterations(scale))
-            for scale, plan in zip(job.scales, plans, strict=True)
+            Estimate(scale.content, plan, measure_iteration(problem, scale, plan), problem.max_iterations(scale))
+            for scale, plan in zip(problem.scales, plans, strict=True)
         ]
 
 
-def measure_iteration(job: Job, scale: Scale, plan: Plan) -> float:
+def measure_iteration(problem: Problem, scale: Scale, plan: Plan) -> float:
     """Seconds of an iteration of the network that counts, told from some iterations on the middle of the picture."""
     width, height = scale.content
     part = Scale((min(width, SAMPLE), min(height, SAMPLE)), scale.style)
     left, top = (width - part.content[0]) // 2, (height - part.content[1]) // 2
     box = left, top, left + part.content[0], top + part.content[1]
-    middle = Picture(job.inputs.content.resize(scale.content).rgb.crop(box))
-    sample = replace(job, inputs=replace(job.inputs, content=middle), scales=[part])
+    middle = Picture(problem.inputs.content.resize(scale.content).rgb.crop(box))
+    sample = replace(problem, inputs=replace(problem.inputs, content=middle), scales=[part])
     tiling = replace(plan.tiling, columns=None)
     image = content_canvas(sample, part)
     evaluate, curvature = (
-        make_evaluate(sample, job.encoder(job.precision), part, tiling, image, 0),
-        make_curvature(sample, image, plan, job.precision.backward),
+        make_evaluate(sample, problem.encoder(problem.precision), part, tiling, image, 0),
+        make_curvature(sample, image, plan, problem.precision.backward),
     )
-    iterates = minimize(evaluate, image, job.options.optimizer, job.options.learning_rate, curvature=curvature)
+    iterates = minimize(evaluate, image, problem.options.optimizer, problem.options.learning_rate, curvature=curvature)
     times = [(iterate.terms.tolist(), time.monotonic())[1] for iterate in itertools.islice(iterates, 4)]  # GPUs wait
-    whole, sampled = (find_needs(job, scale, job.precision), find_needs(sample, part, job.precision))
+    whole, sampled = (memory_model(problem, scale, problem.precision), memory_model(sample, part, problem.precision))
     wider = whole.work(plan.tiling) / sampled.work(tiling)
     return (times[3] - times[1]) / 2 * wider * width * height / math.prod(part.content)

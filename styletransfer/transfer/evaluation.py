@@ -15,25 +15,27 @@ from ..losses import LOSSES, Evaluate, Objective, Region, Style
 from ..runtime import hardware
 from .bleed import SEAMLESS_BLEED, bleed_width
 from .canvas import content_canvas, mask_canvas, temporal_prior
-from .problem import Job, Scale
+from .problem import Problem, Scale
 
 log = logging.getLogger(__name__)
 
 
-def make_evaluate(job: Job, encoder: Encoder, scale: Scale, tiling: Tiling, image: Tensor, done: int) -> Evaluate:
+def make_evaluate(
+    problem: Problem, encoder: Encoder, scale: Scale, tiling: Tiling, image: Tensor, done: int
+) -> Evaluate:
     """What the optimiser is to minimise on a scale.
 
     Args:
         image: of the canvas's shape and on its device.
         done: iterations done before, with the same noise to come after them (`Options.jitter`).
     """
-    options = job.options
-    evaluate: Evaluate = make_objective(job, encoder, scale, tiling).evaluate
-    hardware.release_memory(job.device)  # what making it has left in pieces
+    options = problem.options
+    evaluate: Evaluate = make_objective(problem, encoder, scale, tiling).evaluate
+    hardware.release_memory(problem.device)  # what making it has left in pieces
     if options.color == "luminance":
         evaluate = stay_grey(evaluate)
-    if (keep := mask_canvas(job, job.inputs.keep, scale)) is not None:
-        evaluate = keep_content(evaluate, keep, content_canvas(job, scale))
+    if (keep := mask_canvas(problem, problem.inputs.keep, scale)) is not None:
+        evaluate = keep_content(evaluate, keep, content_canvas(problem, scale))
     if options.seamless:
         evaluate = wrap_borders(evaluate, bleed_width(options))
     evaluate = capture_graph(evaluate, image)
@@ -47,9 +49,9 @@ def make_evaluate(job: Job, encoder: Encoder, scale: Scale, tiling: Tiling, imag
 # --- the objective -------------------------------------------------------------------------------------------------
 
 
-def make_objective(job: Job, encoder: Encoder, scale: Scale, tiling: Tiling) -> Objective:
+def make_objective(problem: Problem, encoder: Encoder, scale: Scale, tiling: Tiling) -> Objective:
     """The objective of a scale, evaluated in these parts."""
-    options, device = job.options, job.device
+    options, device = problem.options, problem.device
 
     def load(given: StyleInput) -> Style:
         size = scale.fit_style(given.picture)
@@ -58,8 +60,11 @@ def make_objective(job: Job, encoder: Encoder, scale: Scale, tiling: Tiling) -> 
 
     return Objective(
         encoder,
-        content_canvas(job, scale),
-        [Region(list(map(load, region.styles)), *_mask_and_share(job, region, scale)) for region in job.inputs.regions],
+        content_canvas(problem, scale),
+        [
+            Region(list(map(load, region.styles)), *_mask_and_share(problem, region, scale))
+            for region in problem.inputs.regions
+        ],
         content_weights=options.content_weights,
         style_weights=options.style_weights,
         alpha=options.alpha,
@@ -69,23 +74,23 @@ def make_objective(job: Job, encoder: Encoder, scale: Scale, tiling: Tiling) -> 
         l2=options.l2,
         tiling=tiling,
         style_loss=LOSSES[options.style_loss],
-        prior=temporal_prior(job, scale),
+        prior=temporal_prior(problem, scale),
     )
 
 
-def _mask_and_share(job: Job, region: RegionInput, scale: Scale) -> tuple[Tensor | None, float | None]:
+def _mask_and_share(problem: Problem, region: RegionInput, scale: Scale) -> tuple[Tensor | None, float | None]:
     """The mask of a region, and its share if that isn't the mask's.
 
     Without what is kept: the rest alone is to have the style, and not so much more of it that the mean over both is
     right. Without what is beyond the border of a seamless picture: it is counted on the opposite side.
     """
-    mask, keep = (mask_canvas(job, given, scale) for given in (region.mask, job.inputs.keep))
+    mask, keep = (mask_canvas(problem, given, scale) for given in (region.mask, problem.inputs.keep))
     if keep is not None:
         mask = 1 - keep if mask is None else mask * (1 - keep)
-    if not job.options.seamless:
+    if not problem.options.seamless:
         return mask, None
     width, height = scale.content
-    inner = torch.nn.functional.pad(torch.ones(1, 1, height, width, device=job.device), (SEAMLESS_BLEED,) * 4)
+    inner = torch.nn.functional.pad(torch.ones(1, 1, height, width, device=problem.device), (SEAMLESS_BLEED,) * 4)
     mask = inner if mask is None else mask * inner
     return mask, (mask.square().sum() / (width * height)).item()
 

@@ -11,7 +11,7 @@ from ..errors import UsageError
 from ..images import Source, Styles
 from ..options import Options
 from ..runtime import hardware
-from .problem import prepared_job
+from .problem import prepared_problem
 from .result import Result
 from .run import Run
 
@@ -66,8 +66,8 @@ class Model:
             StyleTransferError: an input can't be read.
         """
         options = self.complete((options or Options()).with_changes(changes))
-        with prepared_job(content, style, options, self.weights) as job:
-            run = Run(job, state)
+        with prepared_problem(content, style, options, self.weights) as problem:
+            run = Run(problem, state)
             del state  # large
             yield run
 

@@ -47,15 +47,30 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Job:
-    """What stays the same on all scales.
+class Prior:
+    """What is known of the output before the run, as that of a frame of a clip is from the frame before.
+
+    Attributes:
+        image: that it starts from, and that it is to stay near.
+        weight: of the temporal loss, 1×1×H×W in the size of the last scale.
+        window: iterations within which the loss must fall for a scale to continue.
+        spectrum: that L-BFGS starts with (`spectrum_of`).
+    """
+
+    image: Picture
+    weight: Tensor
+    window: int = WINDOW
+    spectrum: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a run optimizes, on all its scales.
 
     Attributes:
         originals, inputs: the pictures as they were given, and as the network is to see them (`Options.color`).
-        window: iterations within which the loss must go on falling.
-        nearness: how near the picture is to stay to its start, at each pixel, 1×1×H×W in the size of the last scale:
-            the weight of the temporal loss. Finer scales then add what was changed to the start, not to the content.
-        spectrum: what L-BFGS is to know from the beginning (`spectrum_of`).
+        prior: if any. Finer scales then add what was changed to its image, not to the content, and the coarsest one has
+            no more iterations than others.
     """
 
     originals: Inputs
@@ -65,15 +80,12 @@ class Job:
     options: Options
     precision: hardware.Precision
     device: torch.device
-    window: int = WINDOW
-    nearness: Tensor | None = None
-    spectrum: Mapping[str, Tensor] = field(default_factory=dict)
+    prior: Prior | None = None
 
     @property
     def base(self) -> Picture:
-        """What a finer scale adds the change to."""
-        near = self.nearness is not None and self.inputs.start
-        return near or self.inputs.content
+        """The image that a finer scale adds the change to."""
+        return self.prior.image if self.prior else self.inputs.content
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -92,13 +104,17 @@ class Job:
 
     def max_iterations(self, scale: Scale) -> int:
         """Return the most iterations that one of the scales can have."""
-        most, index = self.options.iterations, self.scales.index(scale)
-        return most if index == 0 else min(most, max(FINER_ITERATIONS, round(FINER_SHARE * most)))
+        most, shorter = self.options.iterations, self.scales.index(scale) > 0
+        for _ in range(shorter + (self.prior is not None)):
+            most = min(most, max(FINER_ITERATIONS, round(FINER_SHARE * most)))
+        return most
 
 
 @contextlib.contextmanager
-def prepared_job(content: Source, style: Styles, options: Options, weights: Weights | None = None) -> Iterator[Job]:
-    """Yield the job of these inputs; within, torch and the C library are set up for it.
+def prepared_problem(
+    content: Source, style: Styles, options: Options, weights: Weights | None = None
+) -> Iterator[Problem]:
+    """Yield the problem of these inputs; within, torch and the C library are set up for it.
 
     Args:
         weights: those of the options are loaded if not given.
@@ -119,9 +135,9 @@ def prepared_job(content: Source, style: Styles, options: Options, weights: Weig
         if max(size) < options.size != Options.size:
             log.info("%s has %d×%d pixels and keeps them (--enlarge makes it larger)", pictures.content.name, *size)
         weights = weights or load_weights(options.model, options.weights, options.preprocessing)
-        job = Job(originals, pictures, scales, weights, options, precision, device)
-        _check_sizes(pictures, scales[-1], job.encoder(precision), bleed_width(options))
-        yield job
+        problem = Problem(originals, pictures, scales, weights, options, precision, device)
+        _check_sizes(pictures, scales[-1], problem.encoder(precision), bleed_width(options))
+        yield problem
 
 
 def choose_scales(inputs: Inputs, options: Options) -> list[Scale]:

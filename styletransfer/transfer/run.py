@@ -23,13 +23,13 @@ from .bleed import add_bleed, trim_bleed
 from .canvas import make_finisher, make_start, upsample_residual
 from .checkpoint import check_same_run
 from .evaluation import make_evaluate
-from .planning import find_needs, plan_scale
-from .problem import Job, Scale
+from .planning import memory_model, plan_scale
+from .problem import WINDOW, Problem, Scale
 from .result import Result
 
 log = logging.getLogger(__name__)
 
-#: A scale ends when the loss fell by less than this share within `Job.window` iterations: nobody sees such a change.
+#: A scale ends when the loss fell by less than this share within `WINDOW` iterations: nobody sees such a change.
 SETTLED = 0.02
 #: On a GPU the loss is read once in so many iterations, since reading makes the GPU wait for the host.
 READ_EVERY = {"cuda": 10}
@@ -58,7 +58,7 @@ class ScaleRecord:
 
         Args:
             tried: the loss where the last step would have led.
-            window: as in `Job`.
+            window: iterations within which the loss must fall.
         """
         totals = [loss.total for loss in self.losses]
         stuck = len(totals) > 2 * PATIENCE and totals[-1] == totals[-1 - 2 * PATIENCE]
@@ -96,7 +96,7 @@ class Step:
     @property
     def image(self) -> Tensor:
         """The iterate, 1×3×H×W. Its values may lie slightly outside [0, 1], which writing a file clips."""
-        return make_finisher(self._run.job, self.scale.content)(trim_bleed(self._canvas, self._run.job.options))
+        return make_finisher(self._run.problem, self.scale.content)(trim_bleed(self._canvas, self._run.problem.options))
 
 
 @dataclass
@@ -129,7 +129,7 @@ class Run:
     again continues, and `state_dict` can be saved to resume in another process.
 
     Args:
-        job: what to optimize.
+        problem: what to optimize.
         state: of an earlier run (`state_dict`), to resume from.
 
     Attributes:
@@ -140,14 +140,14 @@ class Run:
         DifferentError: the state is of a run with other settings or inputs.
     """
 
-    def __init__(self, job: Job, state: Mapping[str, Any] | None = None) -> None:
-        self.job, self.records, self.recoveries = job, list[ScaleRecord](), 0
+    def __init__(self, problem: Problem, state: Mapping[str, Any] | None = None) -> None:
+        self.problem, self.records, self.recoveries = problem, list[ScaleRecord](), 0
         self._before, self._started = 0.0, time.monotonic()
-        self.precision, self._learning_rate = job.precision, job.options.learning_rate
+        self.precision, self._learning_rate = problem.precision, problem.options.learning_rate
         self._stage: _Stage | None = None
         self._stop = ""
         if state:
-            check_same_run(state["run"], job.identity)
+            check_same_run(state["run"], problem.identity)
             self._load(state["progress"], dict(state["tensors"]))
 
     @property
@@ -189,9 +189,9 @@ class Run:
         if self._stage and self._stage.iterate:
             self._stage.state = self._stage.iterate.state()
         ended = [record.scale for record in self.records if record.stopped]
-        scales = [scale for scale in self.job.scales if scale not in ended]
+        scales = [scale for scale in self.problem.scales if scale not in ended]
         for scale in scales:
-            plan_scale(self.job, scale, self.precision)  # what does not fit is refused before the work begins
+            plan_scale(self.problem, scale, self.precision)  # what does not fit is refused before the work begins
         for scale in scales:
             if self._stop or (self.records and self.records[-1].stopped == "diverged"):
                 break
@@ -215,27 +215,27 @@ class Run:
         if not self._stage or not self.records:
             raise ValueError("the run has made no step: iterate over it first")
         self._read()
-        job, last, size = self.job, self.records[-1], self.job.scales[-1].content
+        problem, last, size = self.problem, self.records[-1], self.problem.scales[-1].content
         if not math.isfinite(last.losses[0].total):
             raise StyleTransferError("the loss of the starting image is not finite: the weights are not usable")
-        image = trim_bleed(self._stage.best, job.options)
+        image = trim_bleed(self._stage.best, problem.options)
         if last.scale.content != size:
-            image = upsample_residual(image, job.base, size, seamless=job.options.seamless)
+            image = upsample_residual(image, problem.base, size, seamless=problem.options.seamless)
         return Result(
-            tensor=make_finisher(job, size)(image.clamp(0, 1).to(job.device)).cpu(),
+            tensor=make_finisher(problem, size)(image.clamp(0, 1).to(problem.device)).cpu(),
             losses=last.losses,
             best=last.losses[last.best],
             best_iteration=last.best,
             scales=[(*record.scale.content, record.iterations) for record in self.records],
-            options=job.options,
-            model=job.weights.name,
-            device=str(job.device),
+            options=problem.options,
+            model=problem.weights.name,
+            device=str(problem.device),
             stopped=self.stopped or "interrupted",
             seconds=self.seconds,
-            peak_memory_bytes=hardware.peak_memory(job.device),
-            alpha=job.inputs.content.resize(size).alpha,
-            inputs=job.inputs.names,
-            digest=job.originals.digest,
+            peak_memory_bytes=hardware.peak_memory(problem.device),
+            alpha=problem.inputs.content.resize(size).alpha,
+            inputs=problem.inputs.names,
+            digest=problem.originals.digest,
         )
 
     # --- the state --------------------------------------------------------------------------------------------------
@@ -267,7 +267,7 @@ class Run:
             "recoveries": self.recoveries,
             "seconds": self.seconds,
         }
-        return {"run": self.job.identity, "progress": progress, "tensors": {**state, "image": stage.canvas, **best}}
+        return {"run": self.problem.identity, "progress": progress, "tensors": {**state, "image": stage.canvas, **best}}
 
     def _load(self, progress: Mapping[str, Any], tensors: dict[str, Tensor]) -> None:
         for saved in progress["runs"]:
@@ -275,7 +275,7 @@ class Run:
             losses = [Losses(**terms) for terms in saved["losses"]]
             self.records.append(ScaleRecord(scale, losses, saved["best"], saved["stopped"]))
         plan = Plan(**{**progress["plan"], "tiling": Tiling(**progress["plan"]["tiling"])})
-        tensors = {name: tensor.to(self.job.device) for name, tensor in tensors.items()}
+        tensors = {name: tensor.to(self.problem.device) for name, tensor in tensors.items()}
         image = tensors.pop("image")
         best = tensors.pop("best", image)
         state = {name.removeprefix("optimizer."): tensor for name, tensor in tensors.items()}
@@ -290,32 +290,32 @@ class Run:
 
     def _enter(self, scale: Scale) -> _Stage:
         """Prepare a scale: its plan, its canvas, and an empty L-BFGS history with the spectrum of the last scale."""
-        stage, job = self._stage, self.job
-        spectrum = job.spectrum
+        stage, problem = self._stage, self.problem
+        spectrum = problem.prior.spectrum if problem.prior else {}
         if stage:
             spectrum = spectrum_of(stage.curvature.state() if stage.curvature else stage.state)
             stage.curvature = None
-        hardware.release_memory(job.device)
-        plan = plan_scale(job, scale, self.precision)
+        hardware.release_memory(problem.device)
+        plan = plan_scale(problem, scale, self.precision)
         if stage and stage.record.scale == scale:
             if stage.plan.memory > plan.memory:
                 stage.plan, stage.state = plan, {}
             stage.iterate = None
         else:
             if stage:
-                image = trim_bleed(stage.best, job.options)
-                start = upsample_residual(image, job.base, scale.content, seamless=job.options.seamless)
+                image = trim_bleed(stage.best, problem.options)
+                start = upsample_residual(image, problem.base, scale.content, seamless=problem.options.seamless)
                 del image
             else:
-                start = make_start(job)
+                start = make_start(problem)
             self._stage = stage = None  # large
-            canvas = add_bleed(start, job.options).to(job.device)
+            canvas = add_bleed(start, problem.options).to(problem.device)
             del start
             self._stage = stage = _Stage(ScaleRecord(scale), plan, canvas, canvas)
             self.records.append(stage.record)
         if stage.plan.tiling.rows:
             log.info("%d×%d: %s", *scale.content, stage.plan)
-        stage.curvature = make_curvature(job, stage.canvas, stage.plan, self.precision.backward)
+        stage.curvature = make_curvature(problem, stage.canvas, stage.plan, self.precision.backward)
         if stage.curvature:
             stage.curvature.inherit(spectrum)
         return stage
@@ -323,7 +323,7 @@ class Run:
     def _optimize(self, stage: _Stage) -> Iterator[Step]:
         """Yield the steps of a scale until there is a reason to stop."""
         scale, record = stage.record.scale, stage.record
-        most, every = self.job.max_iterations(scale), READ_EVERY.get(self.job.device.type, 1)
+        most, every = self.problem.max_iterations(scale), READ_EVERY.get(self.problem.device.type, 1)
         while True:
             for iterate in self._iterates(stage):
                 stage.iterate = iterate
@@ -351,8 +351,8 @@ class Run:
         stage.unread.clear()
         if iterate.iteration == 0 or record.losses[-1].total <= record.losses[record.best].total:
             record.best, stage.best = iterate.iteration, iterate.image
-        most = self.job.max_iterations(record.scale)
-        record.stopped = record.reason_to_stop(iterate.tried, most, self.job.window)
+        most, prior = self.problem.max_iterations(record.scale), self.problem.prior
+        record.stopped = record.reason_to_stop(iterate.tried, most, prior.window if prior else WINDOW)
 
     def _iterates(self, stage: _Stage) -> Iterator[Iterate]:
         """Yield the optimizer's iterates after those done. When memory runs out, continue in smaller parts."""
@@ -366,23 +366,23 @@ class Run:
                         yield replace(iterate, iteration=number)
             except (RuntimeError, MemoryError) as error:
                 # What is free now says nothing: memory that the process keeps for itself is free too.
-                smaller = make_smaller_plan(find_needs(self.job, stage.record.scale, self.precision), stage.plan)
-                if self.job.options.tile == "off" or not smaller or not hardware.is_out_of_memory(error):
+                smaller = make_smaller_plan(memory_model(self.problem, stage.record.scale, self.precision), stage.plan)
+                if self.problem.options.tile == "off" or not smaller or not hardware.is_out_of_memory(error):
                     raise
                 stage.plan = smaller
-            hardware.release_memory(self.job.device)
+            hardware.release_memory(self.problem.device)
             log.info("out of memory after %d iterations; continuing with: %s", max(done, 0), stage.plan)
 
     def _minimize(self, stage: _Stage, done: int) -> Iterator[Iterate]:
-        encoder, scale = self.job.encoder(self.precision), stage.record.scale
-        evaluate = make_evaluate(self.job, encoder, scale, stage.plan.tiling, stage.canvas, done)
+        encoder, scale = self.problem.encoder(self.precision), stage.record.scale
+        evaluate = make_evaluate(self.problem, encoder, scale, stage.plan.tiling, stage.canvas, done)
         state, stage.state = stage.state, {}
-        optimizer = self.job.options.optimizer
+        optimizer = self.problem.options.optimizer
         return minimize(evaluate, stage.canvas, optimizer, self._learning_rate, curvature=stage.curvature, state=state)
 
     def _recover(self, stage: _Stage) -> bool:
         """After a loss that is not finite: return to the best image, to continue more carefully if possible."""
-        record, optimizer = stage.record, self.job.options.optimizer
+        record, optimizer = stage.record, self.problem.options.optimizer
         careful = optimizer in LEARNING_RATES or self.precision.backward != torch.float32
         if self.recoveries == RECOVERIES or not careful:
             return False
@@ -397,21 +397,21 @@ class Run:
         if not math.isfinite(record.losses[0].total):
             record.losses.clear()
         with contextlib.suppress(StyleTransferError):  # if it doesn't fit, smaller parts are tried on the way
-            stage.plan = plan_scale(self.job, record.scale, self.precision)
+            stage.plan = plan_scale(self.problem, record.scale, self.precision)
         stage.canvas, stage.state, stage.curvature = stage.best, {}, None
-        stage.curvature = make_curvature(self.job, stage.best, stage.plan, self.precision.backward)
+        stage.curvature = make_curvature(self.problem, stage.best, stage.plan, self.precision.backward)
         return True
 
     def _be_careful(self) -> None:
         """Continue in full precision, and with shorter steps; L-BFGS has tried those already."""
-        self.precision = hardware.select_precision("fp32", self.job.device)
-        optimizer, rate = self.job.options.optimizer, self._learning_rate
+        self.precision = hardware.select_precision("fp32", self.problem.device)
+        optimizer, rate = self.problem.options.optimizer, self._learning_rate
         if optimizer in LEARNING_RATES:
             self._learning_rate = SHORTER * (LEARNING_RATES[optimizer] if rate is None else rate)
 
 
-def make_curvature(job: Job, image: Tensor, plan: Plan, dtype: torch.dtype) -> InverseHessian | None:
+def make_curvature(problem: Problem, image: Tensor, plan: Plan, dtype: torch.dtype) -> InverseHessian | None:
     """Return an empty L-BFGS history for images like this one, as long as planned; None for other optimizers."""
-    if job.options.optimizer != "lbfgs":
+    if problem.options.optimizer != "lbfgs":
         return None
     return InverseHessian(image, plan.history or 1, dtype)

@@ -14,7 +14,7 @@ from ..options import Options
 from ..runtime import distributed
 from .checkpoint import CheckpointWriter, load_checkpoint
 from .model import Model
-from .problem import prepared_job
+from .problem import prepared_problem
 from .result import Result
 from .run import Run, Step
 from .timing import Deadline, Pace, log_duration
@@ -70,15 +70,15 @@ def open_session(
     """
     options = model.complete(options) if model else options
     every = options.checkpoint_every
-    with prepared_job(content, style, options, model.weights if model else None) as job:
+    with prepared_problem(content, style, options, model.weights if model else None) as problem:
         if checkpoint is None or (every == "off" and not resume):
-            yield Session(Run(job))
+            yield Session(Run(problem))
             return
         path = Path(checkpoint)
         state = _read_state(path) if resume else None
         if path.exists() and not resume:
             log.info("starting over, although there is a checkpoint; it is kept for now: --resume continues from it")
-        run = Run(job, state)
+        run = Run(problem, state)
         if state:
             log.info("resuming after %d iterations", sum(record.iterations for record in run.records))
         files = [_absolute_paths(source) for source in (content, *as_list(style))]

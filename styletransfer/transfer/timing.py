@@ -24,7 +24,7 @@ class Pace:
     """Measures how long iterations take, and predicts from it how long the rest of the run does."""
 
     def __init__(self, run: Run) -> None:
-        self._run, self._overhead = run, OVERHEAD.get(run.job.device.type, OVERHEAD["cpu"])
+        self._run, self._overhead = run, OVERHEAD.get(run.problem.device.type, OVERHEAD["cpu"])
         self._first, self._began, self._seconds = 0, 0.0, 0.0
         self._scale: Scale | None = None
 
@@ -48,16 +48,16 @@ class Pace:
 
     def predict(self, step: Step) -> float:
         """Return the seconds that all iterations after this step take; 0 while unknown."""
-        job = self._run.job
-        finer = job.scales[job.scales.index(step.scale) + 1 :]
+        problem = self._run.problem
+        finer = problem.scales[problem.scales.index(step.scale) + 1 :]
         rest = (step.max_iterations - step.iteration) * self.seconds(step.scale)
-        return rest + sum(job.max_iterations(scale) * self.seconds(scale) for scale in finer)
+        return rest + sum(problem.max_iterations(scale) * self.seconds(scale) for scale in finer)
 
     def seconds_left(self, step: Step) -> float | None:
         """Return the seconds that the run takes from this step at most; None while unknown."""
         if not self._seconds:
             return None
-        return min(self.predict(step), self._run.job.options.seconds - self._run.seconds)
+        return min(self.predict(step), self._run.problem.options.seconds - self._run.seconds)
 
 
 class Deadline:
@@ -68,7 +68,7 @@ class Deadline:
     """
 
     def __init__(self, run: Run, pace: Pace) -> None:
-        self._run, self._pace, self._limit = run, pace, run.job.options.seconds
+        self._run, self._pace, self._limit = run, pace, run.problem.options.seconds
         self._scale: Scale | None = None
         self._scale_end = math.inf
         if run.records and self._is_over(run.seconds > self._limit):
@@ -78,7 +78,7 @@ class Deadline:
         """End the scale or the run after this step if another iteration would take too long."""
         if math.isinf(self._limit):
             return
-        scales, record = self._run.job.scales, self._run.records[-1]
+        scales, record = self._run.problem.scales, self._run.records[-1]
         finer = scales[scales.index(step.scale) + 1 :]
         now, pace = self._run.seconds, self._pace.seconds(step.scale)
         left = self._limit - now
@@ -97,11 +97,11 @@ class Deadline:
 
 def log_duration(run: Run, pace: Pace, step: Step) -> bool:
     """Log how long the run takes at most, unless its deadline comes first; return False while it is too early."""
-    small = max(step.scale.content) < LEAST_SIDE and step.scale != run.job.scales[-1]
+    small = max(step.scale.content) < LEAST_SIDE and step.scale != run.problem.scales[-1]
     if step.iteration < MEASURED or small:
         return False
     seconds = run.seconds + pace.predict(step)
-    if BRIEF <= seconds <= run.job.options.seconds:
+    if BRIEF <= seconds <= run.problem.options.seconds:
         duration = f"{seconds:.0f} seconds" if seconds < LONG else f"{seconds / 60:.0f} minutes"
         sooner = "" if seconds < LONG else "; for a draft within seconds: --preset fast"
         log.info("this takes up to about %s on this machine%s", duration, sooner)

@@ -25,9 +25,9 @@ from PIL.ImageChops import multiply
 
 from ..errors import UsageError
 from ..images import Picture, RegionInput, color, digest, read_picture, read_settings, write_picture
-from ..options import WHOLE, Following, Options
+from ..options import WHOLE, Options, TemporalOptions
 from ..transfer import Run, keep_model
-from ..transfer.problem import Job, prepared_job
+from ..transfer.problem import Prior, Problem, prepared_problem
 from ..version import __version__
 from . import clips
 from .clips import is_clip
@@ -63,7 +63,7 @@ class Shot:
     digest: str
     styles: tuple[str, ...]
     options: Options
-    following: Following
+    following: TemporalOptions
     folder: str
     first: int
     last: int
@@ -129,17 +129,19 @@ def render(shot: Shot, stopped: Callable[[], object] = lambda: False) -> Iterato
     identity, earlier, before = _identity(shot), dict[int, _Frame](), dict[str, Any]()
     with contextlib.ExitStack() as stack:
         still, masks = _still_masks(shot, Path(stack.enter_context(TemporaryDirectory())))
-        job: Job | None = None
+        problem: Problem | None = None
         for number, picture in read_frames(Path(shot.clip), shot.first, shot.last, shot.options.max_pixels):
             seen = {name: _next_mask(name, frames) for name, frames in masks.items()}
             if number not in shot.numbers:
                 continue
-            if job is None:
-                job = stack.enter_context(prepared_job(picture.rgb, shot.styles, still, keep_model(still).weights))
-            content, path = picture.resize(job.scales[-1].content), shot.path(number)
+            if problem is None:
+                problem = stack.enter_context(
+                    prepared_problem(picture.rgb, shot.styles, still, keep_model(still).weights)
+                )
+            content, path = picture.resize(problem.scales[-1].content), shot.path(number)
             now = np.asarray(content.rgb)
             if not (state := _told(path, identity)):
-                memory, following = _remember(shot, now, earlier), _with_masks(job, shot.options, seen)
+                memory, following = _remember(shot, now, earlier), _with_masks(problem, shot.options, seen)
                 if earlier:
                     following = _follow(following, content, memory, shot.following.weight, before)
                 state = _paint(following, path, {"frame": number, "shot": identity, "age": _pack(memory.age)}, stopped)
@@ -169,15 +171,15 @@ def _next_mask(name: str, frames: Iterator[Picture]) -> Picture:
         raise UsageError(f"{name} has fewer frames than the clip that it is to mask") from None
 
 
-def _with_masks(job: Job, options: Options, masks: dict[str, Picture]) -> Job:
-    """The job with the masks of a frame, by the names that the options have for them."""
+def _with_masks(problem: Problem, options: Options, masks: dict[str, Picture]) -> Problem:
+    """The problem with the masks of a frame, by the names that the options have for them."""
     if not masks:
-        return job
-    keep = masks.get(options.keep or "", job.inputs.keep)
-    pairs = zip(job.inputs.regions, options.mask or ((WHOLE, WHOLE),), strict=True)
+        return problem
+    keep = masks.get(options.keep or "", problem.inputs.keep)
+    pairs = zip(problem.inputs.regions, options.mask or ((WHOLE, WHOLE),), strict=True)
     regions = [replace(region, mask=masks.get(here, region.mask)) for region, (here, _) in pairs]
-    originals = replace(job.originals, keep=keep)
-    return replace(job, originals=originals, inputs=replace(job.inputs, keep=keep, regions=regions))
+    originals = replace(problem.originals, keep=keep)
+    return replace(problem, originals=originals, inputs=replace(problem.inputs, keep=keep, regions=regions))
 
 
 def _pack(age: Array) -> str:
@@ -208,23 +210,20 @@ def _remember(shot: Shot, now: Array, earlier: dict[int, _Frame]) -> _Memory:
     return _Memory(image.round().clip(0, 255).astype(np.uint8), firm, age)
 
 
-def _follow(job: Job, content: Picture, memory: _Memory, weight: float, state: dict[str, Any]) -> Job:
-    """The job of a frame that begins from what earlier ones tell, and stays near to it."""
-    grey, start = job.options.color == "luminance", Picture(Image.fromarray(memory.image))
-    seen, start = (color.to_luminance(picture) if grey else picture for picture in (content, start))
-    if (backward := getattr(torch, state["backward"])) != job.precision.backward:
-        job = replace(job, precision=replace(job.precision, backward=backward))
+def _follow(problem: Problem, content: Picture, memory: _Memory, weight: float, state: dict[str, Any]) -> Problem:
+    """Return the problem of a frame that starts from what earlier ones show of it, and stays near to that."""
+    gray, start = problem.options.color == "luminance", Picture(Image.fromarray(memory.image))
+    seen, start = (color.to_luminance(picture) if gray else picture for picture in (content, start))
     # To the style of the whole picture it hardly matters how a narrow strip looks: it would stay a photograph.
     recent = memory.age < SETTLED
-    regions = _apart(job.inputs.regions, recent) if recent.mean() >= NEW else job.inputs.regions
+    regions = _apart(problem.inputs.regions, recent) if recent.mean() >= NEW else problem.inputs.regions
+    spectrum = {name: torch.tensor(values) for name, values in state["spectrum"].items()}
     return replace(
-        job,
-        originals=replace(job.originals, content=content),
-        inputs=replace(job.inputs, content=seen, start=start, regions=regions),
-        options=replace(job.options, init="content", init_noise=0.0, iterations=job.max_iterations(job.scales[-1])),
-        window=WINDOW,
-        nearness=torch.from_numpy(memory.firm)[None, None] * weight,
-        spectrum={name: torch.tensor(values) for name, values in state["spectrum"].items()},
+        problem,
+        originals=replace(problem.originals, content=content),
+        inputs=replace(problem.inputs, content=seen, regions=regions),
+        precision=replace(problem.precision, backward=getattr(torch, state["backward"])),
+        prior=Prior(start, torch.from_numpy(memory.firm)[None, None] * weight, WINDOW, spectrum),
     )
 
 
@@ -238,10 +237,10 @@ def _apart(regions: list[RegionInput], part: Array) -> list[RegionInput]:
     ]
 
 
-def _paint(job: Job, path: Path, given: dict[str, Any], stopped: Callable[[], object]) -> dict[str, Any]:
+def _paint(problem: Problem, path: Path, given: dict[str, Any], stopped: Callable[[], object]) -> dict[str, Any]:
     """Make a frame and write it; return what is embedded: what is given, and what the next frame needs to know.
     Empty if it was stopped."""
-    run = Run(job)
+    run = Run(problem)
     for _ in run:
         if stopped():
             return {}
