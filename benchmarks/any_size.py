@@ -100,9 +100,9 @@ def processes(count: int) -> dict[str, Any]:
 
 
 def seams(file: Path, period: int, offset: int) -> None:
-    """Prints the mean difference of neighbouring rows and columns at the borders of parts, and elsewhere.
+    """Prints the mean difference of neighboring rows and columns at the borders of parts, and elsewhere.
 
-    Other multiples of 16 tell seams from the poolings' own grid, which shows in a picture that isn't optimised long.
+    Other multiples of 16 tell seams from the poolings' own grid, which shows in a picture that isn't optimized long.
     """
     Image.MAX_IMAGE_PIXELS = None
     with Image.open(file) as image:
@@ -128,14 +128,14 @@ def plot(rows: list[dict[str, float]], path: Path) -> None:
         return f"{left + width * across:.1f},{bottom - height * up:.1f}"
 
     lines = []
-    for key, colour, label in (
+    for key, color, label in (
         ("peak", "#999", "all of one evaluation"),
         ("beyond", "#c40", "beyond image and gradient"),
     ):
         points = [point(x, max(row[key], 1)) for x, row in zip(xs, rows, strict=True)]
-        lines.append(f'<polyline points="{" ".join(points)}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        lines.append(f'<polyline points="{" ".join(points)}" fill="none" stroke="{color}" stroke-width="2"/>')
         x, y = points[-1].split(",")
-        lines.append(f'<text x="{float(x) - 5}" y="{float(y) - 8}" fill="{colour}" text-anchor="end">{label}</text>')
+        lines.append(f'<text x="{float(x) - 5}" y="{float(y) - 8}" fill="{color}" text-anchor="end">{label}</text>')
     for x, row in zip(xs, rows, strict=True):
         lines.append(
             f'<text x="{point(x, 32).split(",")[0]}" y="{bottom + 18}" text-anchor="middle">{row["width"]:.0f}</text>'
@@ -185,7 +185,7 @@ def compared(pictures: list[tuple[str, int]], tilings: list[Tiling]) -> list[Any
 
 
 def show_picture(args: argparse.Namespace) -> list[Any]:
-    """Rounding differs between all of these, and the optimisation magnifies it; fewer threads only are the control."""
+    """Rounding differs between all of these, and the optimization magnifies it; fewer threads only are the control."""
     result = []
     for precision, iterations in (("fp32", 3), ("fp32", 10), ("fp32", 30), ("auto", 30)):
         whole = isolated(picture, "off", precision, iterations)

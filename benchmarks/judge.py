@@ -43,7 +43,7 @@ class Verdict:
 class Judge:
     """Compares pictures of one size with a photograph and a painting, whose longer side is taken as long as theirs.
 
-    The network is VGG-19 with its original weights and average pooling, not normalised.
+    The network is VGG-19 with its original weights and average pooling, not normalized.
     """
 
     def __init__(self, content: Path, style: Path, size: tuple[int, int]) -> None:

@@ -46,7 +46,7 @@ def wait(device: torch.device) -> None:
 
 
 def load_encoder(name: str) -> Encoder:
-    """A known network, not normalised, cut to the layers of the default losses."""
+    """A known network, not normalized, cut to the layers of the default losses."""
     options = Options()
     return Encoder(weights.load_weights(name).convolutions, {**options.content_weights, **options.style_weights})
 

@@ -112,7 +112,7 @@ def flicker(folder: Path, seconds: float, arguments: list[str], other: list[str]
 
 
 def drift(folder: Path, frames: int, arguments: list[str]) -> None:
-    """The mean of every colour from the first to the last frame of a clip that stands still."""
+    """The mean of every color from the first to the last frame of a clip that stands still."""
     clip, out = draw("still", folder, (240, 134), frames), folder / "still-ours.mkv"
     subprocess.run([*COMMAND, clip, STYLE, *arguments, "-q", "-o", out], check=True, stdout=subprocess.DEVNULL)
     means = np.array([frame.mean((0, 1)) for frame in frames_of(out)])

@@ -36,7 +36,7 @@ ASTRONAUT, SWIRLS = EXAMPLES / "astronaut.jpg", EXAMPLES / "swirls.jpg"
 OPTIONS = Options()
 #: What most figures of the controls are drawn with.
 SMALL = replace(OPTIONS, size=256, iterations=100)
-Labelled = tuple[str, Image.Image]
+Labeled = tuple[str, Image.Image]
 
 
 def save(
@@ -52,8 +52,8 @@ def load(name: str) -> Image.Image:
     return Image.open(EXAMPLES / name).convert("RGB")
 
 
-def row(options: Options, *changes: dict[str, Any], content: Path = ASTRONAUT, style: Path = SWIRLS) -> list[Labelled]:
-    """A picture for every set of changes, labelled as on the command line."""
+def row(options: Options, *changes: dict[str, Any], content: Path = ASTRONAUT, style: Path = SWIRLS) -> list[Labeled]:
+    """A picture for every set of changes, labeled as on the command line."""
     return [
         (
             " ".join(f"--{name.replace('_', '-')} {value}" for name, value in change.items()) or "as usual",
@@ -100,7 +100,7 @@ def content_layers() -> None:
 
 
 def colors() -> None:
-    """--color style, content and luminance, and how far the colours are from the content's."""
+    """--color style, content and luminance, and how far the colors are from the content's."""
     content = load("astronaut.jpg").resize((256, 256), Image.Resampling.LANCZOS)
     pictures = [("content", content), ("style", load("swirls.jpg"))]
     for color in ("style", "content", "luminance"):
@@ -143,7 +143,7 @@ def regions() -> None:
     white = torch.from_numpy(np.array(person.resize(parts.size)))[None, None] / 255
     for name, mask in (("person", white), ("rest", 1 - white)):
         for style in styles:
-            # As evaluated: the style loss of one region, before anything is optimised.
+            # As evaluated: the style loss of one region, before anything is optimized.
             region = Region([Style(read_picture(style).resize(parts.size).tensor())], mask)
             objective = Objective(
                 encoder, parts.tensor, [region], {}, OPTIONS.style_weights, 0.0, 1.0, style_loss=LOSSES["gram"]
@@ -178,19 +178,19 @@ def strokes() -> None:
 
 
 def starts() -> None:
-    """Where the optimisation starts (the paper's figure 6), and how much noise there is in it."""
+    """Where the optimization starts (the paper's figure 6), and how much noise there is in it."""
     first = row(SMALL, {}, {"init": "style"}, {"init": "noise"}, {"init": "noise", "seed": 1})
     second = row(SMALL, *({"init_noise": share} for share in (0.1, 0.3, 0.6, 0.9)))
     save("controls-init.jpg", [first, second])
 
 
-def regularisers() -> None:
+def regularizers() -> None:
     """Total variation, L1 and L2 of the change, noise in what the network sees."""
     rows = [row(SMALL, {}, {"tv": 3}, {"tv": 30}), row(SMALL, {"l1": 3}, {"l1": 30}, {"l2": 100})]
     adam = replace(SMALL, optimizer="adam")
     rows.append(row(adam, {}, {"jitter": 0.05}, {"jitter": 0.1}))
     rows[2][0] = ("--optimizer adam", rows[2][0][1])
-    save("controls-regularisers.jpg", rows)
+    save("controls-regularizers.jpg", rows)
 
 
 def presets() -> None:
@@ -212,7 +212,7 @@ def sizes() -> None:
 
 def progress() -> None:
     """The picture after some iterations, as --animate shows it."""
-    pictures: list[Labelled] = []
+    pictures: list[Labeled] = []
     with open_session(ASTRONAUT, SWIRLS, replace(SMALL, scales="1")) as session:
         for step in session:
             if step.iteration in (0, 3, 10, 30, 100):
@@ -248,23 +248,23 @@ def reconstructions() -> None:
     save("reconstruction.jpg", rows, 240)
 
 
-def optimisers() -> None:
-    """The losses of the lecture's optimisers, over evaluations and over seconds."""
+def optimizers() -> None:
+    """The losses of the lecture's optimizers, over evaluations and over seconds."""
     options = replace(OPTIONS, size=256, scales="1")
     cells = [Cell("", name, ASTRONAUT, SWIRLS, replace(options, optimizer=name)) for name in ("lbfgs", *LEARNING_RATES)]
     results = list(paint_cells(cells, lambda: False, quiet=False))
-    plot_curves([curve for *_, curve in results], FIGURES / "optimisers.svg")
+    plot_curves([curve for *_, curve in results], FIGURES / "optimizers.svg")
     for cell, result, curve in results:
         print(
             f"{cell.column}: {result.best.total:.3g} after {len(curve.losses)} evaluations, {curve.seconds[-1]:.1f} s"
         )
-    save("optimisers.jpg", [[(cell.column, result.image) for cell, result, _ in results]])
+    save("optimizers.jpg", [[(cell.column, result.image) for cell, result, _ in results]])
 
 
 def painters() -> None:
     """Five paintings over one photograph."""
     photograph = ImageOps.fit(load("chelsea.jpg"), (600, 400))
-    above: list[Labelled] = [("content", photograph)]
+    above: list[Labeled] = [("content", photograph)]
     below: list[tuple[str, Image.Image | None]] = [("", None)]
     for name in ("swirls", "mosaic", "woodblock", "ink", "points"):
         above.append((name, ImageOps.fit(load(f"{name}.jpg"), photograph.size)))
@@ -368,8 +368,8 @@ def video() -> None:
 
 
 DRAWN = (
-    *(overview, ratios, content_layers, colors, regions, blends, strokes, starts, regularisers, sizes, progress),
-    *(reconstructions, optimisers, painters, photographs, textures, presets, networks, page, video),
+    *(overview, ratios, content_layers, colors, regions, blends, strokes, starts, regularizers, sizes, progress),
+    *(reconstructions, optimizers, painters, photographs, textures, presets, networks, page, video),
 )
 
 if __name__ == "__main__":

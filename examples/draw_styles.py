@@ -2,7 +2,7 @@
 
 Each picture is made from nothing but geometry and seeded random numbers, so that running this script again draws
 the very same pictures.  They are meant as *style* inputs: plenty of texture at every scale from two pixels to a
-hundred, a few strong colours, and no large empty areas.
+hundred, a few strong colors, and no large empty areas.
 
 All measures are in pixels of the finished picture; the drawing itself happens on a canvas ``SCALE`` times as large,
 which is reduced at the end so that edges come out smooth.
@@ -29,17 +29,17 @@ Array = np.ndarray
 # ---------------------------------------------------------------------------------------------------------------
 
 
-def palette(*hex_colours: str) -> Array:
-    """Return colours such as ``"1d3f8a"`` as a float array of shape (n, 3)."""
-    return np.array([[int(colour[i : i + 2], 16) for i in (0, 2, 4)] for colour in hex_colours], dtype=float)
+def palette(*hex_colors: str) -> Array:
+    """Return colors such as ``"1d3f8a"`` as a float array of shape (n, 3)."""
+    return np.array([[int(color[i : i + 2], 16) for i in (0, 2, 4)] for color in hex_colors], dtype=float)
 
 
-def blend(colours: Array, t: Array | float) -> Array:
-    """Look up ``t`` (0 to 1) on the colour ramp ``colours``, mixing neighbours."""
-    t = np.clip(t, 0, 1) * (len(colours) - 1)
-    low = np.minimum(np.asarray(t, dtype=int), len(colours) - 2)
+def blend(colors: Array, t: Array | float) -> Array:
+    """Look up ``t`` (0 to 1) on the color ramp ``colors``, mixing neighbors."""
+    t = np.clip(t, 0, 1) * (len(colors) - 1)
+    low = np.minimum(np.asarray(t, dtype=int), len(colors) - 2)
     part = (t - low)[..., None]
-    return colours[low] * (1 - part) + colours[low + 1] * part
+    return colors[low] * (1 - part) + colors[low + 1] * part
 
 
 def resize(values: Array, width: int, height: int) -> Array:
@@ -67,15 +67,15 @@ def relief(height: Array, depth: float) -> Array:
     return np.tanh(-(right + down) * depth)
 
 
-def light_up(colour: Array, light: Array, strength: float) -> Array:
-    """Darken ``colour`` where ``light`` is negative; move it towards white where it is positive."""
+def light_up(color: Array, light: Array, strength: float) -> Array:
+    """Darken ``color`` where ``light`` is negative; move it toward white where it is positive."""
     light = (light * strength)[..., None]
-    return np.where(light < 0, colour * (1 + light), colour + (255 - colour) * light)
+    return np.where(light < 0, color * (1 + light), color + (255 - color) * light)
 
 
-def save(colour: Array, name: str) -> None:
+def save(color: Array, name: str) -> None:
     """Reduce the large canvas to its final size and store it as ``name``.jpg in this folder."""
-    picture = Image.fromarray(np.clip(colour, 0, 255).round().astype(np.uint8))
+    picture = Image.fromarray(np.clip(color, 0, 255).round().astype(np.uint8))
     picture = picture.filter(ImageFilter.GaussianBlur(0.3 * SCALE))
     picture = picture.resize((picture.width // SCALE, picture.height // SCALE), Image.Resampling.LANCZOS)
     picture.save(FOLDER / f"{name}.jpg", quality=92, optimize=True)
@@ -137,7 +137,7 @@ def swirl_flow(points: Array) -> Array:
     return flow / (np.linalg.norm(flow, axis=1, keepdims=True) + 1e-9)
 
 
-def swirl_colours(points: Array, field: Array, rng: np.random.Generator) -> Array:
+def swirl_colors(points: Array, field: Array, rng: np.random.Generator) -> Array:
     """Choose the paint for strokes that start at ``points``; ``field`` is slow noise over the picture."""
     x, y = points.T
     height, width = field.shape
@@ -149,18 +149,18 @@ def swirl_colours(points: Array, field: Array, rng: np.random.Generator) -> Arra
             distance = np.hypot(x - v.x, y - v.y)
             phase = 2 * np.arctan2(y - v.y, x - v.x) + 2 * 0.22 * v.turn * np.log(distance + 1) + distance / 22
             tone += 0.36 * np.exp(-((distance / v.radius) ** 4)) * (0.3 + np.sin(phase))
-    colours = blend(NIGHT, tone)
+    colors = blend(NIGHT, tone)
     rare = rng.uniform(size=len(x)) < 0.06
-    colours[rare] = blend(ACCENT, rng.uniform(size=len(x)))[rare]
+    colors[rare] = blend(ACCENT, rng.uniform(size=len(x)))[rare]
     for v in VORTICES:
         if v.glows:
             ring = np.hypot(x - v.x, y - v.y) / v.radius + 0.07 * rng.standard_normal(len(x))
             inside = ring < 1
-            colours[inside] = blend(STAR, ring)[inside]
+            colors[inside] = blend(STAR, ring)[inside]
     bands = 0.38 + 0.3 * np.sin(depth / 11 + slow) + 0.18 * rng.standard_normal(len(x))
     land = depth > 0
-    colours[land] = blend(LAND, bands)[land]
-    return colours
+    colors[land] = blend(LAND, bands)[land]
+    return colors
 
 
 def trace(starts: Array, length: float, steps: int) -> Array:
@@ -176,10 +176,8 @@ def trace(starts: Array, length: float, steps: int) -> Array:
     return np.stack([*halves[0][::-1], starts, *halves[1]], axis=1)
 
 
-def brush_stroke(
-    draw: ImageDraw.ImageDraw, path: Array, width: float, colours: Array, rng: np.random.Generator
-) -> None:
-    """Pull a loaded brush along ``path``: one line per bristle, from the first colour to the second across.
+def brush_stroke(draw: ImageDraw.ImageDraw, path: Array, width: float, colors: Array, rng: np.random.Generator) -> None:
+    """Pull a loaded brush along ``path``: one line per bristle, from the first color to the second across.
 
     The canvas has four channels: the fourth is the thickness of the paint, by which it is lit at the end.
     """
@@ -194,9 +192,9 @@ def brush_stroke(
         first, last = rng.integers(0, count // 4, 2)
         line = (path + normal * (across * width / 2 * taper)[:, None])[first : count - last] * SCALE
         mix = 0.5 + 0.5 * across + 0.15 * rng.standard_normal()
-        colour = blend(colours, mix) * (1 + 0.09 * rng.standard_normal())
+        color = blend(colors, mix) * (1 + 0.09 * rng.standard_normal())
         thick = load + 30 * abs(across) ** 3 + 22 * rng.standard_normal()
-        paint = tuple(int(c) for c in np.clip([*colour, thick], 0, 255))
+        paint = tuple(int(c) for c in np.clip([*color, thick], 0, 255))
         draw.line([tuple(p) for p in line], fill=paint, width=round(1.9 * SCALE), joint="curve")
 
 
@@ -208,7 +206,7 @@ def paint_layer(canvas: Image.Image, count: int, width: float, length: float, fi
     grid = np.mgrid[-1 : SWIRLS_SIZE[0] / pitch + 1, -1 : SWIRLS_SIZE[1] / pitch + 1].reshape(2, -1).T
     starts = rng.permutation((grid + rng.uniform(-0.6, 0.6, grid.shape)) * pitch)
     paths = trace(starts, length, 9)
-    pairs = np.stack([swirl_colours(starts, field, rng), swirl_colours(starts, field, rng)], axis=1)
+    pairs = np.stack([swirl_colors(starts, field, rng), swirl_colors(starts, field, rng)], axis=1)
     for path, pair in zip(paths, pairs, strict=True):
         middle, reach = len(path) // 2, rng.integers(4, 10)
         brush_stroke(draw, path[middle - reach : middle + reach + 1], width * rng.uniform(0.7, 1.2), pair, rng)
@@ -265,9 +263,9 @@ TREES = [(0, 170, 478, 82), (0, 900, 486, 76), (1, 322, 540, 62)]
 
 @dataclass
 class Region:
-    """A part of the mosaic: where it is, along which level lines its rows run, their colours and the stone size.
+    """A part of the mosaic: where it is, along which level lines its rows run, their colors and the stone size.
 
-    ``rows`` names the colour (see ``STONES``) of each row in turn, starting where ``level`` is 0, over and over.
+    ``rows`` names the color (see ``STONES``) of each row in turn, starting where ``level`` is 0, over and over.
     """
 
     mask: Array
@@ -370,7 +368,7 @@ def claim(stones: Array, plan: dict[str, Array]) -> Array:
     return owner
 
 
-def centres(owner: Array, stones: Array) -> Array:
+def centers(owner: Array, stones: Array) -> Array:
     """Move every stone to the middle of the pixels that it owns."""
     height, width = owner.shape
     count = np.bincount(owner.ravel(), minlength=len(stones))
@@ -380,14 +378,14 @@ def centres(owner: Array, stones: Array) -> Array:
     return np.where(count[:, None] > 0, middle, stones)
 
 
-def stone_colours(stones: Array, plan: dict[str, Array], regions: list[Region], rng: np.random.Generator) -> Array:
-    """Pick each stone's colour: its row decides the hue, chance the shade; a few stray into the next row's hue."""
-    colours = np.zeros((len(stones), 3))
+def stone_colors(stones: Array, plan: dict[str, Array], regions: list[Region], rng: np.random.Generator) -> Array:
+    """Pick each stone's color: its row decides the hue, chance the shade; a few stray into the next row's hue."""
+    colors = np.zeros((len(stones), 3))
     for number, (x, y) in enumerate(stones.astype(int)):
         rows = regions[int(plan["region"][y, x])].rows
         row = int(plan["row"][y, x]) + (rng.uniform() < 0.06)
-        colours[number] = blend(STONES[rows[row % len(rows)]], np.float64(rng.uniform()))
-    return colours * (1 + 0.10 * rng.standard_normal((len(stones), 1))) + 5 * rng.standard_normal(colours.shape)
+        colors[number] = blend(STONES[rows[row % len(rows)]], np.float64(rng.uniform()))
+    return colors * (1 + 0.10 * rng.standard_normal((len(stones), 1))) + 5 * rng.standard_normal(colors.shape)
 
 
 def find_joints(owner: Array) -> Array:
@@ -419,14 +417,14 @@ def mosaic() -> None:
     stones = scatter_stones(plan["stone"], rng)
     for _ in range(9):
         owner = claim(stones, plan)
-        stones = centres(owner, stones)
+        stones = centers(owner, stones)
 
-    colour = stone_colours(stones, plan, regions, rng)[owner]
+    color = stone_colors(stones, plan, regions, rng)[owner]
     rough = noise(width, height, 5, rng) + 0.7 * noise(width, height, 2, rng)
     joints = find_joints(owner)
-    colour = light_up(colour, light_on_stones(owner, stones, joints, rough, rng), 0.8)
+    color = light_up(color, light_on_stones(owner, stones, joints, rough, rng), 0.8)
     gap = np.clip(blur(joints, 1.0) / 200, 0, 1)[..., None]
-    save(colour * (1 - gap) + GROUT * (1 + 0.25 * rough[..., None]) * gap, "mosaic")
+    save(color * (1 - gap) + GROUT * (1 + 0.25 * rough[..., None]) * gap, "mosaic")
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -452,9 +450,9 @@ def smooth_curve(points: Sequence[tuple[float, float]], count: int = 160) -> Arr
     for a, b, c, d in zip(knots, knots[1:], knots[2:], knots[3:], strict=False):
         parts.append(b + 0.5 * t * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a))))
     line = np.concatenate([*parts, knots[-1:]])
-    travelled = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
-    stops = np.linspace(0, travelled[-1], count)
-    return np.stack([np.interp(stops, travelled, line[:, axis]) for axis in (0, 1)], axis=1)
+    traveled = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
+    stops = np.linspace(0, traveled[-1], count)
+    return np.stack([np.interp(stops, traveled, line[:, axis]) for axis in (0, 1)], axis=1)
 
 
 def normals(line: Array) -> Array:
@@ -470,33 +468,33 @@ def ribbon(line: Array, widths: Array) -> Array:
     return np.concatenate([line + side, (line - side)[::-1]])
 
 
-def fill(draw: ImageDraw.ImageDraw, outline: Array, colour: Sequence[float]) -> None:
+def fill(draw: ImageDraw.ImageDraw, outline: Array, color: Sequence[float]) -> None:
     """Fill a polygon given in picture coordinates."""
-    draw.polygon([tuple(p) for p in outline * SCALE], fill=tuple(int(c) for c in colour))
+    draw.polygon([tuple(p) for p in outline * SCALE], fill=tuple(int(c) for c in color))
 
 
-def carved_line(draw: ImageDraw.ImageDraw, line: Array, width: float, colour: Sequence[float]) -> None:
+def carved_line(draw: ImageDraw.ImageDraw, line: Array, width: float, color: Sequence[float]) -> None:
     """Draw a line that swells from nothing to ``width`` and ends in a point, as a knife leaves it."""
     swell = np.sin(np.linspace(0, math.pi, len(line))) ** 0.5
-    fill(draw, ribbon(line, width * swell + 0.3), colour)
+    fill(draw, ribbon(line, width * swell + 0.3), color)
 
 
 def striped_body(
-    draw: ImageDraw.ImageDraw, back: Array, face: Array, colours: Array, line_colour: Sequence[float], seed: int
+    draw: ImageDraw.ImageDraw, back: Array, face: Array, colors: Array, line_color: Sequence[float], seed: int
 ) -> None:
     """Fill the space between two lines with stripes that run along both, each with its carved edge.
 
-    The first colour lies at ``back``, the last at ``face``.  Light stripes come out narrower than dark ones.
+    The first color lies at ``back``, the last at ``face``.  Light stripes come out narrower than dark ones.
     """
     rng = np.random.default_rng(seed)
-    weights = rng.uniform(0.6, 1.4, len(colours)) * np.where(colours.mean(axis=1) > 140, 0.6, 1.0)
+    weights = rng.uniform(0.6, 1.4, len(colors)) * np.where(colors.mean(axis=1) > 140, 0.6, 1.0)
     stops = np.concatenate([[0], np.cumsum(weights) / weights.sum()])
     wobble = 0.012 * np.sin(np.linspace(0, 9, len(back)) + seed)[:, None]
     lines = [back + (face - back) * np.clip(stop + wobble * (0 < stop < 1), 0, 1) for stop in stops]
-    finest = 0.22 * np.linalg.norm(face - back, axis=1).max() / len(colours)
-    for upper, lower, colour in zip(lines, lines[1:], colours, strict=False):
-        fill(draw, np.concatenate([upper, lower[::-1]]), colour)
-        shade = colour * 0.72 if colour.mean() > 90 else colour * 0.6 + 70
+    finest = 0.22 * np.linalg.norm(face - back, axis=1).max() / len(colors)
+    for upper, lower, color in zip(lines, lines[1:], colors, strict=False):
+        fill(draw, np.concatenate([upper, lower[::-1]]), color)
+        shade = color * 0.72 if color.mean() > 90 else color * 0.6 + 70
         for part in (0.25, 0.5, 0.75):
             first, last = sorted(rng.integers(0, len(back), 2))
             if last - first > 12:
@@ -504,7 +502,7 @@ def striped_body(
                     draw, (upper + (lower - upper) * part)[first:last], min(rng.uniform(0.8, 2.0), finest), shade
                 )
     for line in lines:
-        carved_line(draw, line, min(rng.uniform(1.4, 3.2), finest), line_colour)
+        carved_line(draw, line, min(rng.uniform(1.4, 3.2), finest), line_color)
 
 
 def claw(start: Array, angle: float, length: float, curl: float, depth: int, rng: np.random.Generator) -> list[Array]:
@@ -524,19 +522,19 @@ def claw(start: Array, angle: float, length: float, curl: float, depth: int, rng
 
 def draw_foam(draw: ImageDraw.ImageDraw, fingers: list[Array]) -> None:
     """Draw all fingers as one white mass with one outline: first everything dark and wider, then the white."""
-    for extra, colour in ((3.2, INK), (0.0, FOAM)):
+    for extra, color in ((3.2, INK), (0.0, FOAM)):
         for finger in fingers:
             line, width = finger[:, :2], finger[:, 2] + extra
-            fill(draw, ribbon(line, width), colour)
+            fill(draw, ribbon(line, width), color)
             for (x, y), size in zip(line[::2] * SCALE, width[::2] * SCALE / 2, strict=True):
-                draw.ellipse((x - size, y - size, x + size, y + size), fill=colour)
+                draw.ellipse((x - size, y - size, x + size, y + size), fill=color)
     for finger in fingers:
         if finger[0, 2] > 5:
             carved_line(draw, finger[2:-2, :2], 0.22 * finger[0, 2], FOAM_SHADE)
 
 
 def crest(line: Array, size: float, spacing: int, curl: float, seed: int) -> list[Array]:
-    """Fingers of foam that rise from a line, growing towards its end."""
+    """Fingers of foam that rise from a line, growing toward its end."""
     rng = np.random.default_rng(seed)
     outward, tangent = normals(line) * np.sign(line[-1, 0] - line[0, 0]), np.gradient(line, axis=0)
     fingers = []
@@ -549,10 +547,10 @@ def crest(line: Array, size: float, spacing: int, curl: float, seed: int) -> lis
     return fingers
 
 
-def spray(draw: ImageDraw.ImageDraw, centre: tuple[float, float], reach: float, count: int, seed: int) -> None:
+def spray(draw: ImageDraw.ImageDraw, center: tuple[float, float], reach: float, count: int, seed: int) -> None:
     """Scatter drops of foam, each with a thin outline so that it shows before sky and water alike."""
     rng = np.random.default_rng(seed)
-    for x, y in rng.normal(centre, reach, (count, 2)) * SCALE:
+    for x, y in rng.normal(center, reach, (count, 2)) * SCALE:
         size = rng.uniform(0.8, 3.6) * SCALE
         draw.ellipse((x - size, y - size, x + size, y + size), fill=FOAM, outline=INK, width=SCALE)
 
@@ -565,8 +563,8 @@ def cloud(draw: ImageDraw.ImageDraw, x: float, y: float, length: float, height: 
         middle = x + rng.uniform(-0.25, 0.25) * length
         line = np.stack([middle + along * length, y + tongue * height * 0.7 + 4 * np.sin(along * 9 + seed)], axis=1)
         half = height / 2 * np.cos(along * math.pi)[:, None] ** 0.7 * [[0, 1]]
-        colours = CLOUD[rng.permutation(len(CLOUD))]
-        striped_body(draw, line - half, line + half, colours, CLOUD_LINE, seed + tongue)
+        colors = CLOUD[rng.permutation(len(CLOUD))]
+        striped_body(draw, line - half, line + half, colors, CLOUD_LINE, seed + tongue)
         length *= 0.72
 
 
@@ -577,8 +575,8 @@ def print_sky(width: int, height: int) -> Image.Image:
     draw = ImageDraw.Draw(canvas)
     rng = np.random.default_rng(21)
     for level in np.arange(6, 450, 5.5):
-        centre, length = rng.uniform(0, width), rng.uniform(300, 1200)
-        across = np.linspace(centre - length / 2, centre + length / 2, 90)
+        center, length = rng.uniform(0, width), rng.uniform(300, 1200)
+        across = np.linspace(center - length / 2, center + length / 2, 90)
         line = np.stack([across, level + 6 * np.sin(across / 90 + level / 70)], axis=1)
         tone = blend(SKY_RAMP, np.float64(1.25 * level / height)) * rng.choice([0.82, 0.88, 1.06])
         carved_line(draw, line, rng.uniform(0.8, 3.0), np.clip(tone, 0, 255))
@@ -619,19 +617,19 @@ def sea(draw: ImageDraw.ImageDraw, width: int) -> None:
         draw_foam(draw, fingers)
 
 
-def press(colour: Array, rng: np.random.Generator) -> Array:
+def press(color: Array, rng: np.random.Generator) -> Array:
     """Add what paper and wood add: the grain of the block, ink that did not take everywhere, fibres."""
-    height, width = colour.shape[:2]
+    height, width = color.shape[:2]
     y = np.arange(height)[:, None] / SCALE
     rings = y / 6 + 2.5 * noise(width, height, 130, rng, 4.0) + 0.4 * noise(width, height, 24, rng, 10.0)
     grain = np.sin(2 * math.pi * rings) ** 3 * (0.7 + 0.3 * noise(width, height, 60, rng, 3.0))
     mottle = noise(width, height, 2.5, rng, 1.5) + 0.8 * noise(width, height, 7, rng, 3.0)
     mottle = np.clip(mottle - 1.7 - 0.6 * grain, 0, 1)
     fibre = noise(width, height, 2.5, rng, 7.0)
-    darkness = 1 - colour.mean(axis=2, keepdims=True) / 255
-    colour = colour * (1 - 0.05 * grain[..., None] * (1.3 - darkness))
-    colour = colour + (palette("efe3c4") - colour) * (0.4 * mottle[..., None] * darkness)
-    return colour + 4.0 * fibre[..., None]
+    darkness = 1 - color.mean(axis=2, keepdims=True) / 255
+    color = color * (1 - 0.05 * grain[..., None] * (1.3 - darkness))
+    color = color + (palette("efe3c4") - color) * (0.4 * mottle[..., None] * darkness)
+    return color + 4.0 * fibre[..., None]
 
 
 def great_wave(draw: ImageDraw.ImageDraw) -> None:
@@ -649,7 +647,7 @@ def great_wave(draw: ImageDraw.ImageDraw) -> None:
 
 
 def second_wave(draw: ImageDraw.ImageDraw) -> None:
-    """Draw the smaller breaker on the right, that leans towards the great one."""
+    """Draw the smaller breaker on the right, that leans toward the great one."""
     back = [(1180, 330), (1070, 290), (970, 282), (880, 306), (812, 356), (786, 424)]
     face = [(1180, 760), (1020, 720), (930, 620), (880, 510), (846, 440), (786, 424)]
     back, face = smooth_curve(back), smooth_curve(face)
@@ -803,12 +801,12 @@ def ink() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# points: a riverside in the sun, of dots of pure colours that mix in the eye
+# points: a riverside in the sun, of dots of pure colors that mix in the eye
 # ---------------------------------------------------------------------------------------------------------------
 
 POINTS_SIZE = 1024, 768
 CANVAS = (226, 210, 172)
-#: The dots' colours of each part of the picture, dark to light; complements among them, as the pointillists had it.
+#: The dots' colors of each part of the picture, dark to light; complements among them, as the pointillists had it.
 DOTS = {
     "sky": palette("6f8fd0", "f0a58c", "8fb4e6", "b9d3ee", "f7d3a6", "dfe9ea", "fbeec2"),
     "bank": palette("1d2f6e", "2c5a4a", "5a3f86", "3f7f4e", "c0563a", "86a94a", "e2c65a"),
@@ -822,9 +820,9 @@ DOTS = {
 }
 
 
-def oval(x: Array, y: Array, centre: tuple[float, float], radii: tuple[float, float]) -> Array:
+def oval(x: Array, y: Array, center: tuple[float, float], radii: tuple[float, float]) -> Array:
     """Distance from the middle of an ellipse, 1 on its outline."""
-    return np.hypot((x - centre[0]) / radii[0], (y - centre[1]) / radii[1])
+    return np.hypot((x - center[0]) / radii[0], (y - center[1]) / radii[1])
 
 
 def riverside(x: Array, y: Array, rng: np.random.Generator) -> tuple[Array, Array]:
@@ -842,8 +840,8 @@ def riverside(x: Array, y: Array, rng: np.random.Generator) -> tuple[Array, Arra
     put("water", y > 296 + 2 * ragged, 0.35 + 0.25 * np.sin(y / 5 + 1.5 * ragged) + (y - 296) / 1400)
     shore = x - 700 + 1.15 * (y - 300) + 22 * np.sin(y / 60) + 5 * ragged
     put("meadow", (y > 300) & (shore > 0), 0.62 + 0.13 * ragged)
-    for centre, radii in (((690, 640), (330, 62)), ((930, 420), (250, 40)), ((330, 745), (210, 34))):
-        put("shade", (shore > 0) & (oval(x, y, centre, radii) + 0.09 * ragged < 1), 0.4 + 0.12 * ragged)
+    for center, radii in (((690, 640), (330, 62)), ((930, 420), (250, 40)), ((330, 745), (210, 34))):
+        put("shade", (shore > 0) & (oval(x, y, center, radii) + 0.09 * ragged < 1), 0.4 + 0.12 * ragged)
     for boat_x, boat_y, size in ((190, 380, 1.0), (380, 330, 0.6), (70, 520, 1.5)):
         left, down = (x - boat_x) / size, (y - boat_y) / size
         put("white", (left > 0) & (down < 0) & (left < 42 + 0.45 * down), 0.75 - left / 120)
@@ -852,12 +850,12 @@ def riverside(x: Array, y: Array, rng: np.random.Generator) -> tuple[Array, Arra
         stem = wide * (1 + 0.5 * np.clip((y - foot[1] + 60) / 60, 0, 1))
         inside = (np.abs(x - foot[0] - 8 * np.sin(y / 70)) < stem) & (y > top) & (y < foot[1])
         put("trunk", inside, 0.5 - (x - foot[0]) / (2.4 * wide))
-    for centre, radii in (
+    for center, radii in (
         *(((845, 120), (215, 120)), ((700, 190), (110, 62)), ((985, 215), (110, 80))),
         *(((560, 205), (85, 52)), ((520, 160), (60, 50))),
     ):
-        inside = oval(x, y, centre, radii)
-        lit = 0.5 - ((x - centre[0]) / radii[0] + (y - centre[1]) / radii[1]) / 3.2 + 0.13 * ragged
+        inside = oval(x, y, center, radii)
+        lit = 0.5 - ((x - center[0]) / radii[0] + (y - center[1]) / radii[1]) / 3.2 + 0.13 * ragged
         put("leaves", inside + 0.1 * ragged < 1, lit)
     for place_x, place_y, size, dress in ((640, 600, 1.0, "red"), (745, 560, 0.85, "white"), (470, 690, 1.15, "white")):
         left, down = (x - place_x) / size, (y - place_y) / size
@@ -867,13 +865,13 @@ def riverside(x: Array, y: Array, rng: np.random.Generator) -> tuple[Array, Arra
     return part, np.clip(light, 0, 1)
 
 
-def dot(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, colour: Sequence[float]) -> None:
+def dot(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, color: Sequence[float]) -> None:
     """A round dab."""
-    draw.ellipse((x - radius, y - radius, x + radius, y + radius), tuple(int(c) for c in colour))
+    draw.ellipse((x - radius, y - radius, x + radius, y + radius), tuple(int(c) for c in color))
 
 
 def points() -> None:
-    """Set dots of pure colours beside and over each other, the last ones smaller."""
+    """Set dots of pure colors beside and over each other, the last ones smaller."""
     rng = np.random.default_rng(7)
     width, height = POINTS_SIZE[0] * SCALE, POINTS_SIZE[1] * SCALE
     y, x = np.mgrid[0:height, 0:width] / SCALE
@@ -887,12 +885,12 @@ def points() -> None:
         spots = (np.stack([columns, rows], axis=-1).reshape(-1, 2) + rng.uniform(0, 1, (rows.size, 2))) * pitch
         for spot_x, spot_y in rng.permutation(spots):
             place = min(int(spot_y), height - 1), min(int(spot_x), width - 1)
-            colours = paints[part[place]]
+            colors = paints[part[place]]
             tone = light[place] + 0.2 * rng.standard_normal()
-            colour = colours[int(np.clip(tone * len(colours), 0, len(colours) - 1))]
-            colour = np.clip(colour * (1 + 0.06 * rng.standard_normal()) + 5 * rng.standard_normal(3), 0, 255)
+            color = colors[int(np.clip(tone * len(colors), 0, len(colors) - 1))]
+            color = np.clip(color * (1 + 0.06 * rng.standard_normal()) + 5 * rng.standard_normal(3), 0, 255)
             size = radius * SCALE * rng.uniform(0.8, 1.15)
-            dot(draw, spot_x, spot_y, size, colour)
+            dot(draw, spot_x, spot_y, size, color)
             dot(raise_, spot_x, spot_y, size, [rng.uniform(60, 255)] * 3)
     light = relief(blur(np.asarray(thickness, dtype=float)[..., 0], 1.5), 0.02)
     save(light_up(np.asarray(canvas, dtype=float), light, 0.22), "points")

@@ -33,7 +33,7 @@ def _option(
 _common = partial(_option, None)
 _picture = partial(_option, "Picture")
 _style = partial(_option, "Style")
-_optimisation = partial(_option, "Optimisation")
+_optimization = partial(_option, "Optimization")
 _network = partial(_option, "Network")
 
 _PAPERS_STYLE_LAYERS = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
@@ -45,7 +45,7 @@ STARTS = ("content", "style", "noise")
 PICTURE_NAMES = "{content}_{style}.png"
 #: What stands for a style's mask when all of the picture counts.
 WHOLE = "-"
-#: Steps of the optimisers that don't find their own, in values 0…1, if none is given.
+#: Steps of the optimizers that don't find their own, in values 0…1, if none is given.
 LEARNING_RATES = {"adam": 0.03, "rmsprop": 0.005, "adagrad": 0.1, "sgd": 0.02}
 PresetName = Literal["paper", "fast", "quality", "print"]
 #: Settings that go together.
@@ -97,7 +97,7 @@ class Options:
     keep: str | None = _style(None, "A mask: the photograph stays unchanged where it is white.")
     color: Literal["style", "content", "luminance"] = _common(
         "style",
-        "Colours: style, content (like the photo's), or luminance (the photo's; only lightness is painted).",
+        "Colors: style, content (like the photo's), or luminance (the photo's; only lightness is painted).",
         metavar="WHOSE",
     )
     tv: float = _style(0.0, "Weight of the total variation, which smooths; try 3 to 30.", minimum=0)
@@ -105,33 +105,33 @@ class Options:
     l2: float = _style(0.0, "Weight of the mean squared change from the photo; try 30 to 300.", minimum=0)
     seamless: bool = _picture(False, "Make opposite borders fit together, as for tiles and wallpaper.")
 
-    optimizer: Literal["lbfgs", "adam", "rmsprop", "adagrad", "sgd"] = _optimisation(
+    optimizer: Literal["lbfgs", "adam", "rmsprop", "adagrad", "sgd"] = _optimization(
         "lbfgs", "L-BFGS, or others for comparison; sgd has momentum."
     )
-    iterations: int = _optimisation(
+    iterations: int = _optimization(
         100,
         "Maximum number on the coarsest scale, 30 % of it on finer ones; fewer when the loss has settled.",
         minimum=0,
     )
-    time: str = _optimisation("off", "Time limit, such as 90s, 5m or 2h, for the best picture by then; or off.")
-    checkpoint_every: str = _optimisation(
+    time: str = _optimization("off", "Time limit, such as 90s, 5m or 2h, for the best picture by then; or off.")
+    checkpoint_every: str = _optimization(
         "30", "Seconds between checkpoints, for styletransfer resume after an interruption; or off."
     )
-    scales: str = _optimisation("auto", "Number of sizes, each twice the last; auto: from 128…256 px up.")
-    learning_rate: float | None = _optimisation(
+    scales: str = _optimization("auto", "Number of sizes, each twice the last; auto: from 128…256 px up.")
+    learning_rate: float | None = _optimization(
         None,
         "Step size, in pixel values 0…1; by default: "
         + ", ".join(f"{name} {rate:g}" for name, rate in LEARNING_RATES.items()),
         minimum=0,
     )
-    jitter: float = _optimisation(
+    jitter: float = _optimization(
         0.0, "Noise added to the network's input in each iteration, 0…1; not with lbfgs.", minimum=0
     )
-    init: str = _optimisation("content", "Starting image: content, style, noise, or the path of a picture.")
-    init_noise: float = _optimisation(
+    init: str = _optimization("content", "Starting image: content, style, noise, or the path of a picture.")
+    init_noise: float = _optimization(
         0.0, "Share of noise in the starting image, 0…1: with it, each seed gives another picture."
     )
-    seed: int = _optimisation(0, "Seed of the noise.", minimum=0)
+    seed: int = _optimization(0, "Seed of the noise.", minimum=0)
 
     model: Literal["auto", "vgg19", "vgg19-8bit", "vgg19-lite"] = _network(
         "auto", "vgg19 (in 8 bits unless the full file is here), the small vgg19-lite, or auto: vgg19 if it is here."
@@ -152,7 +152,7 @@ class Options:
         for f in fields(self):
             object.__setattr__(self, f.name, convert(f.name, getattr(self, f.name)))
         if self.alpha == 0 and self.beta == 0:
-            raise UsageError("alpha and beta are both 0: nothing to optimise")
+            raise UsageError("alpha and beta are both 0: nothing to optimize")
         if not 0 <= self.init_noise <= 1:
             raise UsageError(f"init_noise is {self.init_noise}; it must be from 0 to 1")
         if self.seed >= 2**63:

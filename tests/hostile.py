@@ -57,7 +57,7 @@ def whole_pictures() -> dict[str, bytes]:
         add("wrong profile", kind, images["CMYK"], icc_profile=SRGB)
         add("broken profile", kind, images["CMYK"], icc_profile=SRGB[:300])
         add("garbage in EXIF", kind, rgb, exif=b"Exif\0\0II*\0\xff\xff\xff\x7f" + b"\xff" * 40)
-        add("transparent colour", kind, images["P"], transparency=3)
+        add("transparent color", kind, images["P"], transparency=3)
     add("progressive", "JPEG", rgb, progressive=True)
     add("lossless", "WEBP", images["RGBA"], lossless=True)
     add("tiled", "JPEG2000", rgb, tile_size=(8, 8), irreversible=True)
@@ -86,7 +86,7 @@ def whole_pictures() -> dict[str, bytes]:
 
 
 def in_mode(rgb: Image.Image, mode: str) -> Image.Image:
-    """An RGB picture in another mode, by way of grey where Pillow knows no direct one."""
+    """An RGB picture in another mode, by way of gray where Pillow knows no direct one."""
     if mode == "LAB":
         return Image.merge("LAB", rgb.split())
     if mode.startswith("I"):

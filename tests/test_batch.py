@@ -204,7 +204,7 @@ def test_a_manifest_of_either_kind(albums: Path, capsys: pytest.CaptureFixture[s
 def test_every_mistake_of_a_manifest_is_found_before_any_job(albums: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = "photos/a.png,paintings/x.png"
     table = [
-        ("content,style,output,size,beta,pooling,iterations,enlarge,style_layers,learning_rate,colour,mask", ""),
+        ("content,style,output,size,beta,pooling,iterations,enlarge,style_layers,learning_rate,color,mask", ""),
         (f"{good},1.png", ""),
         (",paintings/x.png,2.png", "content: there is none"),
         ("photos/a.png,,3.png", "style: there is none"),
@@ -226,7 +226,7 @@ def test_every_mistake_of_a_manifest_is_found_before_any_job(albums: Path, capsy
         (f"{good},19.png,,,,,perhaps", "enlarge is 'perhaps'; it must be true or false"),
         (f"{good},20.png,,,,,,conv9_1", "conv9_1"),
         (f"{good},21.png,,,,,,,0.1", "learning_rate"),
-        (f"{good},22.png,,,,,,,,blue", "colour: there is no such option"),
+        (f"{good},22.png,,,,,,,,blue", "color: there is no such option"),
         (f"{good},23.png,,,,,,,,,a.png -", "it must be pairs of files"),
         (f"{good},24.png,,,,,,,,,,,,,", "cells, but 12 columns"),
     ]

@@ -111,7 +111,7 @@ def test_it_goes_on_in_the_precision_it_began_with(
     assert torch.equal(resumed.tensor, alone.tensor) and not torch.equal(other.tensor, alone.tensor)
 
 
-def test_without_the_optimisers_memory_it_goes_on_all_the_same(
+def test_without_the_optimizers_memory_it_goes_on_all_the_same(
     content_path: Path, style_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("styletransfer.transfer.run.HISTORY_BYTES", 0)

@@ -569,7 +569,7 @@ def test_every_nth_iterate_is_saved(
     frames = [np.asarray(Image.open(here / f"out_0000{n}.png")).astype(int) for n in (1, 2, 3)]
     final = np.asarray(Image.open(here / "out.png")).astype(int)
     first, *_, last = (np.abs(frame - final).mean() for frame in frames)
-    assert first > 3 * last  # of the content to begin with, in colour, ever nearer the picture
+    assert first > 3 * last  # of the content to begin with, in color, ever nearer the picture
     assert np.abs(frames[0] - np.asarray(Image.open(content_path).convert("RGB"))).max() <= 1
 
 

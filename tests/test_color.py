@@ -44,7 +44,7 @@ def yiq(image: torch.Tensor) -> np.ndarray:
 
 @st.composite
 def muted(draw: st.DrawFn) -> Picture:
-    """Colours near the middle, varied by 0.02 to 0.07 along three axes: recoloured like another they aren't clipped."""
+    """Colors near the middle, varied by 0.02 to 0.07 along three axes: recolored like another they aren't clipped."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     deviations = [draw(st.floats(0.02, 0.07)) for _ in range(3)]
     axes = np.linalg.qr(rng.normal(size=(3, 3)))[0]
@@ -79,17 +79,17 @@ def test_rounding_does_no_harm_and_clipping_little(content: str, style: str, mea
     style=arrays(np.uint8, (16, 20, 3)) | arrays(np.uint8, (1, 1, 3)),
     content=arrays(np.uint8, (16, 20, 3)) | arrays(np.uint8, (1, 1, 3)),
 )
-def test_any_two_pictures_give_one_whose_colours_vary_no_more_than_the_contents(
+def test_any_two_pictures_give_one_whose_colors_vary_no_more_than_the_contents(
     style: np.ndarray, content: np.ndarray
 ) -> None:
-    """However degenerate they are: without colour there is nothing to stretch, and clipping brings colours closer."""
+    """However degenerate they are: without color there is nothing to stretch, and clipping brings colors closer."""
     s, c = Picture(Image.fromarray(style)), Picture(Image.fromarray(content))
     made, rounding = pixels(color.transfer_colors(s, c)), 3**0.5 / 2 / 255
     assert made.shape == pixels(s).shape
     assert np.linalg.norm(made.std(0)) <= np.linalg.norm(pixels(c).std(0)) + rounding
 
 
-def test_pictures_of_one_colour_give_one_colour() -> None:
+def test_pictures_of_one_color_give_one_color() -> None:
     photo = Picture(Image.open(EXAMPLES / "chelsea.jpg").resize((60, 40)))
     plain = Picture(Image.new("RGB", (32, 32), (10, 200, 90)))
     assert color.transfer_colors(photo, plain).rgb.getcolors() == [(60 * 40, (10, 200, 90))]
@@ -97,21 +97,21 @@ def test_pictures_of_one_colour_give_one_colour() -> None:
     assert color.transfer_colors(plain, photo).rgb.getcolors() == [(32 * 32, mean)]
 
 
-def test_a_grey_style_gets_shades_of_one_colour() -> None:
-    """Its colours lie on a line, and so do those that it gets; noise is not made into other colours."""
-    grey = np.asarray(Image.open(EXAMPLES / "swirls.jpg").convert("L").resize((80, 64)), dtype=float)
+def test_a_gray_style_gets_shades_of_one_color() -> None:
+    """Its colors lie on a line, and so do those that it gets; noise is not made into other colors."""
+    gray = np.asarray(Image.open(EXAMPLES / "swirls.jpg").convert("L").resize((80, 64)), dtype=float)
     photo = Picture(Image.open(EXAMPLES / "chelsea.jpg").resize((80, 64)))
     for noise, least, most in (0, 0, 1), (1, 3, 5):  # the photograph's second deviation is 16 levels
-        noisy = grey[..., None] + noise * np.random.default_rng(0).normal(size=(64, 80, 3))
+        noisy = gray[..., None] + noise * np.random.default_rng(0).normal(size=(64, 80, 3))
         made = color.transfer_colors(Picture(Image.fromarray(noisy.round().clip(0, 255).astype(np.uint8))), photo)
         _, second, first = np.sqrt(np.linalg.eigvalsh(covariance(pixels(made)))) * 255
         assert least <= second < most < 50 < first
 
 
-def test_a_grey_content_gives_a_grey_style() -> None:
+def test_a_gray_content_gives_a_gray_style() -> None:
     photo = Picture(Image.open(EXAMPLES / "coffee.jpg").resize((80, 64)))
-    grey = color.to_luminance(Picture(Image.open(EXAMPLES / "chelsea.jpg").resize((80, 64))))
-    made = np.asarray(color.transfer_colors(photo, grey).rgb, dtype=int)
+    gray = color.to_luminance(Picture(Image.open(EXAMPLES / "chelsea.jpg").resize((80, 64))))
+    made = np.asarray(color.transfer_colors(photo, gray).rgb, dtype=int)
     assert np.ptp(made, axis=2).max() <= 1
 
 
@@ -136,11 +136,11 @@ def test_large_pictures_are_counted_in_parts(monkeypatch: pytest.MonkeyPatch) ->
 def test_luminances_are_matched_in_mean_and_deviation() -> None:
     content, style = (Picture(Image.open(EXAMPLES / f"{name}.jpg")) for name in ("chelsea", "mosaic"))
     sizes = (100, 67), (90, 72)
-    grey, made = color.match_colors(content, style, "luminance", sizes)
-    assert grey.rgb.size == content.rgb.size and made.rgb.size == sizes[1]
-    np.testing.assert_allclose(pixels(grey), np.repeat(pixels(content) @ YIQ[0][:, None], 3, 1), atol=0.51 / 255)
+    gray, made = color.match_colors(content, style, "luminance", sizes)
+    assert gray.rgb.size == content.rgb.size and made.rgb.size == sizes[1]
+    np.testing.assert_allclose(pixels(gray), np.repeat(pixels(content) @ YIQ[0][:, None], 3, 1), atol=0.51 / 255)
     s = pixels(color.to_luminance(style).resize(sizes[1]))[:, 0]
-    c = pixels(grey.resize(sizes[0]))[:, 0]
+    c = pixels(gray.resize(sizes[0]))[:, 0]
     expected = c.std() / s.std() * (s - s.mean()) + c.mean()
     np.testing.assert_allclose(pixels(made), np.repeat(expected[:, None], 3, 1).clip(0, 1), atol=0.51 / 255)
 
@@ -170,13 +170,13 @@ def test_luma_is_kept_and_chroma_where_it_fits(painted: np.ndarray, content: np.
 
 
 def farther(made: Image.Image, other: Image.Image) -> tuple[float, float]:
-    """How far mean and covariance of one picture's colours are from another's."""
+    """How far mean and covariance of one picture's colors are from another's."""
     x, y = pixels(made), pixels(other)
     return float(np.linalg.norm(x.mean(0) - y.mean(0))), float(np.linalg.norm(covariance(x) - covariance(y)))
 
 
-def test_the_picture_has_the_contents_colours(content_path: Path, style_path: Path) -> None:
-    """Three times as near in the mean and in the covariance as with the style's colours."""
+def test_the_picture_has_the_contents_colors(content_path: Path, style_path: Path) -> None:
+    """Three times as near in the mean and in the covariance as with the style's colors."""
     content = Image.open(content_path)
     options = Options(model="vgg19-lite", size=48, iterations=80, beta=1e4)
     style, matched = (
@@ -185,7 +185,7 @@ def test_the_picture_has_the_contents_colours(content_path: Path, style_path: Pa
     assert matched[0] < style[0] / 3 and matched[1] < style[1] / 3
 
 
-def test_the_styles_colours_are_the_default(content_path: Path, style_path: Path) -> None:
+def test_the_styles_colors_are_the_default(content_path: Path, style_path: Path) -> None:
     told = stylize(content_path, style_path, SMALL, color="style")
     assert torch.equal(stylize(content_path, style_path, SMALL).tensor, told.tensor)
     both = (images.read_picture(path) for path in (content_path, style_path))
@@ -214,7 +214,7 @@ def test_only_luminance_is_painted(
         Image.new("RGB", (30, 50), (255, 0, 51)).save(changes["init"])
     steps: list[Step] = []
     result = stylize_and_listen(content_path, style_path, SMALL, steps.append, color="luminance", **changes)
-    assert any(torch.equal(step.image, result.tensor) for step in steps)  # listeners see it in its colours
+    assert any(torch.equal(step.image, result.tensor) for step in steps)  # listeners see it in its colors
     assert result.best.total < steps[0].losses.total or "scales" in changes
     assert_content_s_chroma(result.tensor, images.read_picture(content_path).tensor())
     best = min(steps[-9:], key=lambda step: step.losses.total).image.clamp(0, 1)

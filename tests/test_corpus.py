@@ -28,8 +28,8 @@ def png(*chunks: tuple[bytes, bytes]) -> bytes:
     )
 
 
-def header(width: int, height: int, bits: int = 8, colour: int = 2) -> tuple[bytes, bytes]:
-    return b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+def header(width: int, height: int, bits: int = 8, color: int = 2) -> tuple[bytes, bytes]:
+    return b"IHDR", struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
 
 
 def tiff(*entries: tuple[int, int, int, int], after: bytes = b"", following: int = 0) -> bytes:
@@ -38,7 +38,7 @@ def tiff(*entries: tuple[int, int, int, int], after: bytes = b"", following: int
     return (b"II*\0" + struct.pack("<I", 8) + directory + struct.pack("<I", following)).ljust(8192, b"\0") + after
 
 
-def grey_tiff(width: int, height: int, *others: tuple[int, int, int, int], **more: object) -> bytes:
+def gray_tiff(width: int, height: int, *others: tuple[int, int, int, int], **more: object) -> bytes:
     tags = {256: (4, 1, width), 257: (4, 1, height), 258: (3, 1, 8), 259: (3, 1, 1), 262: (3, 1, 1), 277: (3, 1, 1)}
     tags |= {tag: rest for tag, *rest in others}
     return tiff(*((tag, *rest) for tag, rest in sorted(tags.items())), **more)
@@ -49,8 +49,8 @@ def largest_pictures() -> dict[str, bytes]:
     side, files = int(PIXELS**0.5), {}
     noise = Image.effect_noise((side, side), 60)
     floats = Image.fromarray(np.asarray(noise).astype("f4"))
-    colours = Image.merge("RGBA", [noise, noise.rotate(90), noise.rotate(180), noise.rotate(270)])
-    for kind, image in {"PNG": colours, "TIFF": floats, "AVIF": colours, "WEBP": colours, "JPEG": colours}.items():
+    colors = Image.merge("RGBA", [noise, noise.rotate(90), noise.rotate(180), noise.rotate(270)])
+    for kind, image in {"PNG": colors, "TIFF": floats, "AVIF": colors, "WEBP": colors, "JPEG": colors}.items():
         if kind in Image.SAVE:
             file = io.BytesIO()
             (image.convert("CMYK") if kind == "JPEG" else image).save(file, kind)
@@ -80,7 +80,7 @@ def liars() -> dict[str, bytes]:
             (5, 0),
         )
     }
-    files |= {f"bits {b} colour {c}.png": png(header(8, 8, b, c), idat, iend) for b in (0, 3, 255) for c in (0, 3, 7)}
+    files |= {f"bits {b} color {c}.png": png(header(8, 8, b, c), idat, iend) for b in (0, 3, 255) for c in (0, 3, 7)}
     files["bomb in zTXt.png"] = png(header(4, 4), (b"zTXt", b"key\0\0" + mebibytes), idat, iend)
     files["bomb in iCCP.png"] = png(header(4, 4), (b"iCCP", b"key\0\0" + mebibytes), idat, iend)
     files["bomb in iTXt.png"] = png(header(4, 4), (b"iTXt", b"key\0\1\0\0\0" + mebibytes), idat, iend)
@@ -139,21 +139,21 @@ def liars() -> dict[str, bytes]:
             "<BBBHHBHHHHBB", 0, kind % 2, kind, 0, 0, 24, 0, 0, w, h, 24, 0
         ) + bytes(99)
     strip = ((273, 4, 1, 8192), (278, 4, 1, 16), (279, 4, 1, 256))
-    files["loop.tif"] = grey_tiff(16, 16, *strip, after=bytes(256), following=8)
-    files["huge counts.tif"] = grey_tiff(16, 16, (273, 4, 2**30, 8192), (279, 4, 2**30, 8192), after=bytes(256))
-    files["huge text.tif"] = grey_tiff(16, 16, *strip, (270, 2, 2**32 - 1, 8192), after=bytes(256))
-    files["huge EXIF.tif"] = grey_tiff(16, 16, *strip, (34665, 4, 1, 8), (274, 3, 2**31, 8192), after=bytes(256))
-    files["giant.tif"] = grey_tiff(2**31, 2**31, *strip, after=bytes(256))
-    files["orientation 99.tif"] = grey_tiff(16, 16, *strip, (274, 3, 1, 99), after=bytes(256))
-    files["giant strips.tif"] = grey_tiff(
+    files["loop.tif"] = gray_tiff(16, 16, *strip, after=bytes(256), following=8)
+    files["huge counts.tif"] = gray_tiff(16, 16, (273, 4, 2**30, 8192), (279, 4, 2**30, 8192), after=bytes(256))
+    files["huge text.tif"] = gray_tiff(16, 16, *strip, (270, 2, 2**32 - 1, 8192), after=bytes(256))
+    files["huge EXIF.tif"] = gray_tiff(16, 16, *strip, (34665, 4, 1, 8), (274, 3, 2**31, 8192), after=bytes(256))
+    files["giant.tif"] = gray_tiff(2**31, 2**31, *strip, after=bytes(256))
+    files["orientation 99.tif"] = gray_tiff(16, 16, *strip, (274, 3, 1, 99), after=bytes(256))
+    files["giant strips.tif"] = gray_tiff(
         16, 16, (273, 4, 1, 8192), (278, 4, 1, 2**32 - 1), (279, 4, 1, 256), after=bytes(256)
     )
     packed = zlib.compress(bytes(16000**2), 9)
     for side in (16000, 2**20, 2**31):
         tiles = ((259, 3, 1, 8), (322, 4, 1, side), (323, 4, 1, side), (324, 4, 1, 8192), (325, 4, 1, len(packed)))
-        files[f"tile of {side}.tif"] = grey_tiff(16, 16, *tiles, after=packed)
-    files["many samples.tif"] = grey_tiff(16, 16, *strip, (277, 3, 1, 60_000), after=bytes(256))
-    files["unknown compression.tif"] = grey_tiff(16, 16, *strip, (259, 3, 1, 50001), after=bytes(256))
+        files[f"tile of {side}.tif"] = gray_tiff(16, 16, *tiles, after=packed)
+    files["many samples.tif"] = gray_tiff(16, 16, *strip, (277, 3, 1, 60_000), after=bytes(256))
+    files["unknown compression.tif"] = gray_tiff(16, 16, *strip, (259, 3, 1, 50001), after=bytes(256))
     for value in (0, 9, 255, 65535):
         exif = Image.Exif()
         exif[0x0112] = value

@@ -25,7 +25,7 @@ ANY = ("--weights", str(TINY), "--device", "cpu")  # where any network will do
 
 
 def test_a_sheet_has_every_picture_in_its_place() -> None:
-    red, green, blue = (Image.new("RGB", (40, 20), colour) for colour in ("red", "lime", "blue"))
+    red, green, blue = (Image.new("RGB", (40, 20), color) for color in ("red", "lime", "blue"))
     drawn = np.asarray(sheets.arrange([[("a", red), ("b", None)], [("c", green), ("d", blue.resize((80, 40)))]]))
     cell, gap = 40 + sheets.GAP, sheets.GAP
     assert drawn.shape == (2 * (40 + gap + sheets.LETTERS + 8) - gap, 2 * 80 + gap, 3)
@@ -216,7 +216,7 @@ def test_an_animation_goes_from_the_photograph_to_the_picture(
     frames = [frame.astype(float) for frame in film(here / f"film{ending}")]
     assert len(frames) > 20 and {frame.shape for frame in frames} == {(64, 80, 3)}
     photo, last = (np.asarray(Image.open(path).convert("RGB")).astype(float) for path in (content_path, "out.png"))
-    tolerance = 16 if ending == ".gif" else 8  # 256 colours, or lossy
+    tolerance = 16 if ending == ".gif" else 8  # 256 colors, or lossy
     assert np.abs(frames[0] - photo).mean() < tolerance and np.abs(frames[-1] - last).mean() < tolerance
     assert np.abs(frames[0] - last).mean() > 2 * tolerance
 

@@ -44,7 +44,7 @@ def rgb_of(path: Path) -> np.ndarray:
     return np.asarray(read_picture(path).rgb).astype(int)
 
 
-# --- orientation and colour profiles -------------------------------------------------------------------------------
+# --- orientation and color profiles -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -122,13 +122,13 @@ def test_a_profile_for_other_channels_is_ignored_with_a_warning(
 
 
 def test_lab_is_read_as_rgb(tmp_path: Path) -> None:
-    """CIE L*a*b* of white, of sRGB's red, and a grey by hand: L* = 50.2, Y = ((L* + 16) / 116)³."""
+    """CIE L*a*b* of white, of sRGB's red, and a gray by hand: L* = 50.2, Y = ((L* + 16) / 116)³."""
     lab = np.array([[[255, 0, 0], [136, 80, 67], [128, 0, 0]]], np.uint8)
     tifffile.imwrite(tmp_path / "lab.tif", lab, photometric="cielab")
     assert Image.open(tmp_path / "lab.tif").mode == "LAB"
     y = ((100 * 128 / 255 + 16) / 116) ** 3
-    grey = 255 * (1.055 * y ** (1 / 2.4) - 0.055)
-    expected = np.array([[[255, 255, 255], [255, 0, 0], [grey, grey, grey]]])
+    gray = 255 * (1.055 * y ** (1 / 2.4) - 0.055)
+    expected = np.array([[[255, 255, 255], [255, 0, 0], [gray, gray, gray]]])
     assert np.abs(rgb_of(tmp_path / "lab.tif") - expected).max() < 15
     assert np.abs(rgb_of(tmp_path / "lab.tif") - expected)[:, [0, 2]].max() < 2
 
@@ -144,10 +144,10 @@ def test_cmyk_without_profile_is_read_as_pillow_converts_it(tmp_path: Path) -> N
 # --- modes and depths ----------------------------------------------------------------------------------------------
 
 
-def test_grey_is_the_same_in_three_channels(tmp_path: Path) -> None:
-    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    Image.fromarray(grey).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(rgb_of(tmp_path / "a.png"), np.dstack([grey] * 3))
+def test_gray_is_the_same_in_three_channels(tmp_path: Path) -> None:
+    gray = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    Image.fromarray(gray).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(rgb_of(tmp_path / "a.png"), np.dstack([gray] * 3))
 
 
 def test_one_bit_is_black_and_white(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_palette_is_resolved(tmp_path: Path, ending: str) -> None:
         ("RGB", (1, 2, 3), (1, 2, 4), (1, 2, 3)),
     ],
 )
-def test_a_transparent_colour_is_transparent_and_white(
+def test_a_transparent_color_is_transparent_and_white(
     tmp_path: Path, mode: str, visible: Any, transparent: Any, rgb: tuple[int, int, int]
 ) -> None:
     image = Image.new(mode, (3, 1), visible)
@@ -191,7 +191,7 @@ def test_a_transparent_colour_is_transparent_and_white(
 
 
 @pytest.mark.parametrize("byteorder", ["<", ">"])
-def test_grey_of_16_bits_is_scaled_to_8(tmp_path: Path, byteorder: Any) -> None:
+def test_gray_of_16_bits_is_scaled_to_8(tmp_path: Path, byteorder: Any) -> None:
     values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     Image.fromarray(values).save(tmp_path / "a.png")
     tifffile.imwrite(tmp_path / "a.tif", values, byteorder=byteorder)
@@ -213,7 +213,7 @@ def test_floats_are_read_from_0_to_1_or_to_the_largest(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", [".gif", ".png", ".webp", ".tif"])
 def test_of_several_pictures_the_first_is_read(tmp_path: Path, ending: str) -> None:
-    first, *others = (Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue"))
+    first, *others = (Image.new("RGB", (8, 8), color) for color in ("red", "lime", "blue"))
     first.save(tmp_path / f"a{ending}", save_all=True, append_images=others)
     assert Image.open(tmp_path / f"a{ending}").n_frames == 3
     assert np.abs(rgb_of(tmp_path / f"a{ending}") - (255, 0, 0)).max() <= 2
@@ -241,7 +241,7 @@ def test_full_opacity_is_none(tmp_path: Path, mode: str) -> None:
     assert read_picture(tmp_path / "a.png").alpha is None
 
 
-def test_hidden_colours_dont_bleed_when_resized() -> None:
+def test_hidden_colors_dont_bleed_when_resized() -> None:
     image = Image.new("RGBA", (64, 64), (255, 0, 0, 255))
     image.paste((0, 255, 0, 0), (0, 0, 31, 64))
     for size in ((23, 23), (150, 70)):
@@ -373,12 +373,12 @@ def decoded_png(data: bytes) -> tuple[dict[bytes, bytes], np.ndarray]:
         (crc,) = struct.unpack(">I", data[at + 8 + length : at + 12 + length])
         assert crc == zlib.crc32(kind + chunks[kind])
         at += 12 + length
-    width, height, depth, colour, *rest = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
+    width, height, depth, color, *rest = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
     assert (depth, rest) == (16, [0, 0, 0])
     rows = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(height, -1)
     assert (rows[:, 0] == 2).all()
     unfiltered = np.cumsum(rows[:, 1:], axis=0, dtype=np.uint8)
-    return chunks, unfiltered.view(">u2").reshape(height, width, {2: 3, 6: 4}[colour])
+    return chunks, unfiltered.view(">u2").reshape(height, width, {2: 3, 6: 4}[color])
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ PICTURE = np.array([[52, 59, 78, 101], [59, 64, 79, 112], [138, 142, 153, 184], 
 
 
 def test_the_convolution_worked_by_hand() -> None:
-    """All four of the lecture's numbers are right: the four neighbours less four times the middle."""
+    """All four of the lecture's numbers are right: the four neighbors less four times the middle."""
     for row, column, by_hand in (
         (0, 0, 59 + 59 + 79 + 142 - 4 * 64),
         (1, 0, 64 + 138 + 153 + 227 - 4 * 142),

@@ -1,4 +1,4 @@
-"""The gradient that the optimiser gets, against finite differences of the loss in float64."""
+"""The gradient that the optimizer gets, against finite differences of the loss in float64."""
 
 import numpy as np
 import pytest

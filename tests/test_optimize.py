@@ -69,7 +69,7 @@ def test_every_step_taken_lowers_the_loss_enough_and_the_others_are_not_taken() 
 
 
 def test_curvature_is_carried_over() -> None:
-    """Going on with what was learnt is as good as not having stopped."""
+    """Going on with what was learned is as good as not having stopped."""
     start = torch.full((1, 3, 2, 5), -0.7, dtype=torch.float64)
     whole = list(islice(minimize(rosenbrock, start, "lbfgs"), 41))[-1]
     curvature = InverseHessian(start)
@@ -90,7 +90,7 @@ def test_adam_is_kingma_and_bas() -> None:
 
 
 @pytest.mark.parametrize("name", ["sgd", "adagrad", "rmsprop"])
-def test_the_lectures_other_optimisers_by_their_formulas(name: str) -> None:
+def test_the_lectures_other_optimizers_by_their_formulas(name: str) -> None:
     """SGD with momentum as torch has it (v = μ v + g), Duchi et al. 2011, and Hinton's lecture 6e with ρ = 0.99."""
     start, rate = torch.tensor([[[[0.3, -0.8]]]], dtype=torch.float64), 0.01
     x, v, total = start.numpy().copy().ravel(), np.zeros(2), np.zeros(2)

@@ -42,7 +42,7 @@ def test_layer_weights_are_relative_and_sum_to_one() -> None:
         ({"alpha": 10**400}, "alpha"),
         ({"alpha": float("nan")}, "alpha"),
         ({"beta": -1.0}, "beta"),
-        ({"alpha": 0, "beta": 0}, "nothing to optimise"),
+        ({"alpha": 0, "beta": 0}, "nothing to optimize"),
         ({"iterations": -1}, "iterations"),
         ({"pooling": "median"}, "avg, max, l2"),
         ({"optimizer": "newton"}, "lbfgs, adam, rmsprop, adagrad, sgd"),

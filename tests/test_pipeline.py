@@ -507,7 +507,7 @@ def test_a_time_too_short_for_a_finer_scale_gives_a_coarser_picture_enlarged(
     assert result.stopped == "time"
 
 
-def test_regularisers_keep_the_picture_nearer_the_photograph(content_path: Path, style_path: Path) -> None:
+def test_regularizers_keep_the_picture_nearer_the_photograph(content_path: Path, style_path: Path) -> None:
     photo = images.read_picture(content_path).resize((60, 48)).tensor()
 
     def change(**weights: float) -> torch.Tensor:
@@ -531,11 +531,11 @@ def test_jitter_is_another_one_each_time_and_the_same_in_each_run(content_path: 
 
 @pytest.mark.parametrize("scales", ["1", "2"])
 def test_a_seamless_picture_goes_on_at_its_opposite_borders(content_path: Path, style_path: Path, scales: str) -> None:
-    """Of a photograph whose borders are of other colours, in a style so smooth that a seam would show in it."""
+    """Of a photograph whose borders are of other colors, in a style so smooth that a seam would show in it."""
     smooth = Image.open(style_path).filter(ImageFilter.GaussianBlur(4))
 
     def steps(image: torch.Tensor) -> list[np.ndarray]:
-        """Between neighbouring rows and columns of the picture laid in rows; first those across its borders."""
+        """Between neighboring rows and columns of the picture laid in rows; first those across its borders."""
         return [(image - image.roll(1, axis)).abs().mean((0, 1, 5 - axis)).numpy() for axis in (2, 3)]
 
     plain, seamless = (

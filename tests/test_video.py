@@ -155,7 +155,7 @@ def by_hand(y: int, u: int, v: int, red: float, blue: float, full: bool) -> list
         (2, 1, 720, 0.2126, 0.0722, False),
     ],
 )
-def test_colours_are_read_as_they_are_meant(
+def test_colors_are_read_as_they_are_meant(
     tmp_path: Path, matrix: int, range_: int, height: int, red: float, blue: float, full: bool
 ) -> None:
     path, width, values = tmp_path / "clip.mkv", 64, (120, 90, 180)
@@ -361,7 +361,7 @@ def test_what_comes_into_sight_grows_old(clip_path: Path, style_path: Path, tmp_
 
 @pytest.mark.slow
 def test_what_comes_into_sight_is_painted(style_path: Path, tmp_path: Path) -> None:
-    """With as many strokes as what was there at first: a strip that only continues its neighbour has half of them."""
+    """With as many strokes as what was there at first: a strip that only continues its neighbor has half of them."""
     drawn = [sys.executable, EXAMPLES / "draw_clips.py", tmp_path, "--clips", "pan", "--size", "160x90"]
     subprocess.run([*drawn, "--frames", "16", "--ending", ".mkv"], check=True)
     command = [*COMMAND, tmp_path / "pan.mkv", EXAMPLES / "swirls.jpg", "-q", "-o", tmp_path / "out.mkv"]
@@ -373,7 +373,7 @@ def test_what_comes_into_sight_is_painted(style_path: Path, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_a_still_clip_stands_still(style_path: Path, tmp_path: Path) -> None:
-    """No colour drifts by a level, from frame to frame, of what is optimised over and over."""
+    """No color drifts by a level, from frame to frame, of what is optimized over and over."""
     path = write(tmp_path / "still.mkv", [crop(photograph(), 40, 30, 240, 160)] * 12)
     made = shot(path, EXAMPLES / "swirls.jpg", tmp_path / "out", iterations=100, size=240)
     list(render.render(dataclasses.replace(made, last=12)))
@@ -399,7 +399,7 @@ def test_frames_that_are_there_are_gone_on_from(
         next(render.render(other))
 
 
-def test_luminance_keeps_the_colours_of_every_frame(clip_path: Path, style_path: Path, tmp_path: Path) -> None:
+def test_luminance_keeps_the_colors_of_every_frame(clip_path: Path, style_path: Path, tmp_path: Path) -> None:
     list(render.render(shot(clip_path, style_path, tmp_path / "out", color="luminance")))
     for made, (_, given) in zip(pictures(tmp_path / "out"), read_frames(clip_path, 0, 3), strict=True):
         ours, theirs = (

@@ -16,11 +16,11 @@ unexplained, plus the relative error of the Gram matrices at the paper's style l
 compared through a linear 1×1 head H. It is never trained: it is the least-squares one for the last batches' second
 moments.
 
-**Its own pictures.** An optimised picture shows a network what no photograph does: it finds whatever lowers the
+**Its own pictures.** An optimized picture shows a network what no photograph does: it finds whatever lowers the
 student's loss and not VGG-19's, which is seen as grain. So every few hundred steps pictures are made with the student
 as it is, and it learns what VGG-19 sees in them. Some are made with VGG-19, so that it knows the way to the end.
 
-**Gradients.** What an optimiser follows is the gradient with respect to the picture, which two networks can disagree on
+**Gradients.** What an optimizer follows is the gradient with respect to the picture, which two networks can disagree on
 though their features are alike. So in the last part the loss also holds the distance of the two networks' gradients of
 content and style losses, weighted at random around the defaults (*Sobolev Training for Neural Networks*, Czarnecki,
 Osindero, Jaderberg, Swirszcz, Pascanu, 2017). A step then takes more than twice as long.
@@ -215,7 +215,7 @@ def initialize(student: Student, teacher: Encoder, pictures: Sequence[Tensor], r
 
 
 def solve(normal: Tensor, cross: Tensor, ridge: float) -> Tensor:
-    """The matrix X with X·normal = cross, regularised by a share of the mean diagonal."""
+    """The matrix X with X·normal = cross, regularized by a share of the mean diagonal."""
     ridge = ridge * float(normal.diagonal().mean())
     return torch.linalg.solve(normal + ridge * torch.eye(len(normal), dtype=normal.dtype), cross, left=False)
 
@@ -312,7 +312,7 @@ def feature_loss(
 def image_gradient(
     features: dict[str, Tensor], targets: dict[str, Tensor], image: Tensor, shares: dict[str, Tensor]
 ) -> Tensor:
-    """Of each picture's losses towards the photograph and the painting of its triple, with respect to the picture.
+    """Of each picture's losses toward the photograph and the painting of its triple, with respect to the picture.
 
     Args:
         features: of the image, with respect to which they can be differentiated.
@@ -367,7 +367,7 @@ def loss_of(
 
 
 class Training:
-    """All that a run needs to go on: the networks, the optimiser, the student's own pictures, the random numbers."""
+    """All that a run needs to go on: the networks, the optimizer, the student's own pictures, the random numbers."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.step = path, 0

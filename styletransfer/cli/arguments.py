@@ -114,7 +114,7 @@ SaveEvery = Annotated[
 ]
 Animate = Annotated[
     Path | None,
-    typer.Option("--animate", metavar="FILE", help="The optimisation as .gif, .webp or .mp4.", rich_help_panel=RUN),
+    typer.Option("--animate", metavar="FILE", help="The optimization as .gif, .webp or .mp4.", rich_help_panel=RUN),
 ]
 _Preset = Annotated[
     PresetName | None,

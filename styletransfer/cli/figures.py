@@ -67,7 +67,7 @@ def features_command(
     """Draw a layer's feature maps of IMAGE, and their Gram matrix to the right.
 
     The matrix has a row and a column for each map, in the order of reading. Black is 0 and white the largest value, of
-    each map and of the matrix; grey levels are square roots.
+    each map and of the matrix; gray levels are square roots.
     """
     target = output or Path(f"{image.stem}_{layer}.png")
     show_notices(quiet)

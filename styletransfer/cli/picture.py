@@ -295,7 +295,7 @@ def texture_command(
     save_every: SaveEvery = 0,
     animate: Animate = None,
 ) -> None:
-    """Synthesise a texture of any size from the style alone; with --seamless one that tiles.
+    """Synthesize a texture of any size from the style alone; with --seamless one that tiles.
 
     Gatys, Ecker, Bethge, Texture Synthesis Using Convolutional Neural Networks, 2015.
     """

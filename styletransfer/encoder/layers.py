@@ -51,7 +51,7 @@ def table(size: int, widths: Mapping[str, int] = VGG19_WIDTHS, ranks: Mapping[st
             (`Convolution.projection`): how many. The 1×1 convolution onto these is counted with them.
     """
     rows: list[Layer] = []
-    channels, field, spacing = 3, 1, 1  # spacing: pixels between neighbouring positions
+    channels, field, spacing = 3, 1, 1  # spacing: pixels between neighboring positions
     for name, width in widths.items():
         if name.endswith("_1") and rows:
             size, field, spacing = output_size(size, 2, 2), field + spacing, 2 * spacing

@@ -15,7 +15,7 @@ class StreamingConv:
 
     Args:
         operation: (rows, top, bottom) -> rows; top and bottom say whether the map's own border is there. Where it
-            isn't, the outermost row only serves its neighbour, and the result is a row shorter.
+            isn't, the outermost row only serves its neighbor, and the result is a row shorter.
         height: rows of the whole map.
     """
 

@@ -45,7 +45,7 @@ class Band:
 def bands(width: int, columns: int | None, encoder: Encoder) -> list[Band]:
     """Cuts an image so wide into bands of about so many columns, each with the encoder's halo on both sides.
 
-    Every cut lies between two positions of the deepest layer. A rest narrower than one position goes to its neighbour.
+    Every cut lies between two positions of the deepest layer. A rest narrower than one position goes to its neighbor.
     """
     unit = encoder.minimum_size
     step = max(unit, (columns or width) // unit * unit)

@@ -56,7 +56,7 @@ class Encoder(nn.Module):
         layers: names of the layers to return; the network ends after the deepest.
         pooling: "avg" (as in the paper, where VGG-19 was trained with max), "max" or "l2".
 
-    Borders are padded by replication. Deviation: VGG-19 pads with zeros, which the optimisation paints as a frame.
+    Borders are padded by replication. Deviation: VGG-19 pads with zeros, which the optimization paints as a frame.
 
     Raises:
         UsageError: the weights don't reach one of the layers.

@@ -73,7 +73,7 @@ def arrange_maps(features: Tensor) -> Tensor:
     """Feature maps 1×N×H×W side by side, row by row, and right of them their Gram matrix: an image 1×3×H'×W'.
 
     The matrix is that of eq. 3 of Gatys et al. 2016. Black is 0 and white the largest value, of each map and of the
-    matrix; between, grey levels are square roots.
+    matrix; between, gray levels are square roots.
     """
     count, height, width = features.shape[1:]
     columns, rows = fit_size((width, height), MAP, enlarge=True)
@@ -87,7 +87,7 @@ def arrange_maps(features: Tensor) -> Tensor:
 
 
 def _scale_to_white(maps: Tensor) -> Tensor:
-    """Grey levels of each map, with 1 for its largest value; one that is 0 everywhere stays so."""
+    """Gray levels of each map, with 1 for its largest value; one that is 0 everywhere stays so."""
     # Roots, because most values are small beside the largest.
     return (maps / maps.amax((2, 3), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)).sqrt()
 

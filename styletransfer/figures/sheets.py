@@ -82,7 +82,7 @@ def texture(style: Styles, size: tuple[int, int], options: Options) -> tuple[Ima
     """Content and options of a picture (width, height) of the style alone, from noise (Gatys, Ecker, Bethge, *Texture
     Synthesis Using Convolutional Neural Networks*, 2015): ``stylize(content, style, options)``.
 
-    The content counts nothing; it is of the style's mean colour. The style is seen in its own size times
+    The content counts nothing; it is of the style's mean color. The style is seen in its own size times
     `Options.style_scale`, however large the texture is.
 
     Raises:
@@ -131,7 +131,7 @@ def paint_cells(
 
 
 def arrange(rows: Sequence[Sequence[tuple[str, Image.Image | None]]], height: int | None = None) -> Image.Image:
-    """Rows of labelled pictures on white, each label below its picture; None leaves a place empty.
+    """Rows of labeled pictures on white, each label below its picture; None leaves a place empty.
 
     Args:
         height: to which all are scaled; that of the highest if not given.

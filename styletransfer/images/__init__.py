@@ -1,4 +1,4 @@
-"""Pictures: reading and writing files, sizes, colours, and the inputs of a run.
+"""Pictures: reading and writing files, sizes, colors, and the inputs of a run.
 
 May import nothing of the package but options, errors and files.
 """

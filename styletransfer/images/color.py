@@ -1,6 +1,6 @@
-"""Whose colours the picture gets (Gatys et al., *Controlling Perceptual Factors in Neural Style Transfer*, CVPR 2017).
+"""Whose colors the picture gets (Gatys et al., *Controlling Perceptual Factors in Neural Style Transfer*, CVPR 2017).
 
-All arithmetic is on sRGB-encoded values in [0, 1]: these are what the network sees, what is optimised and what a file
+All arithmetic is on sRGB-encoded values in [0, 1]: these are what the network sees, what is optimized and what a file
 holds, and equal steps in them look about equal.
 """
 
@@ -15,9 +15,9 @@ from .images import Picture
 
 Matrix = np.ndarray[Any, np.dtype[np.float64]]
 
-#: Luma Y' of RGB: that of YIQ, the paper's colour space, of BT.601, and of Pillow's mode L.
+#: Luma Y' of RGB: that of YIQ, the paper's color space, of BT.601, and of Pillow's mode L.
 LUMA = (0.299, 0.587, 0.114)
-#: Along an axis of colour where the style's standard deviation is below this there is noise, or nothing, as in a
+#: Along an axis of color where the style's standard deviation is below this there is noise, or nothing, as in a
 #: scanned drawing: it is stretched as if it were this. With 1 / 255, noise of two levels became red and green specks.
 LEAST_DEVIATION = 4 / 255
 _PIXELS_AT_ONCE = 1 << 20
@@ -32,8 +32,8 @@ def match_colors(
     """Content and style as the network is to see them.
 
     Args:
-        color: "style": as they are; "content": the style recoloured by `transfer_colors`; "luminance": both grey, and
-            the style recoloured likewise, which is then L_S' = σ_C / σ_S · (L_S − μ_S) + μ_C (section 5.1).
+        color: "style": as they are; "content": the style recolored by `transfer_colors`; "luminance": both gray, and
+            the style recolored likewise, which is then L_S' = σ_C / σ_S · (L_S − μ_S) + μ_C (section 5.1).
         sizes: (width, height) of content and style in which they are matched, and which the style then has: in another
             size a picture of fine strokes has other variances.
     """
@@ -45,12 +45,12 @@ def match_colors(
 
 
 def to_luminance(picture: Picture) -> Picture:
-    """The picture in grey: its luma Y' in all three channels."""
+    """The picture in gray: its luma Y' in all three channels."""
     return Picture(picture.rgb.convert("L").convert("RGB"), picture.alpha, picture.name)
 
 
 def transfer_colors(style: Picture, content: Picture) -> Picture:
-    """The style with its colours transformed to mean and covariance of the content's.
+    """The style with its colors transformed to mean and covariance of the content's.
 
     x -> A (x − μ_S) + μ_C with A = Σ_C^½ Σ_S^−½, the symmetric roots: section 5.2, and "Image Analogies" in *Preserving
     Color in Neural Artistic Style Transfer* (arXiv 1606.05897). What leaves [0, 1] is clipped.
@@ -63,7 +63,7 @@ def transfer_colors(style: Picture, content: Picture) -> Picture:
 
 
 def _statistics(picture: Picture) -> tuple[Matrix, Matrix]:
-    """Mean (3) and covariance (3×3) of the colours that show: weighted by opacity, unless nothing shows."""
+    """Mean (3) and covariance (3×3) of the colors that show: weighted by opacity, unless nothing shows."""
     alpha = picture.alpha
     if alpha is None or alpha.getbbox() is None:
         alpha = Image.new("L", picture.rgb.size, 255)
@@ -86,7 +86,7 @@ def _power(covariance: Matrix, exponent: float, least: float = 0.0) -> Matrix:
 
 
 def add_chroma(image: Tensor, content: Tensor) -> Tensor:
-    """The luma of an image in the colours of the content, both 1×3×H×W in [0, 1]; of the same shape and range.
+    """The luma of an image in the colors of the content, both 1×3×H×W in [0, 1]; of the same shape and range.
 
     With the chroma, I and Q of YIQ, unchanged, R, G and B all change by as much as Y' does (section 5.1). A pixel that
     this would take out of [0, 1] keeps luma and hue, and loses as much chroma as it must.

@@ -37,7 +37,7 @@ class Picture:
     name: str = UNNAMED
 
     def mean_color_image(self, size: tuple[int, int]) -> Image.Image:
-        """A picture (width, height) of nothing but the mean colour."""
+        """A picture (width, height) of nothing but the mean color."""
         red, green, blue = (round(mean) for mean in ImageStat.Stat(self.rgb).mean)
         return Image.new("RGB", size, (red, green, blue))
 
@@ -48,12 +48,12 @@ class Picture:
         rgb, alpha = self.rgb, self.alpha
         if alpha is None:
             return Picture(rgb.resize(size, Image.Resampling.LANCZOS), None, self.name)
-        # Pillow weights the colours of RGBA by opacity: what shows nowhere doesn't bleed into what does.
+        # Pillow weights the colors of RGBA by opacity: what shows nowhere doesn't bleed into what does.
         merged = Image.merge("RGBA", (*rgb.split(), alpha))
         return split_alpha(merged.resize(size, Image.Resampling.LANCZOS), self.name)
 
     def tensor(self) -> Tensor:
-        """The colours as an image tensor."""
+        """The colors as an image tensor."""
         return to_tensor(self.rgb)
 
 
@@ -84,7 +84,7 @@ def to_integers(image: Tensor, bits: int) -> np.ndarray[Any, Any]:
 
 
 def split_alpha(image: Image.Image, name: str) -> Picture:
-    """Colours and opacity apart. What is wholly transparent has no colour of its own: white, like paper."""
+    """Colors and opacity apart. What is wholly transparent has no color of its own: white, like paper."""
     alpha = image.getchannel("A")
     rgb = image.convert("RGB")
     rgb.paste((255, 255, 255), mask=alpha.point(lambda a: 255 * (a == 0)))

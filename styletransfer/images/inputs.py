@@ -256,11 +256,11 @@ def _make_regions(groups: list[list[Picture]], options: Options, picture: Any) -
 
 
 def to_mask(picture: Picture) -> Picture:
-    """A mask as a picture in shades of grey."""
-    grey = picture.rgb.convert("L")
-    if picture.alpha:  # what doesn't show is not selected, whatever its colour
-        grey = ImageChops.multiply(grey, picture.alpha)
-    return Picture(grey.convert("RGB"), None, picture.name)
+    """A mask as a picture in shades of gray."""
+    gray = picture.rgb.convert("L")
+    if picture.alpha:  # what doesn't show is not selected, whatever its color
+        gray = ImageChops.multiply(gray, picture.alpha)
+    return Picture(gray.convert("RGB"), None, picture.name)
 
 
 def _mask(picture: Picture, path: str) -> Picture:

@@ -1,6 +1,6 @@
 """Reading pictures: files, Pillow images and tensors.
 
-Whatever a file holds (EXIF orientation, ICC profile, grey, palette, CMYK, 16 bits, transparency) becomes a `Picture`.
+Whatever a file holds (EXIF orientation, ICC profile, gray, palette, CMYK, 16 bits, transparency) becomes a `Picture`.
 """
 
 import contextlib

@@ -21,9 +21,9 @@ class TemporalPrior:
 
 
 def total_variation(image: Tensor) -> Loss:
-    """Sum over the two directions of the mean squared difference between neighbouring pixels, and its gradient.
+    """Sum over the two directions of the mean squared difference between neighboring pixels, and its gradient.
 
-    Not in the paper: the smoothing regulariser of Mahendran and Vedaldi, *Understanding Deep Image Representations by
+    Not in the paper: the smoothing regularizer of Mahendran and Vedaldi, *Understanding Deep Image Representations by
     Inverting Them*, CVPR 2015, eq. 4 with β = 2.
     """
     total, gradient = image.new_zeros(()), torch.zeros_like(image)
@@ -42,7 +42,7 @@ def gamut_loss(image: Tensor, values: int | None = None) -> Loss:
     Of a part of an image it is what the part contributes: `values` is the number of the whole.
 
     Not in the paper, which clamps the finished picture. Left free, 2 % of the values end outside, where no file can
-    hold them, and clamping them made the loss three times higher than what was optimised (docs/method.md).
+    hold them, and clamping them made the loss three times higher than what was optimized (docs/method.md).
     """
     return _mean_square(image - image.clamp(0, 1), values)
 
@@ -50,8 +50,8 @@ def gamut_loss(image: Tensor, values: int | None = None) -> Loss:
 def absolute_change(change: Tensor, values: int | None = None) -> Loss:
     """Mean absolute value of a change of an image, and its gradient; of a part, as `gamut_loss`.
 
-    Not in the paper: the L1 regulariser, with the change from the content in place of a network's weights. Within half
-    a level of 8 bits it is a parabola (Huber, 1964), since optimisers need a gradient that doesn't jump.
+    Not in the paper: the L1 regularizer, with the change from the content in place of a network's weights. Within half
+    a level of 8 bits it is a parabola (Huber, 1964), since optimizers need a gradient that doesn't jump.
     """
     count = values or change.numel()
     slope = (change / HALF_A_LEVEL).clamp_(-1, 1)
@@ -59,7 +59,7 @@ def absolute_change(change: Tensor, values: int | None = None) -> Loss:
 
 
 def squared_change(change: Tensor, values: int | None = None) -> Loss:
-    """Mean square of a change of an image, and its gradient; of a part, as `gamut_loss`. The L2 regulariser."""
+    """Mean square of a change of an image, and its gradient; of a part, as `gamut_loss`. The L2 regularizer."""
     return _mean_square(change, values)
 
 

@@ -1,4 +1,4 @@
-"""What an optimiser has learnt about a function's curvature: L-BFGS in a spectrum of its own.
+"""What an optimizer has learned about a function's curvature: L-BFGS in a spectrum of its own.
 
 Everything stays on the image's device, and on a GPU nothing waits for it: no value is read by the host.
 """
@@ -19,14 +19,14 @@ MEMORY = 0.9
 MEASURE_EVERY = 10
 #: Pieces in which products of vectors in bfloat16 are taken.
 PIECES = 512
-#: Luminance, red against blue, green against magenta, orthonormal: the axes along which colours of photographs vary.
+#: Luminance, red against blue, green against magenta, orthonormal: the axes along which colors of photographs vary.
 OPPONENT = ((3**-0.5, 3**-0.5, 3**-0.5), (2**-0.5, 0, -(2**-0.5)), (6**-0.5, -2 * 6**-0.5, 6**-0.5))
 
 
 class Spectrum:
-    """A diagonal inverse Hessian in the Fourier transform of opponent colours, one value for each band of frequencies.
+    """A diagonal inverse Hessian in the Fourier transform of opponent colors, one value for each band of frequencies.
 
-    The curvature of the style transfer's loss differs sixtyfold between coarse luminance and fine colour; L-BFGS alone,
+    The curvature of the style transfer's loss differs sixtyfold between coarse luminance and fine color; L-BFGS alone,
     which starts from a multiple of the identity, needs a quarter more iterations (docs/performance.md). In each band
     the value is the ratio of the sizes of the steps and the gradient differences seen there: the spectral form of
     Barzilai and Borwein, *Two-Point Step Size Gradient Methods*, IMA J. Numer. Anal. 1988.
@@ -39,38 +39,38 @@ class Spectrum:
         self.band = (torch.bucketize(radius, torch.tensor(BANDS), right=True, out_int32=True) - 1).to(image.device)
         # The half of the columns that a real transform leaves out repeats these.
         self.twice = ((fx > 0) & (fx < 0.5)).to(image) + 1
-        self.colours = torch.tensor(OPPONENT, dtype=image.dtype, device=image.device)
+        self.colors = torch.tensor(OPPONENT, dtype=image.dtype, device=image.device)
         self.steps = image.new_zeros(3, len(BANDS) - 1)
         self.slopes = self.steps.clone()
         self.gain = torch.ones_like(self.steps)
 
-    def _transform(self, image: Tensor, colour: Tensor) -> Tensor:
-        plane = (colour @ image[0].flatten(1)).view(self.size)
+    def _transform(self, image: Tensor, color: Tensor) -> Tensor:
+        plane = (color @ image[0].flatten(1)).view(self.size)
         return cast(Tensor, torch.fft.rfft2(plane, norm="ortho"))
 
     def apply(self, gradient: Tensor) -> Tensor:
         """The product with an image-shaped tensor 1×3×H×W."""
         result = torch.zeros_like(gradient)
-        for colour, gain in zip(self.colours, self.gain, strict=True):  # one by one, to save memory
-            spectrum = self._transform(gradient, colour).mul_(gain[self.band])
-            result[0].addcmul_(colour[:, None, None], torch.fft.irfft2(spectrum, s=self.size, norm="ortho"))
+        for color, gain in zip(self.colors, self.gain, strict=True):  # one by one, to save memory
+            spectrum = self._transform(gradient, color).mul_(gain[self.band])
+            result[0].addcmul_(color[:, None, None], torch.fft.irfft2(spectrum, s=self.size, norm="ortho"))
         return result
 
-    def _energy(self, image: Tensor, colour: Tensor) -> Tensor:
-        return torch.view_as_real(self._transform(image, colour)).square_().sum(-1).mul_(self.twice)
+    def _energy(self, image: Tensor, color: Tensor) -> Tensor:
+        return torch.view_as_real(self._transform(image, color)).square_().sum(-1).mul_(self.twice)
 
     def energy(self, image: Tensor) -> Tensor:
-        """The squared norm of an image 1×3×H×W, split into colours and bands: 3×bands."""
+        """The squared norm of an image 1×3×H×W, split into colors and bands: 3×bands."""
         result = torch.zeros_like(self.steps)
-        for colour, energies in zip(self.colours, result, strict=True):
-            energies.index_add_(0, self.band.flatten(), self._energy(image, colour).flatten())
+        for color, energies in zip(self.colors, result, strict=True):
+            energies.index_add_(0, self.band.flatten(), self._energy(image, color).flatten())
         return result
 
     def norm(self, image: Tensor) -> Tensor:
         """xᵀPx of an image 1×3×H×W: the sum of its energies times their gains, which needs no sorting into bands."""
         result = self.steps.new_zeros(())
-        for colour, gain in zip(self.colours, self.gain, strict=True):
-            result += self._energy(image, colour).mul_(gain[self.band]).sum()
+        for color, gain in zip(self.colors, self.gain, strict=True):
+            result += self._energy(image, color).mul_(gain[self.band]).sum()
         return result
 
     def learn(self, step: Tensor, slope: Tensor) -> None:
@@ -103,7 +103,7 @@ class InverseHessian:
         self.pairs = 0
 
     def state(self) -> dict[str, Tensor]:
-        """All that was learnt, for `load`: tensors that go on changing here."""
+        """All that was learned, for `load`: tensors that go on changing here."""
         return {
             "pairs": torch.tensor(self.pairs),
             "pair_steps": self.steps.table,
@@ -124,7 +124,7 @@ class InverseHessian:
                 mine.copy_(state[name])
 
     def inherit(self, state: Mapping[str, Tensor]) -> None:
-        """Starts with the spectrum, if there is one, that another one has learnt on images of another size.
+        """Starts with the spectrum, if there is one, that another one has learned on images of another size.
 
         What the spectrum is due to happens within the network's kernels, which are as many pixels wide in every size;
         its bands are in cycles per pixel.

@@ -1,6 +1,6 @@
 """Several processes for one picture: `torchrun --nproc-per-node 4 -m styletransfer …` splits its bands among them.
 
-Each process evaluates some of the bands; sums over all of them go round by torch.distributed. The optimiser runs in
+Each process evaluates some of the bands; sums over all of them go round by torch.distributed. The optimizer runs in
 each alike, so that nothing else need be exchanged. In a single process everything here does nothing.
 """
 

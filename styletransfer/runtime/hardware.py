@@ -109,7 +109,7 @@ def bf16_is_fast() -> bool:
 
 @contextlib.contextmanager
 def runtime_settings(on: torch.device, tf32: bool = False, deterministic: bool = False) -> Iterator[None]:
-    """Sets torch and the C library up for the optimisation, and as they were afterwards.
+    """Sets torch and the C library up for the optimization, and as they were afterwards.
 
     Args:
         deterministic: on a GPU, only algorithms that give the same bits every time, instead of the fastest.

@@ -1,4 +1,4 @@
-"""The plan: in which parts a picture is evaluated, and how much the optimiser remembers, in the memory there is."""
+"""The plan: in which parts a picture is evaluated, and how much the optimizer remembers, in the memory there is."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ STRIPS = 1.15
 
 @dataclass(frozen=True)
 class Plan:
-    """How a picture is evaluated and optimised, and what that takes.
+    """How a picture is evaluated and optimized, and what that takes.
 
     Attributes:
         tiling: bands and strips.
@@ -100,7 +100,7 @@ class MemoryModel:
         return max(self._values([name]) for name in self.encoder.names)
 
     def memory(self, tiling: Tiling, history: int) -> int:
-        """Bytes of the objective and the optimiser at their peak."""
+        """Bytes of the objective and the optimizer at their peak."""
         there, back = self.precision.forward.itemsize, self.precision.backward.itemsize
         pixels, rows = self.height * self.width, tiling.rows or self.height
         widths = [band.right - band.left for band in bands(self.width, tiling.columns, self.encoder)]

@@ -1,4 +1,4 @@
-"""The optimisation as a moving picture: GIF, WebP, or MP4."""
+"""The optimization as a moving picture: GIF, WebP, or MP4."""
 
 import io
 from collections.abc import Sequence
@@ -80,7 +80,7 @@ def _mp4(frames: list[Image.Image]) -> bytes:
     file, (width, height) = io.BytesIO(), frames[0].size
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=1000 // EACH, options={"crf": "18"})
-        # In the usual sampling of colours both sides are even.
+        # In the usual sampling of colors both sides are even.
         stream.width, stream.height, stream.pix_fmt = width // 2 * 2, height // 2 * 2, "yuv420p"
         for frame in [*frames, *[frames[-1]] * (LAST // EACH)]:
             even = frame.crop((0, 0, stream.width, stream.height))

@@ -1,4 +1,4 @@
-"""The bleed: the canvas that is optimised is a little larger than the picture on every side."""
+"""The bleed: the canvas that is optimized is a little larger than the picture on every side."""
 
 from torch import Tensor
 from torch.nn.functional import pad

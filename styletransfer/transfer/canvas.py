@@ -1,4 +1,4 @@
-"""The canvas: the image that is optimised, from its start to the picture that is made of it."""
+"""The canvas: the image that is optimized, from its start to the picture that is made of it."""
 
 from collections.abc import Callable
 from functools import partial

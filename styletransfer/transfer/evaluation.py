@@ -1,6 +1,6 @@
 """What is evaluated on a scale: the objective, and what is wrapped around its evaluation.
 
-A wrapper takes evaluate() and returns one that the optimiser can't tell from it.
+A wrapper takes evaluate() and returns one that the optimizer can't tell from it.
 """
 
 import itertools
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 def make_evaluate(
     problem: Problem, encoder: Encoder, scale: Scale, tiling: Tiling, image: Tensor, done: int
 ) -> Evaluate:
-    """What the optimiser is to minimise on a scale.
+    """What the optimizer is to minimize on a scale.
 
     Args:
         image: of the canvas's shape and on its device.
@@ -33,7 +33,7 @@ def make_evaluate(
     evaluate: Evaluate = make_objective(problem, encoder, scale, tiling).evaluate
     hardware.release_memory(problem.device)  # what making it has left in pieces
     if options.color == "luminance":
-        evaluate = stay_grey(evaluate)
+        evaluate = stay_gray(evaluate)
     if (keep := mask_canvas(problem, problem.inputs.keep, scale)) is not None:
         evaluate = keep_content(evaluate, keep, content_canvas(problem, scale))
     if options.seamless:
@@ -98,10 +98,10 @@ def _mask_and_share(problem: Problem, region: RegionInput, scale: Scale) -> tupl
 # --- wrappers ------------------------------------------------------------------------------------------------------
 
 
-def stay_grey(evaluate: Evaluate) -> Evaluate:
-    """The same loss for grey images only: its gradient is projected on them, so that an optimiser stays there.
+def stay_gray(evaluate: Evaluate) -> Evaluate:
+    """The same loss for gray images only: its gradient is projected on them, so that an optimizer stays there.
 
-    Left free, the canvas would take on colours that lower the loss and are lost in the end.
+    Left free, the canvas would take on colors that lower the loss and are lost in the end.
     """
 
     def wrapper(image: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,7 +112,7 @@ def stay_grey(evaluate: Evaluate) -> Evaluate:
 
 
 def keep_content(evaluate: Evaluate, keep: Tensor, content: Tensor) -> Evaluate:
-    """The same of the image with the content where `keep` is 1: there, what the optimiser does makes no difference.
+    """The same of the image with the content where `keep` is 1: there, what the optimizer does makes no difference.
 
     Args:
         keep: 1×1×H×W in [0, 1].

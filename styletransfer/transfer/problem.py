@@ -156,7 +156,7 @@ def choose_scales(inputs: Inputs, options: Options) -> list[Scale]:
 
 
 def _recolor(given: Inputs, scale: Scale, options: Options) -> Inputs:
-    """The inputs as the network is to see them; colours are matched in the size of the last scale."""
+    """The inputs as the network is to see them; colors are matched in the size of the last scale."""
     if options.color == "style":
         return given
 
@@ -164,7 +164,7 @@ def _recolor(given: Inputs, scale: Scale, options: Options) -> Inputs:
         sizes = scale.content, scale.fit_style(style)
         return color.match_colors(given.content, style, options.color, sizes)[1]
 
-    def in_grey(picture: Picture) -> Picture:
+    def in_gray(picture: Picture) -> Picture:
         return color.to_luminance(picture) if options.color == "luminance" else picture
 
     recolored = {id(style): recolor(style) for style in given.styles}
@@ -173,8 +173,8 @@ def _recolor(given: Inputs, scale: Scale, options: Options) -> Inputs:
         return replace(style, picture=recolored[id(style.picture)])
 
     regions = [replace(region, styles=list(map(exchange, region.styles))) for region in given.regions]
-    start = given.start and (recolored.get(id(given.start)) or in_grey(given.start))
-    return replace(given, content=in_grey(given.content), regions=regions, start=start)
+    start = given.start and (recolored.get(id(given.start)) or in_gray(given.start))
+    return replace(given, content=in_gray(given.content), regions=regions, start=start)
 
 
 def _check_sizes(inputs: Inputs, scale: Scale, encoder: Encoder, bleed: int) -> None:

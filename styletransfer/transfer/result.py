@@ -23,7 +23,7 @@ class Result:
     Attributes:
         tensor: the picture, float32 1×3×H×W on the CPU, RGB in [0, 1].
         losses: of the start of the last scale worked on, and of each of its iterations, in order.
-        best: the losses of the picture (in grey with color="luminance"), the lowest total of all.
+        best: the losses of the picture (in gray with color="luminance"), the lowest total of all.
         best_iteration: where they were reached; earlier than the last if the loss rose again.
         scales: width, height and iterations of every scale, the coarsest first.
         options: the settings of the run.

@@ -53,8 +53,8 @@ def find_motion(before: Array, now: Array) -> Motion:
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # with more, the flow depends on how many
     try:
-        grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (before, now)]
-        forward, backward = (_flow(*pair) for pair in (grey, grey[::-1]))
+        gray = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (before, now)]
+        forward, backward = (_flow(*pair) for pair in (gray, gray[::-1]))
     finally:
         cv2.setNumThreads(threads)
     source, trusted = _places(backward) + backward, trust(forward, backward)

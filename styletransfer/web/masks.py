@@ -13,7 +13,7 @@ from ..images import read_picture
 from ..options import WHOLE, Options
 from .watching import keep_input
 
-#: What the colours of the brush mean: the photograph is kept, or the first, second, … painting is to be there.
+#: What the colors of the brush mean: the photograph is kept, or the first, second, … painting is to be there.
 COLORS = {"#ffffff": "keep", "#e6194b": "red", "#3cb44b": "green", "#4363d8": "blue", "#ffe119": "yellow"}
 
 
@@ -26,7 +26,7 @@ def draw_masks(drawn: Mapping[str, Any] | None, styles: int, content: Path, fold
         content: the photograph, after which the files are called.
 
     Raises:
-        UsageError: a colour is drawn for which there is no painting.
+        UsageError: a color is drawn for which there is no painting.
     """
     layers = [np.asarray(layer.convert("RGBA")) for layer in (drawn or {}).get("layers") or ()]
     regions = _regions(layers[0]) if layers else None

@@ -64,7 +64,7 @@ def serve(
 
         make_folder(folder)
         page = Page(folder)
-        # Gradio's own fonts come from the network, and its grey, orange and red are too pale to be read by everyone.
+        # Gradio's own fonts come from the network, and its gray, orange and red are too pale to be read by everyone.
         theme = gr.themes.Default(primary_hue="blue", font=["system-ui"], font_mono=["ui-monospace"]).set(
             block_info_text_color="*neutral_600",
             button_primary_background_fill="*primary_600",
