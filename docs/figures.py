@@ -348,7 +348,7 @@ def page() -> None:
 
 def video() -> None:
     """A drawn clip with a cut, and above it the same painted, every second frame of it."""
-    from styletransfer.video.clips import read_frames
+    from styletransfer.video.frames import read_frames
 
     with TemporaryDirectory() as folder:
         drawn = [sys.executable, EXAMPLES / "draw_clips.py", folder, "--clips", "sample"]

@@ -1,4 +1,4 @@
-"""One image painted in the style of another (Gatys, Ecker, Bethge, CVPR 2016).
+"""Neural style transfer: render one image in the style of another (Gatys, Ecker, Bethge, CVPR 2016).
 
 import styletransfer as st
 
@@ -40,7 +40,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # torch takes seconds to import; `styletransfer --help` and reading Options don't need it.
+    # torch takes seconds to import; `styletransfer --help` and `Options` do not need it.
     if name == "again" or name in _LAZY:
         from . import images, transfer
 

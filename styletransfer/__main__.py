@@ -1,4 +1,4 @@
-"""`python -m styletransfer`, and the command itself."""
+"""Entry point of the command and of `python -m styletransfer`."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from typing import NoReturn
 
 
 def main() -> NoReturn:
-    """Run the command; Ctrl-C shows no traceback, neither before the imports are done nor after the work is."""
+    """Run the command. Ctrl-C shows no traceback, neither during the imports nor after the work."""
     _open_missing_streams()
     try:
         from .cli.main import main as run
@@ -22,15 +22,15 @@ def main() -> NoReturn:
 def _open_missing_streams() -> None:
     """Connect standard streams that the caller closed (``2>&-``) to the null device.
 
-    Otherwise the next file to be opened gets the number of the closed one, and what is meant for stderr lands in it.
+    Otherwise the next file to be opened gets the descriptor of the closed one, and output to stderr lands in it.
     """
-    for number, (name, mode) in enumerate([("stdin", "r"), ("stdout", "w"), ("stderr", "w")]):
+    for descriptor, (name, mode) in enumerate([("stdin", "r"), ("stdout", "w"), ("stderr", "w")]):
         if getattr(sys, name) is None:
             try:
-                os.fstat(number)
+                os.fstat(descriptor)
             except OSError:
-                os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
-            stream = open(os.devnull, mode)  # noqa: SIM115  open as long as the process is
+                os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor, which is this one
+            stream = open(os.devnull, mode)  # noqa: SIM115  stays open until the process ends
             setattr(sys, name, stream)
             setattr(sys, f"__{name}__", stream)
 

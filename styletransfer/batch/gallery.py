@@ -1,4 +1,4 @@
-"""An HTML page of a batch: thumbnails, settings and links, in one file."""
+"""The HTML page of a batch, in one file: thumbnails, settings and links."""
 
 import base64
 import html
@@ -40,9 +40,9 @@ small, .failed {{ color: #666 }} .failed {{ color: #b00020 }}
 
 
 def write_gallery(jobs: Sequence[Job], rows: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Writes the page of these jobs, with the report's rows by output.
+    """Write the page of these jobs and their rows of the report, by output.
 
-    Links are relative to the page. Raises `StyleTransferError` if it can't be written.
+    Links are relative to the page. Raises `StyleTransferError` if it cannot be written.
     """
     figures = "\n".join(_render_figure(job, rows.get(job.output, {}), path) for job in jobs)
     counts: dict[str, int] = {}
@@ -58,25 +58,25 @@ def _render_figure(job: Job, row: Mapping[str, Any], page: Path) -> str:
     name, error = html.escape(Path(job.output).name), row.get("error")
     inputs = f"{Path(job.content).name} × {', '.join(Path(style).name for style in job.style)}"
     changed = {k: v for k, v in job.options.to_settings().items() if v != getattr(Options(), k)}
-    told = html.escape(" ".join(f"{k}={json.dumps(v)}" for k, v in changed.items()))
-    picture = f'<p class="failed">{html.escape(str(error or row.get("status", "not begun")))}</p>'
-    made_now = row.get("status") in ("done", "skipped") or "seconds" in row  # or what is there is of other settings
-    if made_now and (thumbnail := _make_thumbnail(Path(job.output))):
+    settings = html.escape(" ".join(f"{k}={json.dumps(v)}" for k, v in changed.items()))
+    body = f'<p class="failed">{html.escape(str(error or row.get("status", "not begun")))}</p>'
+    is_current = row.get("status") in ("done", "skipped") or "seconds" in row  # else the file may have other settings
+    if is_current and (thumbnail := _make_thumbnail(Path(job.output))):
         link = html.escape(quote(os.fsencode(os.path.relpath(job.output, page.parent))))
-        shown = f'<a href="{link}"><img src="data:image/jpeg;base64,{thumbnail}" alt="{name}"></a>'
-        picture = shown + picture if error else shown
-    made = f"{row['seconds']} s, {row['iterations']} iterations" if "seconds" in row else str(row.get("status", ""))
-    small = "<br>".join(filter(None, (html.escape(inputs), told, html.escape(made))))
-    return f"<figure>{picture}<figcaption>{name}<br><small>{small}</small></figcaption></figure>"
+        image = f'<a href="{link}"><img src="data:image/jpeg;base64,{thumbnail}" alt="{name}"></a>'
+        body = image + body if error else image
+    outcome = f"{row['seconds']} s, {row['iterations']} iterations" if "seconds" in row else str(row.get("status", ""))
+    small = "<br>".join(filter(None, (html.escape(inputs), settings, html.escape(outcome))))
+    return f"<figure>{body}<figcaption>{name}<br><small>{small}</small></figcaption></figure>"
 
 
 def _make_thumbnail(path: Path) -> str:
-    """A small JPEG in base64, or nothing."""
+    """Return a small JPEG in base64; "" if the image cannot be read."""
     try:
-        picture = read_picture(path).rgb
+        image = read_picture(path).rgb
     except StyleTransferError:
         return ""
     file = io.BytesIO()
-    small = picture.resize(fit_size(picture.size, THUMBNAIL), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    small = image.resize(fit_size(image.size, THUMBNAIL), Image.Resampling.LANCZOS, reducing_gap=2.0)
     small.save(file, "JPEG", quality=80)
     return base64.b64encode(file.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""One picture of a batch: what it is to be, whether it is finished, and how it is made, wherever that is."""
+"""One image of a batch: its job, whether it is finished, and how a worker makes it."""
 
 import contextlib
 import json
@@ -14,24 +14,24 @@ from ..images import read_settings
 from ..options import Options, TemporalOptions
 from ..transfer.checkpoint import DamagedError, DifferentError, checkpoint_path
 
-#: A row of the report: what became of a job.
+#: A row of the report: the outcome of a job.
 Row = dict[str, Any]
-#: Why a run ended whose picture isn't what was asked for, and what is told of it.
+#: Values of `Result.stopped` that count as failures, with the errors to report.
 _FAILED = {
-    "diverged": "the loss was no longer finite; the picture is the best before that",
-    "memory": "not enough memory for the finer scales; the picture is a smaller one enlarged",
+    "diverged": "the loss was no longer finite; the image is the best before that",
+    "memory": "not enough memory for the finer scales; the image is a smaller one, upsampled",
 }
 
 
 @dataclass(frozen=True)
 class Job:
-    """A picture to make.
+    """An image to make.
 
     Attributes:
         content, style, output: paths.
         options: the settings.
-        where: what it is called in messages, as the row of a manifest.
-        shot: of a clip, the content: what `Shot` tells besides. The output is then the first frame's.
+        where: the job's name in messages, such as the row of a manifest.
+        shot: the other fields of `Shot`, if `content` is a clip; `output` is then the path of the first frame.
     """
 
     content: str
@@ -42,52 +42,52 @@ class Job:
     shot: dict[str, Any] | None = None
 
     def row(self, status: str, **more: Any) -> Row:
-        """What the report tells of it."""
+        """Return the job's row of the report."""
         return {"output": self.output, "content": self.content, "style": list(self.style), "status": status, **more}
 
     def as_json(self) -> str:
-        """One line, which `from_json` reads."""
+        """Return the job as one line, which `from_json` reads."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, line: str) -> "Job":
-        """The job of one line."""
-        told = json.loads(line)
-        return cls(**{**told, "style": tuple(told["style"]), "options": Options.from_settings(told["options"])})
+        """Return the job of a line that `as_json` wrote."""
+        data = json.loads(line)
+        return cls(**{**data, "style": tuple(data["style"]), "options": Options.from_settings(data["options"])})
 
 
 def is_finished(job: Job) -> bool:
-    """Whether the output is there, whole and made with these settings of these files, by their names and contents."""
-    if job.shot:  # frames that are finished are found in the making
+    """Return whether the output is complete and has these settings and inputs, by name and content."""
+    if job.shot:  # `render` finds the finished frames
         return False
     try:
-        told = read_settings(Path(job.output))
-        now = images.digest(job.content, job.style, job.options)
+        metadata = read_settings(Path(job.output))
+        digest = images.digest(job.content, job.style, job.options)
     except (StyleTransferError, OSError):
         return False
-    result = told.get("result")
+    result = metadata.get("result")
     if not isinstance(result, dict) or result.get("stopped") in ("interrupted", *_FAILED):
         return False
-    wanted = job.options.map_files(lambda name: Path(name).name).to_settings()
+    expected = job.options.map_files(lambda name: Path(name).name).to_settings()
     style = [Path(s).name for s in job.style]
-    wanted |= {"content": Path(job.content).name, "style": style[0] if len(style) == 1 else style, "inputs": now}
-    del wanted["device"]  # workers have their own
+    expected |= {"content": Path(job.content).name, "style": style[0] if len(style) == 1 else style, "inputs": digest}
+    del expected["device"]  # each worker has its own
     if job.options.model == "auto" and not job.options.weights:
-        del wanted["model"]
-    return all(told.get(name) == value for name, value in json.loads(json.dumps(wanted)).items())
+        del expected["model"]
+    return all(metadata.get(name) == value for name, value in json.loads(json.dumps(expected)).items())
 
 
 def make_picture(job: Job, stop: Callable[[], object] = lambda: False) -> Row:
-    """Makes a picture unless it is finished, and tells what became of it: a row of the report.
+    """Make an image unless it is finished; return its row of the report.
 
-    A run that was stopped before is gone on with. Nothing is raised: whatever goes wrong is told in the row.
+    A stopped run is resumed. Nothing is raised: any error is in the row.
     """
-    with _collected_warnings() as said:
+    with _collected_warnings() as warnings:
         try:
             row = job.row("skipped") if is_finished(job) else _paint(job, stop)
         except Exception as error:  # one job must not end the others
             row = job.row("failed", error=describe_error(error))
-    return {**row, "warnings": said} if said else row
+    return {**row, "warnings": warnings} if warnings else row
 
 
 def _paint(job: Job, stop: Callable[[], object]) -> Row:
@@ -114,19 +114,19 @@ def _paint(job: Job, stop: Callable[[], object]) -> Row:
     if result.stopped == "interrupted":
         return job.row("stopped")
     result.save(target)
-    made = {"seconds": round(result.seconds, 3), "iterations": result.iterations, "size": list(result.size)}
-    made |= {"loss": asdict(result.best), "stopped": result.stopped}
+    outcome = {"seconds": round(result.seconds, 3), "iterations": result.iterations, "size": list(result.size)}
+    outcome |= {"loss": asdict(result.best), "stopped": result.stopped}
     if result.stopped in _FAILED:
-        return job.row("failed", error=_FAILED[result.stopped], **made)
-    return job.row("done", **made)
+        return job.row("failed", error=_FAILED[result.stopped], **outcome)
+    return job.row("done", **outcome)
 
 
 def _paint_shot(job: Job, stop: Callable[[], object]) -> Row:
     from ..video.render import Shot, render
 
-    told = {**(job.shot or {})}
-    following = TemporalOptions(**told.pop("following"))
-    shot = Shot(job.content, styles=job.style, options=job.options, following=following, **told)
+    values = {**(job.shot or {})}
+    following = TemporalOptions(**values.pop("following"))
+    shot = Shot(job.content, styles=job.style, options=job.options, following=following, **values)
     count = sum(1 for _ in render(shot, stop))
     return job.row("done" if count == len(shot.numbers) else "stopped", frames=count)
 
@@ -142,7 +142,7 @@ class _Collector(logging.Handler):
 
 @contextlib.contextmanager
 def _collected_warnings() -> Iterator[list[str]]:
-    """Collects the package's warnings of a block."""
+    """Yield a list that collects the package's warnings within the block."""
     log, handler = logging.getLogger("styletransfer"), _Collector()
     log.addHandler(handler)
     try:

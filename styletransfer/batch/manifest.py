@@ -1,4 +1,4 @@
-"""Which pictures a batch is to make: every content with every style, pairs, or the rows of a manifest."""
+"""The jobs of a batch: every content with every style, pairs, or the rows of a manifest."""
 
 import csv
 import io
@@ -37,26 +37,26 @@ def combine(
     *,
     pairs: bool,
 ) -> list[Job]:
-    """Every content with every style, or the first with the first, and so on.
+    """Return jobs for every content with every style, or for the first with the first, and so on.
 
     Args:
-        contents, styles: pictures, and folders of which all pictures are taken.
+        contents, styles: images, and folders of which all images are taken.
         folder: for the outputs.
         name: of an output, with {content}, {style}, {number} and any option in braces.
 
     Raises:
-        UsageError: a folder without pictures, or that of the outputs; or pairs that don't match.
-        ManifestError: of `check_jobs`.
+        UsageError: a folder has no images or is that of the outputs, or pairs do not match.
+        ManifestError: as `check_jobs`.
     """
-    here, there = ([picture for path in paths for picture in _expand(path)] for paths in (contents, styles))
+    images, paintings = ([image for path in paths for image in _expand(path)] for paths in (contents, styles))
     for path in (path for path in (*contents, *styles) if not os.path.isfile(path)):
         if os.path.realpath(path if os.path.isdir(path) else path.parent) == os.path.realpath(folder):
             raise UsageError(
-                f"{folder} holds inputs; the next run would take the new pictures as inputs too: choose another -o"
+                f"{folder} contains inputs; the next run would take the output images as inputs too: choose another -o"
             )
-    if pairs and len(here) != len(there):
-        raise UsageError(f"--pairs needs as many styles as contents; there are {len(there)} and {len(here)}")
-    chosen = zip(here, there, strict=True) if pairs else ((content, style) for content in here for style in there)
+    if pairs and len(images) != len(paintings):
+        raise UsageError(f"--pairs needs as many styles as contents; there are {len(paintings)} and {len(images)}")
+    chosen = zip(images, paintings, strict=True) if pairs else ((c, s) for c in images for s in paintings)
     jobs = []
     for number, (content, style) in enumerate(chosen, 1):
         output = folder / _fill_in_name(name, number, content, [style], options)
@@ -65,18 +65,18 @@ def combine(
 
 
 def read_manifest(path: Path, given: Mapping[str, Any], folder: Path, name: str = PICTURE_NAMES) -> list[Job]:
-    """The jobs that a table tells: CSV with a line of names, or JSON Lines.
+    """Return the jobs of a table: CSV with a line of names, or JSON Lines.
 
     Columns are ``content``, ``style``, ``output``, and any option by its name. Paths are relative to the table's
     folder, outputs to the output folder. In CSV an empty cell is the default, and several values of one cell are
     separated by semicolons.
 
     Args:
-        given: options of all rows; a row's own count more.
+        given: options of all rows; a row's own take precedence.
 
     Raises:
-        ManifestError: all that is wrong, each with its row and column.
-        StyleTransferError: the table can't be read.
+        ManifestError: all errors, each with its row and column.
+        StyleTransferError: the table cannot be read.
     """
     rows = _read_rows(path)
     lines: list[str] = []
@@ -86,67 +86,69 @@ def read_manifest(path: Path, given: Mapping[str, Any], folder: Path, name: str 
         if isinstance(row, str):
             lines.append(f"{where}: {row}")
             continue
-        found: list[str] = []
-        content, style = _read_paths(path.parent, row, "content", found), _read_paths(path.parent, row, "style", found)
+        errors: list[str] = []
+        content = _read_paths(path.parent, row, "content", errors)
+        style = _read_paths(path.parent, row, "style", errors)
         if len(content) > 1:
-            found.append("content: there can be only one")
-        settings = {**given, **_read_settings(path.parent, row, found)}
-        own = _make_options(settings, found) if not found else None
+            errors.append("content: only one image is allowed")
+        settings = {**given, **_read_settings(path.parent, row, errors)}
+        own = _make_options(settings, errors) if not errors else None
         output = str(row.get("output") or "")
-        if not found and own:
+        if not errors and own:
             try:
                 output = output or _fill_in_name(name, number, Path(content[0]), [Path(s) for s in style], own)
             except UsageError as error:
-                found.append(str(error))
+                errors.append(str(error))
             jobs.append(Job(content[0], tuple(style), own, str(folder / output), where))
-        lines += [f"{where}, {problem}" for problem in found]
+        lines += [f"{where}, {error}" for error in errors]
     if not rows:
-        lines.append(f"{path.name}: there is no job in it")
+        lines.append(f"{path.name}: the manifest has no jobs")
     return check_jobs(jobs, lines)
 
 
 def check_jobs(jobs: Sequence[Job], lines: Sequence[str] = ()) -> list[Job]:
-    """The jobs. Raises `ManifestError` with these lines and those of outputs that can't be."""
-    found, taken, given = list(lines), dict[str, Job](), dict[str, Job]()
+    """Return the jobs. Raises `ManifestError` with these lines and those of missing inputs and invalid outputs."""
+    errors, outputs, inputs = list(lines), dict[str, Job](), dict[str, Job]()
     for job in jobs:
         for source in (job.content, *job.style, *job.options.files):
-            if source not in given and not os.path.isfile(source):
-                found.append(f"{job.where}: {describe_missing(source)}")
-            given.setdefault(source, job)
-    given = {os.path.realpath(source): job for source, job in given.items() if os.path.isfile(source)}
+            if source not in inputs and not os.path.isfile(source):
+                errors.append(f"{job.where}: {describe_missing(source)}")
+            inputs.setdefault(source, job)
+    inputs = {os.path.realpath(source): job for source, job in inputs.items() if os.path.isfile(source)}
     for job in jobs:
         try:
             check_output(Path(job.output), job.options.bit_depth)
             if os.path.isfile(job.content):
                 check_fits(Path(job.output), job.content, job.options)
         except StyleTransferError as error:
-            found.append(f"{job.where}, output: {error}")
+            errors.append(f"{job.where}, output: {error}")
             continue
         real = os.path.realpath(job.output)
-        if real in given:
-            found.append(f"{job.where}, output: {job.output} is an input of {given[real].where} and would be lost")
-        if real in taken:
-            found.append(f"{job.where}, output: {job.output} is also that of {taken[real].where}; tell --name")
-        taken.setdefault(real, job)
-    if found:
-        raise ManifestError(found)
+        if real in inputs:
+            errors.append(f"{job.where}, output: {job.output} is an input of {inputs[real].where} and would be lost")
+        if real in outputs:
+            message = f"{job.output} is also the output of {outputs[real].where}; change output or --name"
+            errors.append(f"{job.where}, output: {message}")
+        outputs.setdefault(real, job)
+    if errors:
+        raise ManifestError(errors)
     return list(jobs)
 
 
 def _expand(path: Path) -> list[Path]:
-    """A picture, those in a folder, or those that a pattern matches, as photos/*.jpg, which no shell has filled in."""
+    """Return the images of a file, a folder, or a pattern that no shell has expanded, such as photos/*.jpg."""
     if os.path.isdir(path):
         return list_pictures(path)
-    found = [path] if os.path.isfile(path) else list(_match(Path(path.anchor), path.relative_to(path.anchor).parts))
-    if not found:
+    paths = [path] if os.path.isfile(path) else list(_match(Path(path.anchor), path.relative_to(path.anchor).parts))
+    if not paths:
         raise UsageError(f"{path}: no file matches" if has_magic(str(path)) else describe_missing(path))
-    return found
+    return paths
 
 
 def _match(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
     """Yield the paths that match a pattern, in natural order.
 
-    A part that exists is taken literally: the brackets of an existing folder "ph[1]" are no pattern.
+    A part that exists is taken literally: the brackets of an existing folder "ph[1]" are not a pattern.
     """
     if not parts:
         yield folder
@@ -162,25 +164,25 @@ def _fill_in_name(name: str, number: int, content: Path, style: Sequence[Path], 
     try:
         return name.format_map(known)
     except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
-        told = f"--name {name!r} can't be filled in ({error}); there are {{content}}, {{style}}, {{number}} and options"
-        raise UsageError(told) from error
+        message = f"--name {name!r} is invalid ({error}); use {{content}}, {{style}}, {{number}} and options"
+        raise UsageError(message) from error
 
 
 def _read_rows(path: Path) -> list[tuple[int, dict[str, Any] | str]]:
-    """Number and cells of every row, or what is wrong with it."""
+    """Return the number and cells of every row, or what is wrong with it."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
-        raise UsageError(f"{path}: can't be read: {reason}") from error
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise UsageError(f"{path}: cannot read file: {reason}") from error
     if path.suffix.lower() == ".csv":
         try:
             table = list(csv.reader(io.StringIO(text, newline="")))
         except csv.Error as error:
-            raise UsageError(f"{path}: can't be read: {error}") from error
+            raise UsageError(f"{path}: cannot read file: {error}") from error
         names = [name.strip() for name in table[0]] if table else []
-        if doubled := {name for name in names if name and names.count(name) > 1}:
-            raise UsageError(f"{path}: two columns are called {', '.join(sorted(doubled))}")
+        if duplicates := {name for name in names if name and names.count(name) > 1}:
+            raise UsageError(f"{path}: duplicate columns: {', '.join(sorted(duplicates))}")
         return [(n, _read_cells(names, row)) for n, row in enumerate(table[1:], 2) if any(cell.strip() for cell in row)]
     if path.suffix.lower() != ".jsonl":
         raise UsageError(f"{path}: a manifest's name must end in .csv or .jsonl")
@@ -197,42 +199,42 @@ def _read_object(line: str) -> dict[str, Any] | str:
     try:
         row = json.loads(line)
     except ValueError as error:
-        return f"it is no JSON: {error}"
-    return row if isinstance(row, dict) else "it is no JSON object"
+        return f"not JSON: {error}"
+    return row if isinstance(row, dict) else "not a JSON object"
 
 
-def _read_paths(folder: Path, row: Mapping[str, Any], name: str, found: list[str]) -> list[str]:
-    """The files of a cell; what is wrong with it goes into `found`."""
+def _read_paths(folder: Path, row: Mapping[str, Any], name: str, errors: list[str]) -> list[str]:
+    """Return the files of a cell; add what is wrong with it to `errors`."""
     value = row.get(name)
     values = value.split(";") if isinstance(value, str) else value if isinstance(value, list) else [value]
-    told = [v.strip() for v in values if isinstance(v, str) and v.strip()]
-    if len(told) < max(1, len(values)):
-        found.append(f"{name}: there is none" if value in (None, "") else f"{name}: {value!r} is no file name")
+    names = [v.strip() for v in values if isinstance(v, str) and v.strip()]
+    if len(names) < max(1, len(values)):
+        errors.append(f"{name}: missing" if value in (None, "") else f"{name}: {value!r} is not a file name")
         return []
-    paths = [str(folder / path) for path in told]
-    found += [f"{name}: {describe_missing(path)}" for path in paths if not os.path.isfile(path)]
+    paths = [str(folder / path) for path in names]
+    errors += [f"{name}: {describe_missing(path)}" for path in paths if not os.path.isfile(path)]
     return paths
 
 
-def _read_settings(folder: Path, row: Mapping[str, Any], found: list[str]) -> dict[str, Any]:
-    """The options of a row; what is wrong with a cell goes into `found`."""
+def _read_settings(folder: Path, row: Mapping[str, Any], errors: list[str]) -> dict[str, Any]:
+    """Return the options of a row; add what is wrong with a cell to `errors`."""
     settings = {}
     for name in (n for n in row if n not in _OWN):
         field = name.removeprefix("--").replace("-", "_")
         field = {"content_layer": "content_layers", "style_layer": "style_layers"}.get(field, field)
         if field not in Options.__dataclass_fields__:
-            found.append(f"{name}: there is no such option")
+            errors.append(f"{name}: no such option")
             continue
         try:
             settings[field] = convert(field, row[name])
         except UsageError as error:
-            found.append(f"{name}: {error}")
+            errors.append(f"{name}: {error}")
     for field in ("init", "weights", "keep"):
         value = settings.get(field)
         if isinstance(value, str) and os.path.isfile(folder / value):
             settings[field] = str(folder / value)
         elif value and field != "init":
-            found.append(f"{field}: {describe_missing(folder / str(value))}")
+            errors.append(f"{field}: {describe_missing(folder / str(value))}")
     if "mask" in settings:
         settings["mask"] = [
             [name if name == WHOLE else str(folder / name) for name in pair] for pair in settings["mask"]
@@ -240,17 +242,17 @@ def _read_settings(folder: Path, row: Mapping[str, Any], found: list[str]) -> di
     return settings
 
 
-def _make_options(settings: Mapping[str, Any], found: list[str]) -> Options | None:
-    """The options; if they can't be, the column without which they could goes into `found`."""
+def _make_options(settings: Mapping[str, Any], errors: list[str]) -> Options | None:
+    """Return the options, or None if they are invalid: then add the error to `errors`, with the column to blame."""
     try:
         return Options(**settings)
     except UsageError as error:
-        guilty = ""
+        prefix = ""
         for field in settings:
             try:
                 Options(**{name: value for name, value in settings.items() if name != field})
-                guilty = f"{field}: "
+                prefix = f"{field}: "
             except UsageError:
                 continue
-        found.append(f"{guilty}{error}")
+        errors.append(f"{prefix}{error}")
         return None

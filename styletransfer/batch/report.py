@@ -1,4 +1,4 @@
-"""All pictures of a batch: makes what isn't finished, and keeps a report of it."""
+"""Run the jobs of a batch that are not finished, and keep a report."""
 
 import contextlib
 import hashlib
@@ -14,19 +14,16 @@ from ..errors import StyleTransferError
 from ..files import write_atomically
 from .jobs import Job, Row, is_finished
 
-#: Makes pictures somewhere, and yields each job with its row as it ends.
+#: Runs jobs somewhere, and yields each job with its row as it ends.
 Makers = Callable[[Sequence[Job]], Iterator[tuple[Job, Row]]]
 
 
-def run_jobs(
-    jobs: Sequence[Job], makers: Makers, report: Path, listener: Callable[[Job, Row], object], *, again: bool = False
-) -> dict[str, Row]:
-    """Makes what isn't finished; returns the rows by output, as they also stand in the report, a line each.
+def run_jobs(jobs: Sequence[Job], makers: Makers, report: Path, *, again: bool = False) -> Iterator[tuple[Job, Row]]:
+    """Run the jobs that are not finished; yield each job with its row when it ends, was finished, or failed before.
 
     Args:
-        report: JSON Lines. A line is added as soon as a job has ended.
-        listener: called with every job that has ended, is finished, or failed before.
-        again: try also what failed before with the same settings and inputs.
+        report: JSON Lines, one row each. A line is added as soon as a job has ended.
+        again: retry jobs that failed before with the same settings and inputs.
     """
     before, rows = _read_report(report), dict[str, Row]()
     todo = []
@@ -35,19 +32,18 @@ def run_jobs(
         if not again and old.get("status") == "failed" and _is_same(job, old):
             rows[job.output] = old
         elif is_finished(job):
-            rows[job.output] = (old if _is_same(job, old) else {}) | job.row("skipped", job=_identity(job))
+            rows[job.output] = (old if _is_same(job, old) else {}) | job.row("skipped", job=_hash_job(job))
         else:
             todo.append(job)
             continue
-        listener(job, rows[job.output])
-    _append(report, "")  # can be written
+        yield job, rows[job.output]
+    _append(report, "")  # fails now if it cannot be written
     for job, row in makers(todo):
-        rows[job.output] = {**row, "job": _identity(job), "time": round(time.time(), 1)}
+        rows[job.output] = {**row, "job": _hash_job(job), "time": round(time.time(), 1)}
         _append(report, json.dumps(rows[job.output]) + "\n")
-        listener(job, row)
+        yield job, rows[job.output]
     lines = [json.dumps(row) for row in {**before, **rows}.values()]
     write_atomically(report, "".join(line + "\n" for line in lines).encode("utf-8", "surrogateescape"))
-    return rows
 
 
 def _append(report: Path, text: str) -> None:
@@ -55,30 +51,30 @@ def _append(report: Path, text: str) -> None:
         with open(report, "a", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)
     except OSError as error:
-        raise StyleTransferError(f"{report}: can't be written: {error.strerror or error}") from error
+        raise StyleTransferError(f"{report}: cannot write file: {error.strerror or error}") from error
 
 
-def _identity(job: Job) -> str:
-    """What must be the same for a job to be the same."""
+def _hash_job(job: Job) -> str:
+    """Return a hash of the job without its name in messages."""
     return hashlib.sha256(replace(job, where="").as_json().encode()).hexdigest()[:16]
 
 
 def _is_same(job: Job, row: Mapping[str, Any]) -> bool:
-    """Whether a row tells of this job, and its inputs haven't changed since."""
-    if row.get("job") != _identity(job):
+    """Return whether a row is of this job, and its inputs have not changed since."""
+    if row.get("job") != _hash_job(job):
         return False
     try:
-        return _newest(job) <= float(row.get("time", 0))
+        return _find_newest_mtime(job) <= float(row.get("time", 0))
     except (OSError, TypeError, ValueError):
         return False
 
 
-def _newest(job: Job) -> float:
+def _find_newest_mtime(job: Job) -> float:
     return max(os.path.getmtime(path) for path in (job.content, *job.style, *job.options.files))
 
 
 def _read_report(report: Path) -> dict[str, Row]:
-    """The rows of a report by output, the last of each; lines that were cut off are left out."""
+    """Return the last row of each output in a report; truncated lines are skipped."""
     rows = {}
     with contextlib.suppress(OSError, UnicodeError):
         for line in report.read_text(encoding="utf-8", errors="surrogateescape").splitlines():

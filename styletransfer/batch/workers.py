@@ -1,7 +1,7 @@
-"""Worker processes on this machine: each loads the network once and makes one picture after the other.
+"""Worker processes on this machine: each loads the network once and makes one image after the other.
 
-A worker is `python -m styletransfer.batch`; it reads jobs from stdin and writes rows to stdout, a line each. When the
-process that started it dies it dies too, so that nobody else's picture is made twice.
+A worker is `python -m styletransfer.batch`; it reads jobs from stdin and writes rows to stdout, a line each. It
+exits when its parent process dies, so that no image is made twice.
 """
 
 import contextlib
@@ -20,18 +20,18 @@ from ..runtime import hardware
 from ..runtime.distributed import WORKERS
 from .jobs import Job, Row, make_picture
 
-#: A job that ends the process which makes it is given up after so many times.
+#: Attempts at a job whose worker process dies each time.
 TRIES = 3
 _NUMBER = "STYLETRANSFER_WORKER"
 
 
 def run_locally(jobs: Sequence[Job], count: int, stopped: Callable[[], object]) -> Iterator[tuple[Job, Row]]:
-    """Makes the pictures in so many processes, and yields each job with its row as it ends.
+    """Run the jobs in worker processes; yield each job with its row as it ends.
 
     Args:
         count: of processes. Cores are divided among them, and GPUs in turn.
-        stopped: asked at least twice a second; when it tells true the workers end where they are, and the jobs that
-            were not ended aren't yielded.
+        stopped: called at least twice a second; once it returns true, the workers are terminated, and unfinished jobs
+            are not yielded.
     """
     waiting, ended = queue.SimpleQueue[Job | None](), queue.SimpleQueue[tuple[Job, Row] | None]()
     for job in jobs:
@@ -48,20 +48,20 @@ def run_locally(jobs: Sequence[Job], count: int, stopped: Callable[[], object]) 
                 for worker in workers:
                     worker.stop()
             try:
-                one = ended.get(timeout=0.5)
+                item = ended.get(timeout=0.5)
             except queue.Empty:
                 continue
-            if one is None:
+            if item is None:
                 alive -= 1
-            elif one[1]["status"] != "stopped":
-                yield one
+            elif item[1]["status"] != "stopped":
+                yield item
     finally:
         for worker in workers:
             worker.stop()
 
 
 class _Worker(threading.Thread):
-    """Keeps one process busy, and starts another one when it dies."""
+    """A thread that keeps one process busy, and replaces it when it dies."""
 
     def __init__(
         self,
@@ -78,8 +78,8 @@ class _Worker(threading.Thread):
     def run(self) -> None:
         while not self.stopping and (job := self.waiting.get()) is not None:
             try:
-                row = self._row(job)
-            except Exception as error:  # whoever waits for the row would wait for ever
+                row = self._run_job(job)
+            except Exception as error:  # `run_locally` would wait forever
                 row = job.row("failed", error=describe_error(error))
             self.ended.put((job, row))
         if self.process and self.process.stdin:
@@ -89,12 +89,12 @@ class _Worker(threading.Thread):
         self.ended.put(None)
 
     def stop(self) -> None:
-        """Ends the process where it is; its job can be gone on with."""
+        """Terminate the process; its job can be resumed."""
         self.stopping = True
         if self.process and self.process.poll() is None:
             self.process.terminate()
 
-    def _row(self, job: Job) -> Row:
+    def _run_job(self, job: Job) -> Row:
         code = 0
         for _ in range(TRIES):
             if self.stopping:
@@ -110,34 +110,34 @@ class _Worker(threading.Thread):
                     row: Row = json.loads(line)
                     if row["status"] != "stopped" or self.stopping:
                         return row
-            if line:  # somebody else stopped it, or this was no answer
+            if line:  # stopped by somebody else, or not a valid answer
                 self.process.kill()
             code = self.process.wait()
         if self.stopping:
             return job.row("stopped")
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return job.row("failed", error=f"its process died {TRIES} times ({how}); is there enough memory?")
+        return job.row("failed", error=f"the worker process died {TRIES} times ({how}); is there enough memory?")
 
 
 def _start_process(number: int, count: int) -> "subprocess.Popen[str]":
     threads = max(1, min(int(os.environ.get("OMP_NUM_THREADS") or 1024), hardware.available_cpus() // count))
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), _NUMBER: str(number), WORKERS: str(count)}
     command = [sys.executable, "-m", __package__]
-    # A group of its own: the terminal's Ctrl-C goes to the process that started it, which then ends it in order.
+    # A session of its own: the terminal's Ctrl-C reaches only the parent process, which ends its workers in order.
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
     )
 
 
 def default_count() -> int:
-    """How many processes are worthwhile: one for each GPU; without any, one for each core (docs/batch.md)."""
+    """Return how many processes are worthwhile: one per GPU; without GPUs, one per core (docs/batch.md)."""
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else hardware.available_cpus()
 
 
 def place_on_gpu(job: Job, number: int) -> Job:
-    """The job on one of several GPUs, if it is to run on any."""
+    """Return the job for one of several GPUs, if it may run on any."""
     import torch
 
     if job.options.device not in ("auto", "cuda") or not torch.cuda.is_available():
@@ -146,17 +146,17 @@ def place_on_gpu(job: Job, number: int) -> Job:
 
 
 def serve() -> None:
-    """What a worker does: a row for every job, until there is none any more."""
+    """Answer each job on stdin with a row on stdout, until stdin ends or on SIGTERM."""
     lines, stop = queue.SimpleQueue[str](), threading.Event()
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever else prints must not come between
+    os.dup2(2, 1)  # other output must not mix with the rows
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
 
     def listen() -> None:
         for line in sys.stdin:
             busy.set()
             lines.put(line)
-        if busy.is_set():  # nobody waits for the picture any more
+        if busy.is_set():  # the parent process is gone
             os._exit(1)
         lines.put("")
 

@@ -1,6 +1,6 @@
-"""The command line: commands, their options, and how they speak to people.
+"""The command line: commands, their options, and console output.
 
-May import every other room; does so when a command runs, since torch takes seconds to import.
+May import every other subpackage, but only while a command runs, since torch takes seconds to import.
 """
 
 from .main import main

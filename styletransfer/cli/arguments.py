@@ -1,4 +1,4 @@
-"""How a command line becomes `Options`: the parser, what its options are called, and what they mean together."""
+"""The command-line parser; most of its options are generated from the fields of `Options`."""
 
 import dataclasses
 import inspect
@@ -16,17 +16,17 @@ from ..files import describe_missing
 from ..options import PRESETS, Options, PresetName, flag
 
 DEFAULT_COMMAND = "stylize"
-BETWEEN = "\0"  # what no argument can hold
+BETWEEN = "\0"  # joins values; no argument can contain it
 
 
 class _DefaultCommandGroup(TyperGroup):
-    """A group whose first argument may be left out: it is then `stylize`, and so is its help."""
+    """A command group with the default command `stylize`, whose help it shows."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         first = args[0] if args else "--help"
         own_options = {name for parameter in self.params for name in parameter.opts}
         completing = ctx.resilient_parsing
-        args = _joined(args)
+        args = _join_values(args)
         if first in self.commands or first.partition("=")[0] in own_options or (completing and not args):
             return super().parse_args(ctx, args)
         if not first.startswith("-") and not os.path.exists(first) and not completing:
@@ -37,16 +37,16 @@ class _DefaultCommandGroup(TyperGroup):
         return super().parse_args(ctx, [DEFAULT_COMMAND, *(args or [first])])
 
 
-def _joined(args: list[str]) -> list[str]:
-    """Each --mask with its two values as one, --layers and --styles with all of theirs: Typer has no such options."""
+def _join_values(args: list[str]) -> list[str]:
+    """Return the arguments with both values of --mask and all of --layers and --styles joined, for Typer."""
     joined: list[str] = []
     for arg in args:
-        several = joined[-2:-1]
-        if several == ["--mask"] and BETWEEN not in joined[-1]:
+        option = joined[-2:-1]
+        if option == ["--mask"] and BETWEEN not in joined[-1]:
             joined[-1] += BETWEEN + arg
-        elif several == ["--layers"] and not arg.startswith("-"):
+        elif option == ["--layers"] and not arg.startswith("-"):
             joined[-1] += "," + arg
-        elif several == ["--styles"] and not arg.startswith("-"):
+        elif option == ["--styles"] and not arg.startswith("-"):
             joined[-1] += BETWEEN + arg
         else:
             joined.append(arg)
@@ -54,10 +54,10 @@ def _joined(args: list[str]) -> list[str]:
 
 
 class SweepCommand(TyperCommand):
-    """Takes several values after an option, NAME V1 V2 …, and parses every combination of them.
+    """A command whose options take several values, NAME V1 V2 …; it parses every combination of them.
 
-    The values of the first such option are in columns, those of a second one in rows. Context.obj gets a list of
-    (label of the row, label of the column, what options are given).
+    The values of the first such option are the columns, those of a second one the rows. Context.obj becomes a list of
+    (row label, column label, context of the parsed options).
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -68,17 +68,17 @@ class SweepCommand(TyperCommand):
                 groups.append(arg.split("=", 1) if arg.startswith("--") else [arg])
             else:
                 groups[-1].append(arg)
-        swept = [group for group in groups if len(group) > 2]
-        if not (1 <= len(swept) <= 2 or {"--help"} & set(args) or ctx.resilient_parsing):
+        sweeps = [group for group in groups if len(group) > 2]
+        if not (1 <= len(sweeps) <= 2 or {"--help"} & set(args) or ctx.resilient_parsing):
             raise UsageError("give one or two options several values each, as in --beta 1 10 100")
         ctx.obj = []
-        rows = [[swept[1][0], value] for value in swept[1][1:]] if len(swept) == 2 else [[]]
+        rows = [[sweeps[1][0], value] for value in sweeps[1][1:]] if len(sweeps) == 2 else [[]]
         for row in rows:
-            for value in swept[0][1:] if swept else [None]:
-                column = [swept[0][0], value] if value is not None else []
-                fixed = [arg for group in groups if group not in swept for arg in group]
+            for value in sweeps[0][1:] if sweeps else [None]:
+                column = [sweeps[0][0], value] if value is not None else []
+                fixed_args = [arg for group in groups if group not in sweeps for arg in group]
                 sub = ctx if not ctx.obj else typer.Context(self, info_name=ctx.info_name, parent=ctx.parent)
-                rest = super().parse_args(sub, [*args[:start], *fixed, *column, *row])
+                rest = super().parse_args(sub, [*args[:start], *fixed_args, *column, *row])
                 labels = (" ".join(pair).lstrip("-") for pair in (row, column))
                 ctx.obj.append((*labels, sub))
         return rest
@@ -89,12 +89,11 @@ app = typer.Typer(
 )
 
 
-# --- what commands take ---------------------------------------------------------------------------------------------
+# --- arguments and options of several commands ----------------------------------------------------------------------
 
-ContentPath = Annotated[Path, typer.Argument(metavar="CONTENT", help="The photograph.")]
+ContentPath = Annotated[Path, typer.Argument(metavar="CONTENT", help="Content image, such as a photo.")]
 
-
-RUN = "Run"  # the panel of what makes no difference to the picture
+RUN = "Run"  # help panel of options that do not affect the image
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no notices.", rich_help_panel=RUN)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.", rich_help_panel=RUN)]
 Resume = Annotated[
@@ -103,24 +102,24 @@ Resume = Annotated[
 Output = Annotated[
     Path | None,
     typer.Option(
-        "--output", "-o", help="Output file: PNG, JPEG, WebP or TIFF by its ending.", show_default="CONTENT_STYLE.png"
+        "--output", "-o", help="Output image: PNG, JPEG, WebP or TIFF, by extension.", show_default="CONTENT_STYLE.png"
     ),
 ]
 SaveEvery = Annotated[
     int,
     typer.Option(
-        "--save-every", metavar="N", min=0, help="Save every Nth iterate, as OUT_00001.png ….", rich_help_panel=RUN
+        "--save-every", metavar="N", min=0, help="Save every Nth iterate as OUT_00001.png, ….", rich_help_panel=RUN
     ),
 ]
 Animate = Annotated[
     Path | None,
-    typer.Option("--animate", metavar="FILE", help="The optimization as .gif, .webp or .mp4.", rich_help_panel=RUN),
+    typer.Option("--animate", metavar="FILE", help="Save an animation, .gif, .webp or .mp4.", rich_help_panel=RUN),
 ]
 _Preset = Annotated[
     PresetName | None,
     typer.Option(
         metavar="NAME",
-        help="Settings that go together; others may be added. "
+        help="Preset, which explicit options override. "
         + "; ".join(
             f"{name}: "
             + " ".join(flag(key) if value is True else f"{flag(key)} {value}" for key, value in preset.items())
@@ -129,82 +128,85 @@ _Preset = Annotated[
     ),
 ]
 StylePaths = Annotated[
-    list[Path], typer.Argument(metavar="STYLE...", help="The painting; several, or a folder of them, are blended.")
+    list[Path], typer.Argument(metavar="STYLE...", help="Style image; several, or a folder of them, are blended.")
 ]
 
 
 def from_options(function: Callable[..., None], names: Sequence[str] = ()) -> Callable[..., None]:
-    """Gives a command an option for every field of `Options`, or for those named; as ``given``, the function gets those
-    that were given, after those of the preset."""
+    """Return a command with an option for every field of `Options`, or for those in `names`.
+
+    The function receives as ``given`` the settings of the preset and of the command line, which takes precedence.
+    """
     hints = get_type_hints(Options)
-    own = [p for p in inspect.signature(function).parameters.values() if p.name != "given"]
-    generated = [_parameter("ctx", typer.Context, inspect.Parameter.empty)]
+    params = [p for p in inspect.signature(function).parameters.values() if p.name != "given"]
+    generated = [_make_parameter("ctx", typer.Context, inspect.Parameter.empty)]
     for field in dataclasses.fields(Options):
         if names and field.name not in names:
             continue
-        many = get_origin(hints[field.name]) is tuple
-        each = get_args(hints[field.name])[0] if many else None
-        shown = {name: field.metadata[name] for name in ("help", "metavar")}
+        is_list = get_origin(hints[field.name]) is tuple
+        item_type = get_args(hints[field.name])[0] if is_list else None
+        texts = {name: field.metadata[name] for name in ("help", "metavar")}
         name = flag(field.name)
-        if hints[field.name] is bool:  # a preset's or a picture's own can be taken back
+        if hints[field.name] is bool:  # --no-… overrides a preset or the settings of an image
             name += "/" + flag(field.name, on=False)
-        option = typer.Option(name, rich_help_panel=field.metadata["panel"], **shown)
-        hint = list[float] if each is float else list[str] if many else hints[field.name]
+        option = typer.Option(name, rich_help_panel=field.metadata["panel"], **texts)
+        hint = list[float] if item_type is float else list[str] if is_list else hints[field.name]
         default: Any = field.default
-        default = list(default) if many else default
-        generated.append(_parameter(field.name, Annotated[hint, option], default))
+        default = list(default) if is_list else default
+        generated.append(_make_parameter(field.name, Annotated[hint, option], default))
     if not names:
-        generated.append(_parameter("preset", _Preset, None))
+        generated.append(_make_parameter("preset", _Preset, None))
 
     def command(ctx: typer.Context, **arguments: Any) -> None:
-        function(given=given_options(ctx), **{p.name: ctx if p.name == "context" else arguments[p.name] for p in own})
+        function(
+            given=given_options(ctx), **{p.name: ctx if p.name == "context" else arguments[p.name] for p in params}
+        )
 
     def panel(p: inspect.Parameter) -> Any:
         return p.annotation.__metadata__[0].rich_help_panel
 
-    mine = [p.replace(kind=p.KEYWORD_ONLY) for p in own if p.name != "context"]
-    # The help shows panels in the order of what is in them.
-    ordered = [*(p for p in mine if panel(p) != RUN), *generated, *(p for p in mine if panel(p) == RUN)]
+    keyword_only = [p.replace(kind=p.KEYWORD_ONLY) for p in params if p.name != "context"]
+    # The help lists panels in the order of their first options.
+    ordered = [*(p for p in keyword_only if panel(p) != RUN), *generated, *(p for p in keyword_only if panel(p) == RUN)]
     command.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
     command.__doc__ = function.__doc__
     return command
 
 
-def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+def _make_parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def given_options(ctx: Any) -> dict[str, Any]:
-    """The fields of `Options` that the command line gives a value, and those of its preset."""
-    given = dict(PRESETS[ctx.params["preset"]] if ctx.params.get("preset") else {})
+    """Return the settings of the preset and of the command line, which takes precedence."""
+    settings = dict(PRESETS[ctx.params["preset"]] if ctx.params.get("preset") else {})
     for name in (field.name for field in dataclasses.fields(Options)):
         source = ctx.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             value = ctx.params[name]
-            given[name] = tuple(value) if isinstance(value, list | tuple) else value
-    if "mask" in given:
-        given["mask"] = tuple(_pair(mask) for mask in given["mask"])
+            settings[name] = tuple(value) if isinstance(value, list | tuple) else value
+    if "mask" in settings:
+        settings["mask"] = tuple(_split_mask(mask) for mask in settings["mask"])
     if ratio := ctx.params.get("ratio"):
-        given |= {"alpha": 1.0, "beta": 1 / ratio}
-    return given
+        settings |= {"alpha": 1.0, "beta": 1 / ratio}
+    return settings
 
 
-def _pair(mask: str) -> tuple[str, str]:
+def _split_mask(mask: str) -> tuple[str, str]:
     pair = mask.split(BETWEEN)
     if len(pair) != 2:
-        raise UsageError("--mask takes two pictures: CONTENT_MASK STYLE_MASK (- for all of the style)")
+        raise UsageError("--mask takes two images: CONTENT_MASK STYLE_MASK (- for the whole style image)")
     return pair[0], pair[1]
 
 
 def files_among(*sources: Any) -> tuple[Path, ...]:
-    """Every path among them; of a folder those of its pictures."""
-
+    """Return every path in the sources; a folder stands for the images in it."""
     from ..images import list_pictures
 
-    found: list[Path] = []
+    paths: list[Path] = []
     for source in sources:
         if isinstance(source, str | Path):
-            found += list_pictures(Path(source)) if Path(source).is_dir() else [Path(source)]
+            paths += list_pictures(Path(source)) if Path(source).is_dir() else [Path(source)]
         elif isinstance(source, list):
-            found += files_among(*source)
-    return tuple(found)
+            paths += files_among(*source)
+    return tuple(paths)

@@ -1,4 +1,4 @@
-"""The command that makes many pictures."""
+"""The command `batch`, which renders many images."""
 
 import logging
 import sys
@@ -25,61 +25,61 @@ if TYPE_CHECKING:
 def batch_command(
     given: dict[str, Any],
     contents: Annotated[
-        list[Path] | None, typer.Argument(metavar="CONTENT...", help="Photographs; files, folders and patterns.")
+        list[Path] | None, typer.Argument(metavar="CONTENT...", help="Content images: files, folders and patterns.")
     ] = None,
     styles: Annotated[
-        str, typer.Option("--styles", metavar="STYLE...", help="Paintings; files, folders and patterns.")
+        str, typer.Option("--styles", metavar="STYLE...", help="Style images: files, folders and patterns.")
     ] = "",
-    folder: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the pictures go.")] = Path(),
+    folder: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Output folder.")] = Path(),
     pairs: Annotated[
-        bool, typer.Option("--pairs", help="The first content with the first style, and so on; not all with all.")
+        bool, typer.Option("--pairs", help="Pair the first content with the first style, and so on, not all with all.")
     ] = False,
     manifest: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A .csv or .jsonl with content, style and options in each row.")
+        Path | None, typer.Option(metavar="FILE", help="Manifest, .csv or .jsonl: content, style, options per row.")
     ] = None,
-    name: Annotated[str, typer.Option(help="Names of the pictures; may contain {number} and options.")] = PICTURE_NAMES,
+    name: Annotated[str, typer.Option(help="Template of output names; may use {number} and options.")] = PICTURE_NAMES,
     jobs: Annotated[
-        int, typer.Option(min=0, help="Pictures made at once; 0: the fastest number for this machine.")
+        int, typer.Option(min=0, help="Images rendered in parallel; 0: the fastest number for this machine.")
     ] = 0,
     scheduler: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler to run on, such as tcp://10.0.0.1:8786.")
     ] = None,
     send_files: Annotated[
-        bool, typer.Option("--send-files", help="For a cluster without a shared file system: send the files.")
+        bool, typer.Option("--send-files", help="Send files to the workers: there is no shared file system.")
     ] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Retry pictures that failed before.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Retry images that failed before.")] = False,
     gallery: Annotated[
-        bool, typer.Option("--gallery", help="Write FOLDER/gallery.html, a page with all pictures.")
+        bool, typer.Option("--gallery", help="Write FOLDER/gallery.html, a page with all images.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Paint many pictures: every CONTENT in every STYLE.
+    """Render every CONTENT in every STYLE.
 
     styletransfer batch photos/ --styles paintings/ -o out
 
-    What is finished is left alone, so that the same command goes on with a batch that was stopped. FOLDER/report.jsonl
-    tells of every picture; stdout gets the path of each one that was made.
+    Finished images are skipped, so the same command resumes an interrupted batch. Prints the path of each new image;
+    FOLDER/report.jsonl has a line for every image.
     """
     with interruptible() as interrupted:
         show_notices(quiet)
-        planned = _plan_jobs(contents or [], styles, given, folder, pairs, manifest, name)
-        interrupted()  # from now on a signal ends it in order
+        job_list = _plan_jobs(contents or [], styles, given, folder, pairs, manifest, name)
+        interrupted()  # from here on a signal stops the batch cleanly
         makers = choose_makers(scheduler, send_files, jobs, interrupted)
-        rows = _run(planned, makers, folder, retry_failed, quiet)
+        rows = _run(job_list, makers, folder, retry_failed, quiet)
         if gallery:
             from ..batch.gallery import write_gallery
 
-            write_gallery(planned, rows, folder / "gallery.html")
-            logging.getLogger(__name__).info("the gallery is %s", folder / "gallery.html")
-        failed, left = [row for row in rows.values() if row["status"] == "failed"], len(planned) - len(rows)
+            write_gallery(job_list, rows, folder / "gallery.html")
+            logging.getLogger(__name__).info("gallery: %s", folder / "gallery.html")
+        failed_rows, remaining = [row for row in rows.values() if row["status"] == "failed"], len(job_list) - len(rows)
         if number := interrupted():
             raise typer.Exit(
                 print_error(
-                    f"interrupted; {plural(left, 'image')} left; run the same command to continue", 128 + number
+                    f"interrupted; {plural(remaining, 'image')} left; run the same command to continue", 128 + number
                 )
             )
-    if failed:
-        count = f"{len(failed)} of {plural(len(planned), 'image')}"
+    if failed_rows:
+        count = f"{len(failed_rows)} of {plural(len(job_list), 'image')}"
         raise typer.Exit(print_error(f"{count} failed: {folder / 'report.jsonl'}", 1))
 
 
@@ -107,30 +107,30 @@ def _plan_jobs(
 
     options = Options(**given)
     if manifest and (contents or styles):
-        raise UsageError("a manifest names contents and styles itself: give either --manifest or pictures")
+        raise UsageError("--manifest already names contents and styles: omit CONTENT and --styles")
     if not manifest and not (contents and styles):
-        raise UsageError("name photographs and --styles, or a --manifest")
+        raise UsageError("no inputs: name content images and --styles, or a --manifest")
     make_folder(folder)
     try:
         if manifest:
             return read_manifest(manifest, given, folder, name)
-        paintings = [Path(style) for style in styles.split(BETWEEN)]
-        return combine(contents, paintings, options, folder, name, pairs=pairs)
+        style_paths = [Path(style) for style in styles.split(BETWEEN)]
+        return combine(contents, style_paths, options, folder, name, pairs=pairs)
     except ManifestError as error:
         for line in error.lines:
             print_error(line, 2)
         raise
 
 
-def _run(planned: "Sequence[Job]", makers: "Makers", folder: Path, again: bool, quiet: bool) -> dict[str, Any]:
+def _run(jobs: "Sequence[Job]", makers: "Makers", folder: Path, again: bool, quiet: bool) -> dict[str, Any]:
     from tqdm import tqdm
 
     from ..batch.report import run_jobs
 
-    counts = {"done": 0, "skipped": 0, "failed": 0}
-    with tqdm(total=len(planned), unit="picture", disable=quiet or None, dynamic_ncols=True) as bar:
-
-        def listen(job: "Job", row: dict[str, Any]) -> None:
+    counts, rows = {"done": 0, "skipped": 0, "failed": 0}, dict[str, Any]()
+    with tqdm(total=len(jobs), unit="image", disable=quiet or None, dynamic_ncols=True) as bar:
+        for job, row in run_jobs(jobs, makers, folder / "report.jsonl", again=again):
+            rows[job.output] = row
             counts[row["status"]] += 1
             if row["status"] == "failed":
                 with bar.external_write_mode(sys.stderr):
@@ -140,9 +140,7 @@ def _run(planned: "Sequence[Job]", makers: "Makers", folder: Path, again: bool, 
                     print(job.output, flush=True)
             bar.set_postfix({name: count for name, count in counts.items() if count}, refresh=False)
             bar.update()
-
-        rows = run_jobs(planned, makers, folder / "report.jsonl", listen, again=again)
-    # A worker that is lost can't tell the seconds of what it made.
+    # A lost worker reports no time for the images it finished.
     seconds = [row["seconds"] for row in rows.values() if row["status"] == "done" and "seconds" in row]
     log = logging.getLogger(__name__)
     for name, count in counts.items():

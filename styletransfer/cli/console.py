@@ -1,4 +1,4 @@
-"""How commands speak to people: one line at a time on stderr, a progress bar, and an ear for Ctrl-C."""
+"""Console output of the commands: messages, the progress bar, and handling of Ctrl-C."""
 
 import codecs
 import contextlib
@@ -27,14 +27,14 @@ def print_error(message: str, code: int) -> int:
 
 
 def discard_stdout() -> None:
-    """Drop what stdout still holds and cannot write: Python flushes it once more at exit, with a traceback."""
+    """Discard unwritten output: at exit Python would try to flush it again and print a traceback."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())
     os.close(null)
 
 
 def encode_any_name() -> None:
-    """Let stdout take any character: a file name's undecodable bytes as they are, others that it lacks as "?"."""
+    """Let stdout print any file name: undecodable bytes unchanged, other unencodable characters as "?"."""
 
     def replace(error: UnicodeError) -> tuple[str | bytes, int]:
         if not isinstance(error, UnicodeEncodeError):
@@ -49,37 +49,37 @@ def encode_any_name() -> None:
 
 
 def save_somewhere(write: Callable[[Path], object], target: Path) -> Path:
-    """Writes what took long, elsewhere if it can't be written where it was to be; returns where it is.
+    """Write a result to the target, or elsewhere if that fails: it took long to compute. Return its path.
 
-    Raises `StyleTransferError` when it can't be written anywhere.
+    Raises `StyleTransferError` if it cannot be written anywhere.
     """
     try:
         write(target)
         return target
     except StyleTransferError as error:
         folders = (Path.cwd(), Path.home(), Path(tempfile.gettempdir()))
-        # Not every format can hold any size.
+        # PNG too: other formats limit the size of an image.
         places = ((target.parent, ".png"), *itertools.product(folders, (target.suffix, ".png")))
-        for folder, ending in dict.fromkeys(places):  # a picture takes long to encode: no place twice
+        for folder, ending in dict.fromkeys(places):  # encoding is slow: try no place twice
             names = (f"{target.stem}{number}{ending}" for number in ("", *(f"-{i}" for i in range(1, 100))))
             free = next((folder / name for name in names if not (folder / name).exists()), None)
             with contextlib.suppress(StyleTransferError):
                 if free:
                     write(free)
-                    print_error(f"{error}; the picture is {free}", error.exit_code)
+                    print_error(f"{error}; saved as {free}", error.exit_code)
                     return free
         raise
 
 
-class _OneLine(logging.Formatter):
+class _OneLineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return escape_unprintable(super().format(record))
 
 
 def show_notices(quiet: bool) -> None:
-    """The package's log as lines on stderr: notices, or with quiet only warnings."""
+    """Print the package's log on stderr, one line per record; if quiet, only warnings."""
     handler = logging.StreamHandler()
-    handler.setFormatter(_OneLine("styletransfer: %(message)s"))
+    handler.setFormatter(_OneLineFormatter("styletransfer: %(message)s"))
     log = logging.getLogger("styletransfer")
     log.addHandler(handler)
     log.setLevel(logging.WARNING if quiet else logging.INFO)
@@ -99,10 +99,10 @@ def with_progress_bar(session: "Session", *, quiet: bool) -> "Iterator[Step]":
                 scale = step.scale
                 bar.reset(total=step.max_iterations)
                 bar.set_description_str("{}×{}".format(*scale.content), refresh=False)
-            if not bar.disable and time.monotonic() >= due:  # a GPU is made to wait only when something is shown
+            if not bar.disable and time.monotonic() >= due:  # reading the loss makes a GPU wait
                 due = time.monotonic() + bar.mininterval
                 seconds = session.pace.seconds_left(step)
-                left = "" if seconds is None else f", {seconds:.0f} s left in all"
+                left = "" if seconds is None else f", {seconds:.0f} s left in total"
                 bar.set_postfix_str(f"loss {step.losses.total:.4g}{left}", refresh=False)
             bar.update(step.iteration - bar.n)
             yield step
@@ -110,27 +110,27 @@ def with_progress_bar(session: "Session", *, quiet: bool) -> "Iterator[Step]":
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[Callable[[], int]]:
-    """The first Ctrl-C or SIGTERM lets the iteration finish and keeps its picture; a second one ends at once.
+    """Yield a function that returns the number of the signal received, SIGINT or SIGTERM, or 0.
 
-    Gives what tells the number of the signal that has come, or 0. Before the first iteration there is no picture to
-    keep, and the first one ends at once too.
+    The first signal lets the iteration finish, so that its image can be saved; a second one exits at once. So does the
+    first before the function is called: there is no image to save yet.
     """
-    asked, running = 0, False
+    received, running = 0, False
 
     def interrupted() -> int:
         nonlocal running
         running = True
-        return asked
+        return received
 
-    def ask(number: int, _frame: object) -> None:
-        nonlocal asked
-        if asked or not running:
+    def handle(number: int, _frame: object) -> None:
+        nonlocal received
+        if received or not running:
             raise SystemExit(128 + number)
-        asked = number
+        received = number
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield interrupted
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""The commands that draw figures, and the one that prints the network's layers."""
+"""The commands that draw figures: features, dream, sweep, reconstruct; and layers, which prints a table."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from ..images import Source
 
 
-_Image = Annotated[Path, typer.Argument(metavar="IMAGE", help="The picture.")]
+_Image = Annotated[Path, typer.Argument(metavar="IMAGE", help="Input image.")]
 _Layer = Annotated[str, typer.Option("--layer", help="Layer: conv1_1 … conv5_4, with vgg19-lite up to conv5_1.")]
-_figure = partial(from_options, names=("size", "model", "device", "max_pixels"))
+_with_figure_options = partial(from_options, names=("size", "model", "device", "max_pixels"))
 
 
 @app.command("layers")
 def layers_command(
-    size: Annotated[int, typer.Option(help="Side of a square picture, in pixels.")] = Options.size,
-    model: Annotated[Literal["vgg19", "vgg19-lite"], typer.Option(help="VGG-19, or the bundled network.")] = "vgg19",
+    size: Annotated[int, typer.Option(help="Side of a square input image, in pixels.")] = Options.size,
+    model: Annotated[Literal["vgg19", "vgg19-lite"], typer.Option(help="Network; vgg19-lite is small.")] = "vgg19",
 ) -> None:
     """Print the network's layers: sizes, receptive fields, parameters and operations.
 
-    An output has 1 + (input + 2·padding − kernel) / stride positions a side. The receptive field is the part of the
-    picture that one position depends on. Operations are multiply-adds.
+    An output has 1 + (input + 2·padding − kernel) / stride positions per side. The receptive field is the part of the
+    image that one position depends on. Operations are multiply-adds.
     """
     from ..encoder import layers
 
@@ -54,20 +54,20 @@ def layers_command(
 
 
 @app.command("features")
-@_figure
+@_with_figure_options
 def features_command(
     given: dict[str, Any],
     image: _Image,
     layer: _Layer = "conv3_1",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The figure.", show_default="IMAGE_LAYER.png")
+        Path | None, typer.Option("--output", "-o", help="Output image.", show_default="IMAGE_LAYER.png")
     ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Draw a layer's feature maps of IMAGE, and their Gram matrix to the right.
 
-    The matrix has a row and a column for each map, in the order of reading. Black is 0 and white the largest value, of
-    each map and of the matrix; gray levels are square roots.
+    The matrix has a row and a column for each map, in reading order. Black is 0 and white the maximum, of each map and
+    of the matrix; gray levels are square roots.
     """
     target = output or Path(f"{image.stem}_{layer}.png")
     show_notices(quiet)
@@ -77,15 +77,15 @@ def features_command(
 
 
 @app.command("dream")
-@_figure
+@_with_figure_options
 def dream_command(
     given: dict[str, Any],
     image: _Image,
     layer: _Layer = "conv4_3",
-    octaves: Annotated[int, typer.Option(min=1, max=16, help="Number of sizes, from small to full.")] = 4,
-    iterations: Annotated[int, typer.Option(min=1, help="Steps at each size.")] = 20,
+    octaves: Annotated[int, typer.Option(min=1, max=16, help="Number of scales, from small to full size.")] = 4,
+    iterations: Annotated[int, typer.Option(min=1, help="Steps at each scale.")] = 20,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The picture.", show_default="IMAGE_dream.png")
+        Path | None, typer.Option("--output", "-o", help="Output image.", show_default="IMAGE_dream.png")
     ] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -117,20 +117,20 @@ def sweep_command(
     context: typer.Context,
     content: ContentPath,
     style: StylePaths,
-    ratio: Annotated[float | None, typer.Option(help="alpha/beta, instead of both.", min=1e-12)] = None,
+    ratio: Annotated[float | None, typer.Option(help="Ratio alpha/beta, instead of both.", min=1e-12)] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The sheet.", show_default="CONTENT_STYLE_sweep.png")
+        Path | None, typer.Option("--output", "-o", help="Output image.", show_default="CONTENT_STYLE_sweep.png")
     ] = None,
     curves: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Plot the losses too, as .svg, .png or .pdf.")
+        Path | None, typer.Option(metavar="FILE", help="Plot the loss curves too, as .svg, .png or .pdf.")
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Draw a sheet of pictures that compares several values of one or two options.
+    """Compare several values of one or two options in a sheet of images.
 
     styletransfer sweep photo.jpg painting.jpg --ratio 1e-4 1e-3 1e-2 1e-1 --content-layer conv2_2 conv4_2
 
-    The values of the first one are side by side, those of the second one below each other.
+    The values of the first option are the columns, those of the second one the rows.
     """
     from ..figures.sheets import Cell
 
@@ -151,19 +151,20 @@ def reconstruct_command(
     given: dict[str, Any],
     image: _Image,
     kind: Annotated[
-        bool, typer.Option("--content/--style", help="Reconstruct from each layer's features, or from Gram matrices.")
+        bool, typer.Option("--content/--style", help="Reconstruct from feature maps or from Gram matrices.")
     ] = True,
-    layers: Annotated[str, typer.Option("--layers", metavar="LAYER...", help="The layers, in order.")] = ",".join(
+    layers: Annotated[str, typer.Option("--layers", metavar="LAYER...", help="Layers, in order.")] = ",".join(
         Options.style_layers
     ),
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The sheet.", show_default="IMAGE_content.png or _style.png")
+        Path | None,
+        typer.Option("--output", "-o", help="Output image.", show_default="IMAGE_content.png or _style.png"),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Draw what each layer keeps of IMAGE: reconstructions from noise of its features or Gram matrices.
+    """Reconstruct IMAGE from each layer's feature maps or Gram matrices, starting from noise.
 
-    Gatys, Ecker, Bethge, 2016, figure 1: style is taken from each layer and those before it.
+    Gatys, Ecker, Bethge, 2016, figure 1. A style reconstruction uses a layer and all layers before it.
     """
     from ..figures.sheets import reconstruction
 
@@ -187,10 +188,10 @@ def _draw_sheet(
         from ..images import check_distinct, check_output
 
         show_notices(quiet)
-        taken = files_among(list(inputs))
-        check_output(target, 8, taken)
+        input_files = files_among(list(inputs))
+        check_output(target, 8, input_files)
         if curves:
-            check_distinct(curves, (target, *taken), "--curves")
+            check_distinct(curves, (target, *input_files), "--curves")
             check_plot(curves)
         sheet = draw_sheet(cells, interrupted, first=first, quiet=quiet)
         if sheet is None:

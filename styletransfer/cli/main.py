@@ -1,6 +1,6 @@
-"""The command line: parses, prints, exits.
+"""The entry point of the command line.
 
-Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted, 143 terminated.
+Exit codes: 0 done, 1 failed, 2 usage error, 130 interrupted, 143 terminated.
 """
 
 import errno
@@ -13,16 +13,16 @@ import typer
 from typer.exceptions import TyperException
 
 from ..errors import StyleTransferError
-from . import batch, figures, picture, video, web, weights  # noqa: F401  they add their commands
+from . import batch, figures, picture, video, web, weights  # noqa: F401  importing them adds their commands
 from .arguments import app
 from .console import discard_stdout, encode_any_name, print_error
 
-#: How `print` fails when a reader has gone or a disk is full; files of our own raise `StyleTransferError` instead.
+#: Errors of `print` when a pipe is closed or a disk full; writing other files raises `StyleTransferError` instead.
 STDOUT_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command and exit. A user's mistake is one line on stderr, never a traceback."""
+    """Run the command and exit. A user error is one line on stderr, never a traceback."""
     encode_any_name()
     try:
         code = typer.main.get_command(app).main(arguments, prog_name="styletransfer", standalone_mode=False)
@@ -38,6 +38,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             raise
         discard_stdout()
         code = 1
-        if error.errno != errno.EPIPE:  # then the reader wants no more
+        if error.errno != errno.EPIPE:  # a reader that closed the pipe needs no message
             print_error(f"cannot write to standard output: {error.strerror or error}", code)
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""The commands that make one picture: stylize, resume, again and texture; and plan, which tells what it would take."""
+"""The commands for one image: stylize, resume, again and texture; and plan, which estimates its time and memory."""
 
 import contextlib
 import dataclasses
@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -46,8 +46,8 @@ def _show_version(value: bool) -> None:
 
 @app.command(
     DEFAULT_COMMAND,
-    epilog="Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted, 143 terminated. Other commands: again, resume, "
-    "plan, ui, batch, video, sweep, texture, reconstruct, layers, features, dream, weights",
+    epilog="Exit codes: 0 done, 1 failed, 2 usage error, 130 interrupted, 143 terminated. Other commands: again, "
+    "resume, plan, ui, batch, video, sweep, texture, reconstruct, layers, features, dream, weights",
 )
 @from_options
 def stylize_command(
@@ -67,9 +67,9 @@ def stylize_command(
         ),
     ] = False,
 ) -> None:
-    """Paint CONTENT in the style of STYLE, or of several at once.
+    """Render CONTENT in the style of STYLE, or in a blend of several styles.
 
-    Prints the path of the picture; progress and notices go to stderr.
+    Prints the path of the output image; progress and notices go to stderr.
     """
     target = output or Path(f"{content.stem}_{style[0].stem}.png")
     run: dict[str, Any] = {"quiet": quiet, "as_json": as_json, "resume": resume, "save_every": save_every}
@@ -78,38 +78,38 @@ def stylize_command(
 
 @app.command("resume")
 def resume_command(
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="The output of the interrupted run.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Output image of the interrupted run.")],
     quiet: Quiet = False,
     as_json: AsJson = False,
     save_every: SaveEvery = 0,
     animate: Animate = None,
 ) -> None:
-    """Resume an interrupted or killed run, from the checkpoint beside its output OUT.
+    """Resume an interrupted or killed run from the checkpoint beside OUT.
 
     Saved iterates continue the numbering; an animation shows only the resumed part.
     """
     from ..transfer.checkpoint import checkpoint_path, load_checkpoint
 
-    saved = load_checkpoint(checkpoint_path(output), header_only=True).sources
-    if not all([saved["content"], *saved["styles"]]):
-        raise UsageError(f"{output}: its content or style is not a file; run the same command again with --resume")
-    options = Options.from_settings(saved["options"])
+    sources = load_checkpoint(checkpoint_path(output), header_only=True).sources
+    if not all([sources["content"], *sources["styles"]]):
+        raise UsageError(f"{output}: content or style is not a file; repeat the original command with --resume")
+    options = Options.from_settings(sources["options"])
     run: dict[str, Any] = {"quiet": quiet, "as_json": as_json, "resume": True, "save_every": save_every}
-    _make(saved["content"], saved["styles"], options, output, animate=animate, **run)
+    _make(sources["content"], sources["styles"], options, output, animate=animate, **run)
 
 
 @app.command("again")
 @from_options
 def again_command(
     given: dict[str, Any],
-    picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="A picture that styletransfer made.")],
-    content: Annotated[Path | None, typer.Option("--content", help="The photograph, if it has moved.")] = None,
+    picture: Annotated[Path, typer.Argument(metavar="IMAGE", help="Image made by styletransfer.")],
+    content: Annotated[Path | None, typer.Option("--content", help="Content image, if it has moved.")] = None,
     style: Annotated[
-        list[Path] | None, typer.Option("--style", help="The painting, if it has moved; repeatable.")
+        list[Path] | None, typer.Option("--style", help="Style image, if it has moved; repeatable.")
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The new picture.", show_default="PICTURE_again, with the same ending"),
+        typer.Option("--output", "-o", help="Output image.", show_default="IMAGE_again, with the same extension"),
     ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -117,10 +117,10 @@ def again_command(
     save_every: SaveEvery = 0,
     animate: Animate = None,
 ) -> None:
-    """Repeat PICTURE from the settings embedded in it, with changes.
+    """Repeat the run that made IMAGE, from the settings embedded in it, with changes.
 
-    The photograph and the painting are looked for beside it and in the current folder. Without changes the result is
-    the same file on the same machine.
+    Looks for the content and style images beside it and in the current folder. Without changes the result is the same
+    file on the same machine.
     """
     from ..images import again
 
@@ -155,13 +155,13 @@ def _make(
         check_output(target, options.bit_depth, inputs)
         check_fits(target, content, options)
         animation = Animation(animate, (target, *inputs)) if animate and first else None
-        every = save_every if first else 0
-        save_frame = _frame_saver(target, content, options, every, inputs, resume) if every else None
+        saver = _IterateSaver(target, content, options, save_every, inputs, resume) if save_every and first else None
         with open_session(content, style, options, checkpoint_path(target), resume=resume) as session:
             for step in with_progress_bar(session, quiet=quiet or not first):
-                for consume in (save_frame, animation):
-                    if consume:
-                        consume(step)
+                if saver:
+                    saver.add(step)
+                if animation:
+                    animation.add(step)
                 if interrupted():
                     session.run.stop()
             result = session.result()
@@ -171,52 +171,56 @@ def _make(
         if animation:
             animation.save(result.image)
         print(json.dumps(_summarize(result, saved)) if as_json else saved)
-        from_file = isinstance(content, str | Path)  # a texture's content isn't
-        go_on = f"styletransfer resume {target}" if from_file else "the same command with --resume"
-        code = _explain_end(result, saved, interrupted(), go_on) or int(saved != target)
+        from_file = isinstance(content, str | Path)  # not for a texture
+        how_to_resume = f"styletransfer resume {target}" if from_file else "the same command with --resume"
+        code = _explain_end(result, saved, interrupted(), how_to_resume) or int(saved != target)
     if code:
         raise typer.Exit(code)
 
 
-def _frame_saver(
-    target: Path, content: "Source", options: Options, every: int, inputs: Sequence[Path], resume: bool
-) -> "Callable[[Step], None]":
-    """What saves every so many iterates beside the picture, numbered from 1 in the order of all scales.
+class _IterateSaver:
+    """Saves every Nth iterate beside the output, numbered from 1 across all scales.
 
-    With `resume` numbers go on from those that are there. Raises `UsageError` when an input has such a name.
+    With `resume` the numbering continues after existing files. Raises `UsageError` if an input has such a name.
     """
-    from ..images import read_picture, write_picture
 
-    numbered = re.compile(rf"{re.escape(target.stem)}_(\d{{5,}}){re.escape(target.suffix)}")
-    for path in inputs:
-        if numbered.fullmatch(path.name) and path.absolute().parent == target.absolute().parent:
-            raise UsageError(f"{path} is an input of this run, and --save-every could replace it; name another output")
-    there = [numbered.fullmatch(name) for name in os.listdir(target.parent)] if resume else []
-    count, due = max((int(found[1]) for found in there if found), default=0), 0
-    photograph = read_picture(content, options.max_pixels)
+    def __init__(
+        self, target: Path, content: "Source", options: Options, every: int, inputs: Sequence[Path], resume: bool
+    ) -> None:
+        from ..images import read_picture
 
-    def save_frame(step: "Step") -> None:
-        nonlocal count, due, every
-        due = 0 if step.iteration == 0 else due
-        if every and step.iteration >= due:
-            count, due = count + 1, step.iteration + every
-            path = target.with_name(f"{target.stem}_{count:05}{target.suffix}")
-            alpha = photograph.resize(step.scale.content).alpha if photograph.alpha else None
-            try:
-                write_picture(step.image, path, alpha=alpha, bit_depth=options.bit_depth, settings={})
-            except StyleTransferError as error:
-                logging.getLogger(__name__).warning("%s; no more iterates are saved", error)
-                every = 0
+        numbered = re.compile(rf"{re.escape(target.stem)}_(\d{{5,}}){re.escape(target.suffix)}")
+        for path in inputs:
+            if numbered.fullmatch(path.name) and path.absolute().parent == target.absolute().parent:
+                raise UsageError(f"{path} is an input that --save-every could overwrite; choose another output with -o")
+        matches = [numbered.fullmatch(name) for name in os.listdir(target.parent)] if resume else []
+        self._count, self._due = max((int(match[1]) for match in matches if match), default=0), 0
+        self._target, self._options, self._every = target, options, every
+        self._content = read_picture(content, options.max_pixels)
 
-    return save_frame
+    def add(self, step: "Step") -> None:
+        """Save the iterate of a step if it is due; after a failure, none any more."""
+        from ..images import write_picture
+
+        self._due = 0 if step.iteration == 0 else self._due
+        if not self._every or step.iteration < self._due:
+            return
+        self._count, self._due = self._count + 1, step.iteration + self._every
+        path = self._target.with_name(f"{self._target.stem}_{self._count:05}{self._target.suffix}")
+        alpha = self._content.resize(step.scale.content).alpha if self._content.alpha else None
+        try:
+            write_picture(step.image, path, alpha=alpha, bit_depth=self._options.bit_depth, settings={})
+        except StyleTransferError as error:
+            logging.getLogger(__name__).warning("%s; no more iterates are saved", error)
+            self._every = 0
 
 
 @app.command("plan")
 @from_options
 def plan_command(given: dict[str, Any], content: ContentPath, style: StylePaths) -> None:
-    """Estimate time, memory and parts of a run without running it.
+    """Estimate time, memory and tiling of a run without running it.
 
-    Takes the options of the picture itself, and tries some iterations on a part of it.
+    Takes the same options as the run. Times a few iterations on a part of the image.
     """
     from ..transfer import estimate
 
@@ -229,22 +233,22 @@ def plan_command(given: dict[str, Any], content: ContentPath, style: StylePaths)
             f"{size:>13}{scale.plan.memory / 2**30:>6.1f} GiB{scale.seconds:>10.2f} s{'≤ ' + str(scale.iterations):>13}"
             f"{time / 60:>6.1f} min  {scale.plan}"
         )
-    print(f"at most {sum(scale.seconds * scale.iterations for scale in scales) / 60:.1f} min in all")
+    print(f"at most {sum(scale.seconds * scale.iterations for scale in scales) / 60:.1f} min in total")
 
 
 def _explain_end(result: "Result", target: Path, interrupted: int, resume: str) -> int:
-    """The exit code, and a line for what didn't go as meant."""
+    """Return the exit code; report a run that did not end normally on stderr."""
     from ..transfer.run import SETTLED
 
     log = logging.getLogger(__name__)
     done = f"after {result.iterations} iterations"
     if interrupted and result.stopped != "interrupted":
-        return print_error(f"interrupted when it was done; the picture is {target}", 128 + interrupted)
+        return print_error(f"interrupted after the last iteration; the image is {target}", 128 + interrupted)
     if interrupted:
-        go_on = f"; to resume: {resume}" if result.checkpoint and result.checkpoint.exists() else ""
-        return print_error(f"interrupted {done}; the picture so far is {target}{go_on}", 128 + interrupted)
+        hint = f"; to resume: {resume}" if result.checkpoint and result.checkpoint.exists() else ""
+        return print_error(f"interrupted {done}; the image so far is {target}{hint}", 128 + interrupted)
     if result.stopped == "diverged":
-        return print_error(f"the loss was no longer finite {done}; {target} is the best picture before that", 1)
+        return print_error(f"the loss was no longer finite {done}; {target} is the best image before that", 1)
     if result.stopped == "memory":
         width, height, _ = result.scales[-1]
         return print_error(f"out of memory on the finer scales; {target} is enlarged from {width}×{height}", 1)
@@ -252,7 +256,7 @@ def _explain_end(result: "Result", target: Path, interrupted: int, resume: str) 
         width, height, _ = result.scales[-1]
         log.info("not enough time for %d×%d pixels; %s is enlarged from %d×%d", *result.size, target, width, height)
     if result.losses[-1].total > (1 + SETTLED) * result.best.total:
-        log.info("the loss rose again at the end; the picture is from iteration %d", result.best_iteration)
+        log.info("the loss rose again at the end; the image is from iteration %d", result.best_iteration)
     return 0
 
 
@@ -284,10 +288,10 @@ def texture_command(
     given: dict[str, Any],
     style: StylePaths,
     shape: Annotated[
-        str, typer.Option("--size", metavar="WxH", help="Width and height in pixels, or one for both.")
+        str, typer.Option("--size", metavar="WxH", help="Width and height in pixels, or one number for both.")
     ] = str(Options.size),
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The picture.", show_default="STYLE_texture.png")
+        Path | None, typer.Option("--output", "-o", help="Output image.", show_default="STYLE_texture.png")
     ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -295,7 +299,7 @@ def texture_command(
     save_every: SaveEvery = 0,
     animate: Animate = None,
 ) -> None:
-    """Synthesize a texture of any size from the style alone; with --seamless one that tiles.
+    """Synthesize a texture of any size from STYLE alone; --seamless makes it tileable.
 
     Gatys, Ecker, Bethge, Texture Synthesis Using Convolutional Neural Networks, 2015.
     """
@@ -303,7 +307,7 @@ def texture_command(
 
     sides = re.fullmatch(r"(\d{1,12})(?:[xX×](\d{1,12}))?", shape.replace(" ", ""))
     if not sides:
-        raise UsageError(f"--size is {shape!r}; it can be as 1024x768, or one number for both sides")
+        raise UsageError(f"--size is {shape!r}; it must be like 1024x768, or one number for both sides")
     content, options = texture(style, (int(sides[1]), int(sides[2] or sides[1])), Options(**given))
     target = output or Path(f"{style[0].stem}_texture.png")
     run: dict[str, Any] = {"quiet": quiet, "as_json": as_json, "resume": resume, "save_every": save_every}

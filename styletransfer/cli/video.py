@@ -1,4 +1,4 @@
-"""The command for clips."""
+"""The command `video`, which renders clips."""
 
 import contextlib
 import logging
@@ -31,22 +31,22 @@ MOTION = "Motion"
 @from_options
 def video_command(
     given: dict[str, Any],
-    source: Annotated[Path, typer.Argument(metavar="CLIP", help="A clip, or a folder of numbered images.")],
+    source: Annotated[Path, typer.Argument(metavar="CLIP", help="Video file, or a folder of numbered images.")],
     style: StylePaths,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="The clip: .mp4, .mov (ProRes) or .mkv (FFV1).", show_default="CLIP_STYLE.mp4"
+            "--output", "-o", help="Output video: .mp4, .mov (ProRes) or .mkv (FFV1).", show_default="CLIP_STYLE.mp4"
         ),
     ] = None,
     temporal_weight: Annotated[
-        float, typer.Option(min=0, help="How close a frame stays to earlier ones.", rich_help_panel=MOTION)
+        float, typer.Option(min=0, help="Temporal loss weight; reduces flicker.", rich_help_panel=MOTION)
     ] = TemporalOptions.weight,
     look_back: Annotated[
-        str, typer.Option(metavar="N,...", help="Which earlier frames it stays close to.", rich_help_panel=MOTION)
+        str, typer.Option(metavar="N,...", help="Earlier frames to match; 1: previous.", rich_help_panel=MOTION)
     ] = ",".join(map(str, TemporalOptions.look_back)),
     every: Annotated[
-        int, typer.Option(min=1, help="Paint only every Nth frame, for a draft.", rich_help_panel=MOTION)
+        int, typer.Option(min=1, help="Render only every Nth frame, for a draft.", rich_help_panel=MOTION)
     ] = TemporalOptions.every,
     rate: Annotated[
         float | None,
@@ -57,18 +57,18 @@ def video_command(
         typer.Option(
             "--frames",
             metavar="FOLDER",
-            help="Keep the frames there, as numbered PNG; by default they are beside the output until it is done.",
+            help="Keep the frames in this folder, as PNG; by default they are beside the output until it is complete.",
             rich_help_panel=RUN,
         ),
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Shots, from cut to cut, painted at once.", rich_help_panel=RUN)] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Shots (cut to cut) rendered at once.", rich_help_panel=RUN)] = 1,
     scheduler: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS", help="Dask scheduler to paint the shots on.", rich_help_panel=RUN),
+        typer.Option(metavar="ADDRESS", help="Dask scheduler to render the shots on.", rich_help_panel=RUN),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Paint a clip: each frame starts from the previous result, warped along the optical flow.
+    """Render CLIP in the style of STYLE. Each frame starts from the previous result, warped along the optical flow.
 
     After an interruption, run the same command to resume. The default network is vgg19-lite.
     """
@@ -78,13 +78,13 @@ def video_command(
             from ..video.render import Shot, check_options
             from ..video.sound import choose_tracks
         except ImportError as error:
-            raise UsageError("clips need PyAV and OpenCV: pip install 'styletransfer[video]'") from error
+            raise UsageError("video needs PyAV and OpenCV: pip install 'styletransfer[video]'") from error
         from ..images import check_distinct, check_folder
 
         show_notices(quiet)
-        logging.getLogger("styletransfer.transfer").setLevel(logging.WARNING)  # not for each frame
+        logging.getLogger("styletransfer.transfer").setLevel(logging.WARNING)  # no notices for each frame
         options = Options(**{**PRESETS["fast"], **given})
-        following = TemporalOptions(temporal_weight, _numbers(look_back), every)
+        temporal = TemporalOptions(temporal_weight, _parse_numbers(look_back), every)
         check_options(options)
         target = output or Path(f"{source.stem}_{style[0].stem}.mp4")
         container = WRITERS[check_ending(target)][0]
@@ -95,33 +95,33 @@ def video_command(
         clip = survey(source, Fraction(rate).limit_denominator(100_000) if rate else None, options.max_pixels)
         tracks = choose_tracks(source, container) if clip.sound else []
         inputs = str(source), clip.digest, tuple(map(str, style))
-        shots = [Shot(*inputs, options, following, str(folder), *span) for span in clip.shots]
+        shots = [Shot(*inputs, options, temporal, str(folder), *span) for span in clip.shots]
         for shot in shots:
             shot.check_folder()
         make_folder(folder)
-        interrupted()  # from now on a signal ends it in order
+        interrupted()  # from here on a signal stops the run cleanly
         if jobs > 1 or scheduler:
-            painted = _paint_elsewhere(shots, choose_makers(scheduler, False, jobs, interrupted))
+            progress = _render_on_workers(shots, choose_makers(scheduler, False, jobs, interrupted))
         else:
-            painted = _paint_here(shots, interrupted)
-        total = _follow(painted, sum(len(shot.numbers) for shot in shots), quiet)
-        done = {number: shot.path(number) for shot in shots for number in shot.finished()}
-        if done:
-            _join(clip, done, target, tracks, complete=len(done) == total)
+            progress = _render_here(shots, interrupted)
+        total = _show_progress(progress, sum(len(shot.numbers) for shot in shots), quiet)
+        paths = {number: shot.path(number) for shot in shots for number in shot.finished()}
+        if paths:
+            _join(clip, paths, target, tracks, complete=len(paths) == total)
             print(target)
         if number := interrupted():
-            message = f"interrupted after {len(done)} of {total} frames"
-            message += f"; {target} has these" if done else ""
+            message = f"interrupted after {len(paths)} of {total} frames"
+            message += f"; {target} has these" if paths else ""
             raise typer.Exit(print_error(f"{message}; run the same command to resume", 128 + number))
     if not frames:
-        for path in done.values():
+        for path in paths.values():
             path.unlink()
         with contextlib.suppress(OSError):  # it may hold other files
             folder.rmdir()
 
 
 def _check_apart(target: Path, folder: Path, inputs: Sequence[Path]) -> None:
-    """Raise `UsageError` if the clip or the folder of frames would be added to the inputs of the run."""
+    """Raise `UsageError` if the clip or its frames would be written among the inputs of the run."""
 
     def are_same(first: Path, second: Path) -> bool:
         return os.path.exists(first) and os.path.exists(second) and os.path.samefile(first, second)
@@ -130,14 +130,14 @@ def _check_apart(target: Path, folder: Path, inputs: Sequence[Path]) -> None:
     for place, option in ((target.parent, "-o"), (folder, "--frames"), (folder.parent, "--frames")):
         for path in folders:
             if are_same(place, path):
-                raise UsageError(f"{place} is an input of this run; name a place outside of it with {option}")
+                raise UsageError(f"{place} is an input of this run; choose a place outside of it with {option}")
     for path in inputs:
         if are_same(folder, path.parent) or are_same(folder, Path(os.path.realpath(path)).parent):
-            raise UsageError(f"{folder} holds an input of this run, {path}; name another folder with --frames")
+            raise UsageError(f"{folder} contains an input of this run, {path}; choose another folder with --frames")
 
 
-def _paint_here(shots: "Sequence[Shot]", interrupted: Callable[[], int]) -> Iterator[int]:
-    """Paint the shots in turn; yield 1 for each frame that is done."""
+def _render_here(shots: "Sequence[Shot]", interrupted: Callable[[], int]) -> Iterator[int]:
+    """Render the shots in turn; yield 1 for each finished frame."""
     from ..video.render import render
 
     for shot in shots:
@@ -147,8 +147,8 @@ def _paint_here(shots: "Sequence[Shot]", interrupted: Callable[[], int]) -> Iter
             return
 
 
-def _paint_elsewhere(shots: "Sequence[Shot]", makers: Any) -> Iterator[int]:
-    """Paint the shots in the processes of a batch; yield the number of frames of each shot that is done."""
+def _render_on_workers(shots: "Sequence[Shot]", makers: Any) -> Iterator[int]:
+    """Render the shots in the workers of a batch; yield the number of frames of each finished shot."""
     from ..batch.jobs import Job
 
     def to_job(shot: "Shot") -> Job:
@@ -158,21 +158,21 @@ def _paint_elsewhere(shots: "Sequence[Shot]", makers: Any) -> Iterator[int]:
 
     for job, row in makers([to_job(shot) for shot in shots]):
         if row["status"] == "failed":
-            raise StyleTransferError(f"{job.output} and what follows: {row['error']}")
+            raise StyleTransferError(f"{job.output} and later frames: {row['error']}")
         yield row["frames"]
 
 
-def _follow(painted: Iterator[int], total: int, quiet: bool) -> int:
+def _show_progress(progress: Iterator[int], total: int, quiet: bool) -> int:
     from tqdm import tqdm
 
     with tqdm(total=total, unit="frame", disable=quiet or None, dynamic_ncols=True) as bar:
-        for count in painted:
+        for count in progress:
             bar.update(count)
     return total
 
 
 def _join(clip: "Clip", frames: dict[int, Path], target: Path, tracks: "Sequence[Track]", *, complete: bool) -> None:
-    """Write the clip of painted frames with the sound, which ends with the last of them if they are not complete."""
+    """Write the clip of the rendered frames, with sound up to the last one if they are not complete."""
     from ..images import read_picture
     from ..video.clips import write_clip
     from ..video.sound import Sound
@@ -192,8 +192,8 @@ def _join(clip: "Clip", frames: dict[int, Path], target: Path, tracks: "Sequence
         write_clip(target, images(), clip.base, rate)
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def _parse_numbers(text: str) -> tuple[int, ...]:
     parts = text.replace(",", " ").split()
     if not all(part.isdecimal() for part in parts):
-        raise UsageError(f"--look-back is {text!r}; write numbers as in 1,5")
+        raise UsageError(f"--look-back is {text!r}; it must be numbers, as in 1,5")
     return tuple(map(int, parts))

@@ -1,4 +1,4 @@
-"""The command that opens the page in the browser."""
+"""The command `ui`, which serves the web page."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,21 +11,21 @@ from .console import interruptible, show_notices
 
 @app.command("ui")
 def ui_command(
-    folder: Annotated[Path, typer.Option("--folder", metavar="FOLDER", help="Where the pictures go.")] = Path("out"),
-    port: Annotated[int, typer.Option(min=1, max=65535, help="The port that the page is served on.")] = 7860,
+    folder: Annotated[Path, typer.Option("--folder", metavar="FOLDER", help="Output folder.")] = Path("out"),
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
     host: Annotated[
-        str, typer.Option(help="Who can reach it: 127.0.0.1, only this machine; 0.0.0.0, everyone with a password.")
+        str, typer.Option(help="Address to listen on: 127.0.0.1 (only this machine) or 0.0.0.0 (with a password).")
     ] = "127.0.0.1",
     auth: Annotated[
         str | None,
-        typer.Option(metavar="USER:PASSWORD", help="What the page asks for; made and printed if others reach it."),
+        typer.Option(metavar="USER:PASSWORD", help="Login for the page; generated and printed if others can reach it."),
     ] = None,
-    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
     quiet: Quiet = False,
 ) -> None:
-    """Open a page in the browser on which the picture changes while you watch.
+    """Open a page in the browser that shows the image while it is optimized.
 
-    Prints its address. Pictures, and copies of what they were made from, are in FOLDER. Ctrl-C ends it.
+    Prints its address. Saves images, and copies of their inputs, in FOLDER. Ctrl-C stops the server.
     """
     with interruptible() as interrupted:
         show_notices(quiet)

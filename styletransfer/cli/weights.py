@@ -1,4 +1,4 @@
-"""The commands about the networks' weights: list, fetch, path, verify."""
+"""The commands for network weights: list, fetch, path, verify."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +9,7 @@ from ..errors import StyleTransferError, UsageError
 from .arguments import app
 from .console import show_notices
 
-weights_app = typer.Typer(help="The networks' weights: list, fetch, verify, path.", no_args_is_help=True)
+weights_app = typer.Typer(help="Network weights: list, fetch, verify, path.", no_args_is_help=True)
 app.add_typer(weights_app, name="weights")
 
 _Name = Annotated[str, typer.Argument(help="vgg19 or vgg19-lite.")]
@@ -19,7 +19,7 @@ def _check_name(name: str) -> str:
     from ..encoder.weights import NETWORKS
 
     if name not in NETWORKS:
-        raise UsageError(f"there is no network {name!r}; there are {', '.join(NETWORKS)}")
+        raise UsageError(f"there is no network {name!r}; choose one of {', '.join(NETWORKS)}")
     return name
 
 
@@ -30,7 +30,7 @@ def list_command() -> None:
 
     for network in weights.NETWORKS.values():
         path = weights.find(network.name)
-        print(f"{network.name:12}{network.size:8}{network.about:51}{path or 'not here; ' + network.remedy}")
+        print(f"{network.name:12}{network.size:8}{network.about:51}{path or 'not found; ' + network.remedy}")
 
 
 @weights_app.command("fetch")
@@ -38,7 +38,7 @@ def fetch_command(
     name: _Name = "vgg19",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
-    """Download a network's weights unless they are here; print their path."""
+    """Download a network's weights if they are missing; print their path."""
     from ..encoder import weights
 
     show_notices(quiet)
@@ -52,7 +52,7 @@ def path_command(name: _Name = "vgg19") -> None:
 
     path = weights.find(_check_name(name))
     if path is None:
-        raise StyleTransferError(f"{name} is not here; to download it: styletransfer weights fetch {name}")
+        raise StyleTransferError(f"{name}: weights not found; to download them: styletransfer weights fetch {name}")
     print(path)
 
 
@@ -63,7 +63,7 @@ def verify_command(
     """Check a weights file's hash and contents; print its SHA-256."""
     from ..encoder import weights
 
-    known = weights.find(file) if file in weights.NETWORKS else Path(file)
-    if known is None or not known.is_file():
-        raise UsageError(f"{file}: no such weights file here")
-    print(f"{weights.verify(known)}  {known}")
+    path = weights.find(file) if file in weights.NETWORKS else Path(file)
+    if path is None or not path.is_file():
+        raise UsageError(f"{file}: weights file not found")
+    print(f"{weights.verify(path)}  {path}")

@@ -1,6 +1,6 @@
-"""The network: VGG-19's convolutions, in which parts a picture goes through them, and where their weights come from.
+"""The encoder: VGG-19's convolutions, their evaluation in tiles, and the weights.
 
-May import options, errors and files. What needs torch is imported when it is asked for: `layers` needs none.
+May import options, errors and files. Modules that need torch are imported on first use: `layers` needs none.
 """
 
 from typing import TYPE_CHECKING, Any

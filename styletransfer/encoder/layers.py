@@ -1,4 +1,4 @@
-"""The arithmetic of VGG-19's layers: sizes, receptive fields, parameters, operations. No torch, no weights.
+"""Arithmetic of VGG-19's layers: sizes, receptive fields, parameters, operations. Needs neither torch nor weights.
 
 Simonyan and Zisserman, *Very Deep Convolutional Networks for Large-Scale Image Recognition*, ICLR 2015, table 1.
 """
@@ -14,16 +14,16 @@ VGG19_WIDTHS = {layer: min(512, 32 << int(layer[4])) for layer in LAYERS}
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer.
+    """Figures of one layer.
 
     Attributes:
-        name: conv1_1, …, or pool1, … for the poolings between the blocks.
+        name: conv1_1, …, or pool1, … for the pooling layers between the blocks.
         kernel, stride, padding: in positions of the layer's input.
-        size: side of its output for a square picture.
-        receptive_field: side of the part of the picture that a position of the output depends on, in pixels.
-        channels: filters, or for a pooling those before it.
-        parameters: weights and biases.
-        operations: multiply-adds for the square picture; those of poolings are none.
+        size: side of its output for a square image.
+        receptive_field: side in pixels of the part of the image that a position of the output depends on.
+        channels: of its output.
+        parameters: number of weights and biases.
+        operations: multiply-adds for the square image; 0 for pooling.
     """
 
     name: str
@@ -38,17 +38,17 @@ class Layer:
 
 
 def output_size(size: int, kernel: int, stride: int = 1, padding: int = 0) -> int:
-    """Positions of a kernel along a side: 1 + (size + 2·padding − kernel) / stride, rounded down."""
+    """Return the positions of a kernel along a side: 1 + (size + 2·padding − kernel) / stride, rounded down."""
     return 1 + (size + 2 * padding - kernel) // stride
 
 
 def table(size: int, widths: Mapping[str, int] = VGG19_WIDTHS, ranks: Mapping[str, int] | None = None) -> list[Layer]:
-    """The layers of a network of VGG-19's kind for a picture of size × size pixels, at least 16, RGB.
+    """Return the layers of a VGG-19-like network for an RGB image of size × size pixels, at least 16.
 
     Args:
         widths: filters of each convolution, from conv1_1 on without gaps; the table ends with the last.
-        ranks: of convolutions that look at fewer directions of the layer before than it has channels
-            (`Convolution.projection`): how many. The 1×1 convolution onto these is counted with them.
+        ranks: rank of the projection of convolutions that have one (`Convolution.projection`). Its 1×1 convolution is
+            counted with them.
     """
     rows: list[Layer] = []
     channels, field, spacing = 3, 1, 1  # spacing: pixels between neighboring positions

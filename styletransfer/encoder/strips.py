@@ -1,6 +1,6 @@
-"""Maps that come in strips of rows, from top to bottom: what the encoder needs to work through a picture of any height.
+"""Streaming operations on feature maps in strips of rows, from top to bottom, for images of any height.
 
-A strip is a tensor 1×N×rows×W. A map that comes as one strip takes no copy anywhere.
+A strip is a tensor 1×N×rows×W. A map that consists of one strip is never copied.
 """
 
 from collections import deque
@@ -11,11 +11,11 @@ from torch import Tensor
 
 
 class StreamingConv:
-    """A 3×3 operation on a map that comes in strips.
+    """A 3×3 operation on a map in strips.
 
     Args:
-        operation: (rows, top, bottom) -> rows; top and bottom say whether the map's own border is there. Where it
-            isn't, the outermost row only serves its neighbor, and the result is a row shorter.
+        operation: (rows, top, bottom) -> rows; top and bottom say whether the map's border is there. If not, the
+            outermost row is only context for its neighbor, and the result is a row shorter.
         height: rows of the whole map.
     """
 
@@ -24,7 +24,7 @@ class StreamingConv:
         self.rest: Tensor | None = None
 
     def push(self, rows: Tensor) -> Tensor | None:
-        """Takes the next rows and gives those that can be computed now, if any."""
+        """Take the next rows; return those of the result that can be computed now, if any."""
         self.missing -= rows.shape[2]
         top, bottom = self.done == 0, self.missing == 0
         if self.rest is not None:
@@ -40,14 +40,14 @@ class StreamingConv:
 
 
 class StreamingPool:
-    """A pooling of 2×2 on a map that comes in strips; of an odd number of rows the last is left out."""
+    """2×2 pooling of a map in strips; the last of an odd number of rows is dropped."""
 
     def __init__(self, pool: Callable[[Tensor], Tensor]) -> None:
         self.pool = pool
         self.rest: Tensor | None = None
 
     def push(self, rows: Tensor) -> Tensor | None:
-        """Takes the next rows and gives those that can be computed now, if any."""
+        """Take the next rows; return those of the result that can be computed now, if any."""
         if self.rest is not None:
             rows = torch.cat((self.rest, rows), 2)
         even = rows.shape[2] // 2 * 2
@@ -56,27 +56,27 @@ class StreamingPool:
 
 
 class Queue:
-    """Rows that wait, of a map and of another one of the same height, or None: first in, first out."""
+    """First-in, first-out queue of the rows of a map, and of a second map of the same height or None."""
 
     def __init__(self) -> None:
         self.strips: deque[tuple[Tensor, Tensor | None]] = deque()
         self.rows = 0
 
     def push(self, strip: Tensor, other: Tensor | None) -> None:
-        """Appends a strip of both."""
+        """Append a strip of both."""
         self.strips.append((strip, other))
         self.rows += strip.shape[2]
 
     def take(self, count: int) -> list[tuple[Tensor, Tensor | None]]:
-        """Removes the first rows, of which there must be so many, and gives them in pieces as they lie in memory."""
+        """Remove and return the first `count` rows, which must be there, in pieces as they lie in memory."""
         self.rows -= count
-        taken: list[tuple[Tensor, Tensor | None]] = []
+        pieces: list[tuple[Tensor, Tensor | None]] = []
         while count:
             strip, other = self.strips.popleft()
             if strip.shape[2] > count:
                 rest = other if other is None else other[:, :, count:]
                 self.strips.appendleft((strip[:, :, count:], rest))
                 strip, other = strip[:, :, :count], other if other is None else other[:, :, :count]
-            taken.append((strip, other))
+            pieces.append((strip, other))
             count -= strip.shape[2]
-        return taken
+        return pieces

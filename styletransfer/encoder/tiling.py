@@ -1,4 +1,4 @@
-"""In which parts a picture goes through the network: bands of columns, and strips of rows within them."""
+"""Tiling of an image: bands of columns, and strips of rows within them."""
 
 import itertools
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from .vgg import Encoder, level
 
 @dataclass(frozen=True)
 class Tiling:
-    """How an image is evaluated: memory and time depend on it, the result doesn't (docs/any-size.md).
+    """How an image is evaluated: affects memory and time, not the result (docs/any-size.md).
 
     Attributes:
-        columns: width in pixels of the bands that are worked through one after the other; None for one band.
-        rows: height of the strips in which a band is worked through; None for one strip.
-        kept: the first block of the network whose maps are kept between the two passes; 1 for all, 6 for none.
+        columns: width in pixels of the bands, evaluated one after the other; None for one band.
+        rows: height in pixels of the strips of a band; None for one strip.
+        kept: the first block whose feature maps are kept for the backward pass; 1 for all, 6 for none.
     """
 
     columns: int | None = None
@@ -21,7 +21,7 @@ class Tiling:
     kept: int = 1
 
     def strip_rows(self, width: int) -> int | None:
-        """Return the height of strips so wide that take no more memory than those of the bands."""
+        """Return the height at which strips of this width take no more memory than those of the bands."""
         if self.rows is None or self.columns is None:
             return self.rows
         return max(16, self.rows * self.columns // width)
@@ -29,23 +29,23 @@ class Tiling:
 
 @dataclass(frozen=True)
 class Band:
-    """Columns of the image from left to right, of which those in `core` count; the others are the halo."""
+    """Columns `left` to `right` of the image: those in `core` and the halo around them."""
 
     left: int
     right: int
     core: slice
 
     def at(self, layer: str) -> tuple[slice, slice]:
-        """Which columns of a layer's map count: in the band's map, and the same ones in the whole image's."""
+        """Return the core's columns of a layer's map: within the band's map, and within the whole image's."""
         within = slice(self.core.start >> level(layer), self.core.stop >> level(layer))
         offset = self.left >> level(layer)
         return within, slice(offset + within.start, offset + within.stop)
 
 
 def bands(width: int, columns: int | None, encoder: Encoder) -> list[Band]:
-    """Cuts an image so wide into bands of about so many columns, each with the encoder's halo on both sides.
+    """Return bands of about `columns` columns of an image of this width, with the encoder's halo on both sides.
 
-    Every cut lies between two positions of the deepest layer. A rest narrower than one position goes to its neighbor.
+    Every cut lies between two positions of the deepest layer. A remainder narrower than one joins its neighbor.
     """
     unit = encoder.minimum_size
     step = max(unit, (columns or width) // unit * unit)

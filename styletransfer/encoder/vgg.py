@@ -22,7 +22,7 @@ from .strips import Queue, StreamingConv, StreamingPool
 def _average_pool(x: Tensor) -> Tensor:
     if x.device.type == "cpu":
         return F.avg_pool2d(x, 2)
-    # Of channels-last maps on a GPU a mean over two axes takes a third of the time.
+    # For channels-last maps on a GPU a mean over two axes takes a third of the time.
     count, channels, height, width = x.shape
     even = x[:, :, : height // 2 * 2, : width // 2 * 2].permute(0, 2, 3, 1)
     return even.view(count, height // 2, 2, width // 2, 2, channels).mean((2, 4)).permute(0, 3, 1, 2)
@@ -39,27 +39,27 @@ POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "l2": _l2_pool,
 }
 
-#: Called with a layer's name, the number of a row of its feature map and a strip of the map from there on, 1×N×rows×W.
-#: Gives the part of the loss's gradient with respect to the strip that can be told from it alone, if there is any.
+#: Called with a layer's name, a row of its feature map and a strip of the map that begins there, 1×N×rows×W. Returns
+#: the part of the loss's gradient with respect to the strip that depends only on the strip, or None.
 FeatureHook = Callable[[str, int, Tensor], Tensor | None]
-#: Called likewise on the way back: the part of the gradient with respect to a strip that is known only after all strips
-#: were seen.
+#: Called likewise in the backward pass: returns the part of the gradient with respect to a strip that depends on
+#: statistics of the whole image, or None.
 GradientHook = Callable[[str, int, Tensor], Tensor | None]
 
 
 class Encoder(nn.Module):
-    """Maps an image to the feature maps of chosen layers; `BackwardPass` takes gradients with respect to those back.
+    """Network that maps an image to the feature maps of chosen layers; `BackwardPass` computes its gradients.
 
     Args:
-        weights: ``{"conv1_1": Convolution, …}``, or as much of its fields as there are, that take RGB in [0, 1], in the
-            order of `LAYERS` (`weights.load` gives them so).
+        weights: ``{"conv1_1": Convolution, …}`` for RGB in [0, 1], in the order of `LAYERS`, as `weights.load` returns
+            them; a tuple of the first fields of a `Convolution` will do.
         layers: names of the layers to return; the network ends after the deepest.
         pooling: "avg" (as in the paper, where VGG-19 was trained with max), "max" or "l2".
 
-    Borders are padded by replication. Deviation: VGG-19 pads with zeros, which the optimization paints as a frame.
+    Borders are padded by replication. Deviation: VGG-19 pads with zeros, which become a frame in the image.
 
     Raises:
-        UsageError: the weights don't reach one of the layers.
+        UsageError: the weights end before one of the layers.
     """
 
     def __init__(
@@ -69,17 +69,17 @@ class Encoder(nn.Module):
         self.layers = sorted(set(layers), key=LAYERS.index)
         missing = [layer for layer in self.layers if layer not in weights]
         if missing:
-            raise UsageError(f"the network ends at {list(weights)[-1]}: it has no {', '.join(missing)}")
+            raise UsageError(f"the network ends at {list(weights)[-1]}: it has no layer {', '.join(missing)}")
         self.pool, self.average = POOLINGS[pooling], pooling == "avg"
         self.names = LAYERS[: LAYERS.index(self.layers[-1]) + 1]
-        self._transformed: dict[str, Tensor] = {}
-        #: What was computed with these weights and is kept for the next run.
+        self._winograd_kernels: dict[str, Tensor] = {}
+        #: Results computed with these weights, for the next run.
         self.kept: dict[Any, Any] = {}
         for name in self.names:
             self._store(name, Convolution(*weights[name]))  # type: ignore[arg-type]
 
     def _store(self, name: str, layer: Convolution) -> None:
-        """Channels-last, which oneDNN and cuDNN need no copies for; what the way back takes is called `adjoint`."""
+        """Register a layer's buffers, `adjoint` for the backward pass; channels-last saves oneDNN and cuDNN copies."""
         projection = None if layer.projection is None else layer.projection[:, :, None, None]
         tensors = {
             "weight": layer.weight,
@@ -87,16 +87,16 @@ class Encoder(nn.Module):
             "projection": projection,
             "projection_adjoint": None if projection is None else projection.transpose(0, 1),
         }
-        for what, value in tensors.items():
+        for field_name, value in tensors.items():
             if value is not None:
                 value = value.detach().clone(memory_format=torch.channels_last)
-            self.register_buffer(f"{name}_{what}", value)
-        self._transformed.pop(name, None)
+            self.register_buffer(f"{name}_{field_name}", value)
+        self._winograd_kernels.pop(name, None)
         self.register_buffer(f"{name}_bias", layer.bias.detach().clone())
         self.register_buffer(f"{name}_metric", None if layer.metric is None else layer.metric.detach().clone())
 
     def convolution(self, name: str) -> Convolution:
-        """What one layer holds."""
+        """Return the parameters of a layer."""
         projection = self._buffers[f"{name}_projection"]
         if projection is not None:
             projection = projection[:, :, 0, 0]
@@ -105,75 +105,75 @@ class Encoder(nn.Module):
         )
 
     def feature_transform(self, name: str) -> Tensor | None:
-        """T of one layer, N×N: what its features are to be multiplied by before they are compared; None for nothing."""
+        """Return the matrix T of a layer, N×N, to multiply its features by before comparing; None for the identity."""
         return self._buffers[f"{name}_metric"]
 
     def transforms(self, name: str, size: Sequence[int]) -> bool:
-        """Whether a layer's maps of an image (height, width) are convolved as `winograd` does."""
+        """Return whether `winograd` convolves a layer's maps for an image of this size (height, width)."""
         height, width = (side >> level(name) for side in size)
         return winograd.pays(self.get_buffer(f"{name}_weight"), height * width)
 
     def transformed(self, name: str, size: Sequence[int]) -> Tensor | None:
-        """Of a layer's kernel, for `winograd`, if that is the way."""
+        """Return a layer's transformed kernel for `winograd`; None if it is not used."""
         if not self.transforms(name, size):
             return None
-        if name not in self._transformed:
-            self._transformed[name] = winograd.transform(self.get_buffer(f"{name}_weight"))
-        return self._transformed[name]
+        if name not in self._winograd_kernels:
+            self._winograd_kernels[name] = winograd.transform(self.get_buffer(f"{name}_weight"))
+        return self._winograd_kernels[name]
 
     def cast(self, forward: torch.dtype, backward: torch.dtype) -> "Encoder":
-        """Computes features in one precision and gradients in another from now on; returns itself."""
+        """Set the precision of features and that of gradients; return the encoder itself."""
         for name in self.names:
             layer = self.convolution(name)
-            if self.get_buffer(f"{name}_adjoint").dtype != layer.weight.dtype:  # exact again, as far as the weights are
+            if self.get_buffer(f"{name}_adjoint").dtype != layer.weight.dtype:  # restore lost precision
                 self._store(name, layer)
         for name, buffer in self.named_buffers():
-            if not name.endswith("metric"):  # Gram matrices are never less than float32
+            if not name.endswith("metric"):  # Gram matrices are at least float32
                 buffer.data = buffer.to(backward if name.endswith("adjoint") else forward)
-        self._transformed.clear()
+        self._winograd_kernels.clear()
         self.kept.clear()
         return self
 
     @property
     def minimum_size(self) -> int:
-        """The least side of an image, in pixels, that leaves one position at the deepest layer."""
+        """The smallest side of an image, in pixels, that leaves one position at the deepest layer."""
         return 1 << level(self.names[-1])
 
     @property
     def halo(self) -> int:
-        """How many pixels beyond its own, on every side, a part of a picture needs to be seen as within the whole.
+        """The width in pixels of the margin that a part of an image needs on every side for exact features.
 
-        A convolution looks one position further, which is 1, 2, 4, … pixels: 70 up to conv5_1. Rounded up to whole
-        positions of the deepest layer, so that what is padded beyond reaches no position that counts.
+        Every convolution needs one position more, which is 1, 2, 4, … pixels: 70 up to conv5_1. Rounded up to whole
+        positions of the deepest layer, so that the padding beyond affects no position within the part.
         """
         return -(-sum(1 << level(name) for name in self.names) // self.minimum_size) * self.minimum_size
 
     def is_pooled(self, layer: str) -> bool:
-        """Whether a pooling follows a layer."""
+        """Return whether pooling follows a layer."""
         following = self.names[self.names.index(layer) + 1 :]
         return bool(following) and _follows_pooling(following[0])
 
     def needs_values(self, layer: str) -> bool:
-        """Whether the way back needs a layer's features: of the others only where they are positive."""
+        """Return whether the backward pass needs a layer's features, not only where they are positive."""
         return layer in self.layers or (self.is_pooled(layer) and not self.average)
 
     def macs(self, layer: str) -> float:
-        """Multiply-adds per pixel of the image for one layer's features."""
+        """Return the multiply-adds per pixel of the image for one layer's features."""
         weight, _, projection, _ = self.convolution(layer)
         return (weight.numel() + (0 if projection is None else projection.numel())) / 4.0 ** level(layer)
 
     @property
     def macs_per_pixel(self) -> float:
-        """Multiply-adds per pixel of the image for the features."""
+        """The multiply-adds per pixel of the image for the features."""
         return sum(map(self.macs, self.names))
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Image B×3×H×W, RGB in [0, 1] -> ``{layer: B×N×H'×W'}`` after ReLU; H' = H // 2^(block − 1)."""
+        """Return ``{layer: B×N×H'×W'}`` after ReLU of an image B×3×H×W, RGB in [0, 1]; H' = H // 2^(block − 1)."""
         return dict(self.features(image))
 
     @torch.no_grad()
     def features(self, image: Tensor, rows: int | None = None) -> Iterator[tuple[str, Tensor]]:
-        """The same layer by layer, so that nobody need hold more than one large map.
+        """Yield the features layer by layer, so that only one large map is in memory at a time.
 
         With `rows`, in strips of about so many rows of the image: each layer's from top to bottom, the layers in turn.
         """
@@ -183,13 +183,13 @@ class Encoder(nn.Module):
             del x
 
     def maps(self, image: Tensor, rows: int, names: Sequence[str]) -> Iterator[tuple[str, int, Tensor]]:
-        """Strips of the feature maps of the first layers, which are named, and where each begins.
+        """Yield name, first row and strip of the feature maps of these layers, which must be the first ones.
 
         Raises:
             ValueError: the image is smaller than `minimum_size`.
         """
         if min(image.shape[2:]) < self.minimum_size:
-            raise ValueError(f"{self.names[-1]} needs {self.minimum_size} pixels at the shorter side of an image")
+            raise ValueError(f"{self.names[-1]} needs at least {self.minimum_size} pixels on the image's shorter side")
         pools = [StreamingPool(self.pool) for _ in range(5)]
         convolutions = {}
         for name in names:
@@ -211,7 +211,7 @@ class Encoder(nn.Module):
                 yield name, begin, x
 
     def pool_backward(self, gradient: Tensor, strips: list[Tensor]) -> Tensor:
-        """Gradient with respect to the pooling's input, which is in strips, from that with respect to its output."""
+        """Return the gradient with respect to the pooling's input, given in strips, from that of its output."""
         if not self.average:
             with torch.enable_grad():
                 x = torch.cat(strips, 2).requires_grad_()
@@ -219,7 +219,7 @@ class Encoder(nn.Module):
         # Up to ten times as fast as autograd's on channels-last maps, on a GPU twice as fast as F.interpolate.
         count, channels, height, width = gradient.shape
         quarter = (gradient / 4).permute(0, 2, 3, 1)[:, :, None, :, None].expand(-1, -1, 2, -1, 2, -1)
-        # A copy, always: of a single position reshape() would give four views of the same memory.
+        # Always a copy: for a single position reshape() would return four views of the same memory.
         gradient = quarter.contiguous().view(count, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)
         width, height = strips[0].shape[3], sum(strip.shape[2] for strip in strips)
         missing = width - gradient.shape[3], height - gradient.shape[2]
@@ -227,7 +227,7 @@ class Encoder(nn.Module):
 
 
 def level(layer: str) -> int:
-    """How often the picture's sides were halved before a layer."""
+    """Return how often the image's sides are halved before a layer."""
     return int(layer[4]) - 1
 
 
@@ -236,12 +236,12 @@ def _follows_pooling(layer: str) -> bool:
 
 
 class BackwardPass:
-    """The way of one image through the encoder and of a gradient back, without autograd.
+    """Forward and backward pass of one image through the encoder, without autograd.
 
-    Frozen convolutions need no more than the signs of their outputs, a byte each, and what the taps use of them; this
-    is kept in the precision of the way back. The image can go in strips, and the maps of the first blocks, which are
-    the largest, can be computed once more instead of being kept. Of those, only the rows between the way there and the
-    way back are then in memory: twice the halo and some strips. The result is the same in every case.
+    The backward pass of frozen convolutions needs only the signs of their outputs, a byte each, and the features that
+    the hooks use; these are kept in its precision. The image can be processed in strips, and the maps of the first
+    blocks, which are the largest, can be recomputed instead of kept; then only the rows between the second forward
+    pass and the backward pass are in memory: twice the halo and some strips. The result is always the same.
 
     Args:
         image: 1×3×H×W, RGB in [0, 1].
@@ -257,41 +257,43 @@ class BackwardPass:
             kernel, projection = encoder.get_buffer(f"{name}_adjoint"), encoder._buffers[f"{name}_projection_adjoint"]
             same = self.precision == encoder.get_buffer(f"{name}_weight").dtype
             transformed = encoder.transformed(name, image.shape[2:]) if same else None
-            back = partial(convolve_back, kernel=kernel, projection=projection, transformed=transformed)
+            backward = partial(convolve_back, kernel=kernel, projection=projection, transformed=transformed)
             height = image.shape[2] >> level(name)
-            self.layers[name] = _Layer(name, encoder.is_pooled(name), height, StreamingConv(back, height))
+            self.layers[name] = _Layer(name, encoder.is_pooled(name), height, StreamingConv(backward, height))
 
     @torch.no_grad()
-    def forward(self, tap: FeatureHook) -> None:
-        """Shows the features of the encoder's layers to the tap."""
+    def forward(self, feature_hook: FeatureHook) -> None:
+        """Call the feature hook with the features of the encoder's layers."""
         for name, top, x in self.encoder.maps(self.image, self.rows, self.encoder.names):
-            pull = tap(name, top, x) if name in self.encoder.layers else None
+            gradient = feature_hook(name, top, x) if name in self.encoder.layers else None
             if level(name) + 1 >= self.kept:
-                self._keep(name, x, pull)
-            del x, pull
+                self._keep(name, x, gradient)
+            del x, gradient
 
     @torch.no_grad()
-    def backward(self, pull: GradientHook, tap: FeatureHook, gradient: Tensor, columns: slice = slice(None)) -> None:
-        """Adds the gradient with respect to the image of a loss that is a sum over layers; once, after `forward`.
+    def backward(
+        self, gradient_hook: GradientHook, feature_hook: FeatureHook, gradient: Tensor, columns: slice = slice(None)
+    ) -> None:
+        """Add the gradient of a loss that is a sum over layers to `gradient`; call once, after `forward`.
 
-        With respect to a layer's features it is what the tap has given for them plus what `pull` gives.
+        The gradient with respect to a layer's features is the sum of what the two hooks return for them.
 
         Args:
-            tap: sees the features again that weren't kept.
-            gradient: of the image's shape; what it is added to.
-            columns: those of the image that count: the maps of the tap and of `pull` are for these only.
+            feature_hook: called again with the features that were not kept.
+            gradient: with respect to the image, of its shape; added to in place.
+            columns: of the image, to which the hooks' gradients and the gradient hook's features are limited.
         """
-        lost = [name for name in self.encoder.names if level(name) + 1 < self.kept]
-        again = self.encoder.maps(self.image, self.rows, lost)
+        recomputed = [name for name in self.encoder.names if level(name) + 1 < self.kept]
+        maps = self.encoder.maps(self.image, self.rows, recomputed)
         deepest, done = self.layers[self.encoder.names[-1]], 0
         while deepest.missing:
             strip: Tensor | None = None
             for layer in reversed(self.layers.values()):
                 rows = layer.take(strip.shape[2] if strip is not None else self.rows >> level(layer.name))
                 while layer.waiting.rows < rows:
-                    name, top, x = next(again)
-                    self._keep(name, x, tap(name, top, x) if name in self.encoder.layers else None)
-                strip = self._back(layer, layer.waiting.take(rows), strip, pull, columns)
+                    name, top, x = next(maps)
+                    self._keep(name, x, feature_hook(name, top, x) if name in self.encoder.layers else None)
+                strip = self._backpropagate(layer, layer.waiting.take(rows), strip, gradient_hook, columns)
                 if strip is None:
                     break
             else:
@@ -299,54 +301,54 @@ class BackwardPass:
                 gradient[:, :, done : done + strip.shape[2]].add_(strip)
                 done += strip.shape[2]
 
-    def _keep(self, name: str, x: Tensor, pull: Tensor | None) -> None:
-        # Mixing precisions within one operation is slow, and the way back needs no more than its own.
-        x = x.to(self.precision) if self.encoder.needs_values(name) else _shorten(x)
-        self.layers[name].waiting.push(x, pull if pull is None else pull.to(self.precision))
+    def _keep(self, name: str, x: Tensor, gradient: Tensor | None) -> None:
+        # Mixing precisions within one operation is slow, and the backward pass needs only its own.
+        x = x.to(self.precision) if self.encoder.needs_values(name) else _make_relu_mask(x)
+        self.layers[name].waiting.push(x, gradient if gradient is None else gradient.to(self.precision))
 
-    def _back(
+    def _backpropagate(
         self,
         layer: "_Layer",
         pieces: list[tuple[Tensor, Tensor | None]],
         gradient: Tensor | None,
-        pull: GradientHook,
+        gradient_hook: GradientHook,
         columns: slice,
     ) -> Tensor | None:
-        """Takes a strip of the gradient from what follows a layer to its input; gives the rows that are ready."""
+        """Return the ready rows of the gradient at a layer's input, from a strip of that at the next layer's input."""
         if gradient is None:
             gradient = torch.cat([torch.zeros_like(x) for x, _ in pieces], 2)
         elif layer.pooled:
             gradient = self.encoder.pool_backward(gradient, [x for x, _ in pieces])
-        within = slice(*((c and c >> level(layer.name)) for c in (columns.start, columns.stop)))
+        core = slice(*((c and c >> level(layer.name)) for c in (columns.start, columns.stop)))
         top = 0
-        while pieces:  # none is needed twice, and they are large
-            x, known = pieces.pop(0)
+        while pieces:  # they are large: free each after its use
+            x, kept_term = pieces.pop(0)
             part = gradient[:, :, top : top + x.shape[2]]
-            for more in (known, pull(layer.name, layer.used, x[..., within])):
-                if more is not None:
-                    part[..., within].add_(more)
+            for term in (kept_term, gradient_hook(layer.name, layer.used, x[..., core])):
+                if term is not None:
+                    part[..., core].add_(term)
             layer.used += x.shape[2]
-            _rectify(part, x)
+            _relu_backward(part, x)
             top += x.shape[2]
-            del x, known, more, part
+            del x, kept_term, term, part
         return layer.convolution.push(gradient)
 
 
-def _shorten(x: Tensor) -> Tensor:
-    """Where features are positive, a byte each; on a GPU where they aren't, as `_rectify` takes it there."""
+def _make_relu_mask(x: Tensor) -> Tensor:
+    """Return where features are positive, a byte each; on a GPU where they are not, as `_relu_backward` needs."""
     return x.to(torch.bool) if x.device.type == "cpu" else x <= 0
 
 
-def _rectify(gradient: Tensor, x: Tensor) -> None:
-    """The gradient of ReLU, in place: 0 where features aren't positive; x is those or what `_shorten` gives.
+def _relu_backward(gradient: Tensor, x: Tensor) -> None:
+    """Set the gradient to 0 in place where features are not positive; x is the features or their `_make_relu_mask`.
 
-    On a CPU filling under a mask takes ten times as long as multiplying with numbers, on a GPU a third of it.
+    On a CPU filling under a mask takes ten times as long as multiplying by numbers, on a GPU a third of that.
     """
     if x.dtype == torch.bool:
         if x.device.type != "cpu":
             gradient.masked_fill_(x, 0)
             return
-        x = x.view(torch.uint8).to(gradient.dtype)  # multiplying by truth values takes five times as long
+        x = x.view(torch.uint8).to(gradient.dtype)  # multiplying by booleans takes five times as long
     torch.ops.aten.threshold_backward.grad_input(gradient, x, 0, grad_input=gradient)
 
 
@@ -355,11 +357,11 @@ class _Layer:
     """One layer of a `BackwardPass`.
 
     Attributes:
-        pooled: whether a pooling follows.
-        missing: rows of the gradient that are still to come.
-        convolution: takes the gradient to the layer's input.
-        waiting: features, and the gradients that the feature hook returned for them.
-        used: rows of these that were needed already.
+        pooled: whether pooling follows.
+        missing: rows of the gradient not yet requested.
+        convolution: maps the gradient to that of the layer's input.
+        waiting: features or their signs, and the gradients that the feature hook returned for them.
+        used: rows of these already consumed.
     """
 
     name: str
@@ -370,9 +372,9 @@ class _Layer:
     used: int = 0
 
     def take(self, following: int) -> int:
-        """How many rows belong to so many rows of what follows; they are not missing any more."""
+        """Return how many rows belong to so many rows of the next layer, and count them as no longer missing."""
         rows = 2 * following if self.pooled else max(1, following)
-        if rows >= self.missing - self.pooled:  # the pooling leaves out the last of an odd number
+        if rows >= self.missing - self.pooled:  # pooling drops the last of an odd number
             rows = self.missing
         self.missing -= rows
         return rows

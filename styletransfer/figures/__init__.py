@@ -1,4 +1,4 @@
-"""Figures of several pictures, and of what the network sees: sheets, curves, feature maps, dreams.
+"""Figures: sheets of several images, loss curves, feature maps and dreams.
 
-May import painting and what is below it.
+May import transfer and the packages below it.
 """

@@ -1,4 +1,4 @@
-"""Figures of what the network sees: a layer's feature maps and Gram matrix, and its dream."""
+"""Figures of a layer's activations: feature maps with their Gram matrix, and dreams."""
 
 import contextlib
 import math
@@ -22,22 +22,22 @@ from ..runtime import hardware
 from ..transfer.canvas import upsample_residual
 from ..version import __version__
 
-#: Longer side of a feature map on the sheet, in pixels, and what is between two.
+#: Longer side of a feature map on the sheet, and the gap between two, in pixels.
 MAP, GAP = 128, 2
-#: Each size of a dream is so many times the last, and each step of it changes the values 0…1 by so much on average.
+#: Ratio of successive sizes of a dream, and the mean change of its values 0…1 in each step.
 OCTAVE, STEP = 1.4, 0.006
-#: In each step of a dream the image is shifted by up to so many pixels: a frame and a chequered pattern show without.
+#: Largest random shift, in pixels, in each step of a dream: without it a border and a checkerboard pattern show.
 SHIFT = 16
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure of what a layer sees.
+    """A figure of a layer's activations.
 
     Attributes:
         image: 1×3×H×W in [0, 1], on the CPU.
-        settings: how it was made, for the file.
-        alpha: the picture's opacity, Pillow mode L, or None.
+        settings: to embed in the file.
+        alpha: the image's opacity, Pillow mode L, or None.
     """
 
     image: Tensor
@@ -45,11 +45,11 @@ class Drawing:
     alpha: Image.Image | None = None
 
     def save(self, path: Path) -> None:
-        """Writes the figure, by the ending.
+        """Write the figure in the format of its file extension.
 
         Raises:
-            UsageError: unknown ending, or no such folder.
-            StyleTransferError: it can't be written.
+            UsageError: unknown file extension, or no such folder.
+            StyleTransferError: the file can't be written.
         """
         check_output(path, 8)
         write_picture(self.image, path, alpha=self.alpha, bit_depth=8, settings=self.settings)
@@ -59,21 +59,21 @@ class Drawing:
 
 
 def draw_features(source: Path, layer: str, options: Options) -> Drawing:
-    """The feature maps of a picture at a layer, as `arrange_maps` has them.
+    """Return a figure of an image's feature maps at a layer, by `arrange_maps`.
 
     Raises:
         UsageError, StyleTransferError: as `draw_dream`.
     """
     with _loaded_network(source, layer, options) as (picture, encoder, settings):
-        image = picture.tensor().to(_device_of(encoder))
+        image = picture.tensor().to(_get_device(encoder))
         return Drawing(arrange_maps(encoder(image)[encoder.layers[-1]]).cpu(), settings)
 
 
 def arrange_maps(features: Tensor) -> Tensor:
-    """Feature maps 1×N×H×W side by side, row by row, and right of them their Gram matrix: an image 1×3×H'×W'.
+    """Return an image 1×3×H'×W' of feature maps 1×N×H×W in a grid and, to the right, their Gram matrix.
 
     The matrix is that of eq. 3 of Gatys et al. 2016. Black is 0 and white the largest value, of each map and of the
-    matrix; between, gray levels are square roots.
+    matrix; gray levels are square roots.
     """
     count, height, width = features.shape[1:]
     columns, rows = fit_size((width, height), MAP, enlarge=True)
@@ -87,8 +87,8 @@ def arrange_maps(features: Tensor) -> Tensor:
 
 
 def _scale_to_white(maps: Tensor) -> Tensor:
-    """Gray levels of each map, with 1 for its largest value; one that is 0 everywhere stays so."""
-    # Roots, because most values are small beside the largest.
+    """Return the gray levels of each map, 1 for its largest value; a map of zeros stays zero."""
+    # Square roots, because most values are small compared with the largest.
     return (maps / maps.amax((2, 3), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)).sqrt()
 
 
@@ -98,11 +98,11 @@ def _scale_to_white(maps: Tensor) -> Tensor:
 def draw_dream(
     source: Path, layer: str, options: Options, octaves: int, iterations: int, *, quiet: bool = False
 ) -> Drawing:
-    """The `dream` of a picture at a layer; a progress bar on stderr, if that is a terminal.
+    """Return the `dream` of an image at a layer, with a progress bar on stderr if that is a terminal.
 
     Raises:
-        UsageError: the layer, an option or the picture's name can't be meant.
-        StyleTransferError: the picture or the weights can't be read, or memory runs out.
+        UsageError: the layer, an option or the file name is invalid.
+        StyleTransferError: the image or the weights can't be read, or memory runs out.
     """
     with _loaded_network(source, layer, options) as (picture, encoder, settings):
         steps = tqdm(
@@ -118,39 +118,39 @@ def draw_dream(
 
 
 def dream(picture: Picture, encoder: Encoder, octaves: int, iterations: int) -> Iterator[Tensor]:
-    """Yields the image 1×3×H×W in [0, 1] after each of octaves × iterations steps; the last is of the picture's size.
+    """Yield the image 1×3×H×W in [0, 1] after each of octaves × iterations steps, the last in the original size.
 
-    Gradient ascent on ½ Σ F² at the encoder's deepest layer: what it sees there, it is to see more of. It begins small,
-    and each octave adds patterns of the filters' size, which are smaller beside the picture. Mordvintsev, Olah and
+    Gradient ascent on ½ Σ F² at the encoder's deepest layer amplifies what the layer responds to. It starts small, and
+    each octave adds patterns of the filters' size, which are smaller relative to the image. Mordvintsev, Olah and
     Tyka, *Inceptionism*, 2015, and *DeepDream*, 2015.
     """
-    image, device, generator = None, _device_of(encoder), torch.Generator().manual_seed(0)
+    image, device, generator = None, _get_device(encoder), torch.Generator().manual_seed(0)
     for octave in reversed(range(octaves)):
         size = fit_size(picture.rgb.size, round(max(picture.rgb.size) / OCTAVE**octave), encoder.minimum_size)
         start = picture.resize(size).tensor() if image is None else upsample_residual(image, picture, size)
         image = start.to(device)
         for _ in range(iterations):
             down, right = torch.randint(-SHIFT, SHIFT + 1, (2,), generator=generator).tolist()
-            gradient = _energy_gradient(encoder, image.roll((down, right), (2, 3))).roll((-down, -right), (2, 3))
+            gradient = _compute_gradient(encoder, image.roll((down, right), (2, 3))).roll((-down, -right), (2, 3))
             step = STEP / gradient.abs().mean().clamp(min=torch.finfo(gradient.dtype).tiny)
             image = torch.addcmul(image, gradient, step).clamp_(0, 1)
             yield image
 
 
-def _energy_gradient(encoder: Encoder, image: Tensor) -> Tensor:
-    """Of ½ Σ F² over the features of the encoder's layer, with respect to the image."""
-    trace, gradient = BackwardPass(encoder, image), torch.zeros_like(image)
-    trace.forward(lambda name, top, features: features)  # the gradient with respect to the features is the features
-    trace.backward(lambda name, top, features: None, lambda name, top, features: None, gradient)
+def _compute_gradient(encoder: Encoder, image: Tensor) -> Tensor:
+    """Return the gradient of ½ Σ F² at the encoder's layer with respect to the image."""
+    backward_pass, gradient = BackwardPass(encoder, image), torch.zeros_like(image)
+    backward_pass.forward(lambda name, top, features: features)  # the gradient of ½ Σ F² is F
+    backward_pass.backward(lambda name, top, features: None, lambda name, top, features: None, gradient)
     return gradient
 
 
-# --- both ----------------------------------------------------------------------------------------------------------
+# --- shared --------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def _loaded_network(source: Path, layer: str, options: Options) -> Iterator[tuple[Picture, Encoder, dict[str, Any]]]:
-    """The image in its size, the network up to the layer, and the settings to embed; the machine set up for it."""
+    """Yield the resized image, the network up to the layer and the settings to embed; torch is set up within."""
     device = hardware.select_device(options.device)
     with hardware.runtime_settings(device, deterministic=True), hardware.readable_memory_errors(device):
         layers = layer_weights([layer])
@@ -162,5 +162,5 @@ def _loaded_network(source: Path, layer: str, options: Options) -> Iterator[tupl
         yield picture.resize(size), encoder, {**settings, "size": options.size}
 
 
-def _device_of(encoder: Encoder) -> torch.device:
+def _get_device(encoder: Encoder) -> torch.device:
     return encoder.convolution(encoder.names[0])[0].device

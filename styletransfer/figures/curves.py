@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Curve:
-    """The total losses of iterations on the last scale of a run, and seconds since the run's first."""
+    """Total losses of the iterations on a run's last scale, and their times in seconds since the run began."""
 
     label: str
     iterations: list[int]
@@ -25,24 +25,24 @@ class Curve:
 
 
 def check_plot(path: Path) -> None:
-    """Raises `UsageError` when a plot can't be written there: format, folder, rights, or matplotlib isn't installed."""
+    """Raise `UsageError` if a plot cannot be written: format, folder, permissions, or matplotlib is not installed."""
     if path.suffix.lower() not in (".svg", ".png", ".pdf"):
-        raise UsageError(f"{path}: a plot's name must end in .svg, .png or .pdf")
+        raise UsageError(f"{path}: unknown plot format; the name must end in .svg, .png or .pdf")
     check_folder(path)
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise UsageError(f"{path}: a plot needs matplotlib: pip install 'styletransfer[plots]'") from error
+        raise UsageError(f"{path}: plots need matplotlib: pip install 'styletransfer[plots]'") from error
 
 
 def plot_curves(curves: Sequence[Curve], path: Path) -> None:
-    """Writes the total losses as curves, over evaluations on the left and over seconds on the right.
+    """Write a plot of the total losses, over evaluations on the left and over seconds on the right.
 
     An iteration is one evaluation of loss and gradient; the start is one too.
 
     Raises:
-        UsageError: unknown ending, or matplotlib isn't installed.
-        StyleTransferError: it can't be written.
+        UsageError: as `check_plot`.
+        StyleTransferError: the file can't be written.
     """
     check_plot(path)
     from matplotlib.figure import Figure
@@ -61,9 +61,9 @@ def plot_curves(curves: Sequence[Curve], path: Path) -> None:
 
 
 def write_figure(figure: "Figure", path: Path) -> None:
-    """Writes a figure as the path's ending says, the same file every time.
+    """Write a figure in the format of its file extension; .svg and .png files are reproducible.
 
-    Raises `StyleTransferError` when it can't be written.
+    Raises `StyleTransferError` if the file can't be written.
     """
     import matplotlib
 

@@ -1,4 +1,4 @@
-"""Figures of several pictures: sweeps over options, reconstructions from layers, and the curves of their losses."""
+"""Figures of several images: sweeps over options, reconstructions from layers, textures, and loss curves."""
 
 import itertools
 import os
@@ -30,14 +30,14 @@ from ..transfer import Result, keep_model, open_session
 from ..version import __version__
 from .curves import Curve
 
-#: Pixels between the pictures of a sheet, and the size of the letters.
+#: Gap between the images of a sheet and font size, in pixels.
 GAP, LETTERS = 8, 18
 _LINE = LETTERS + 8
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A picture of a figure: where it stands, by labels, and how it is made."""
+    """An image of a figure: the labels of its row and column, its inputs and options."""
 
     row: str
     column: str
@@ -47,25 +47,25 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """Of row and column."""
+        """The labels of row and column together."""
         return " ".join(filter(None, (self.row, self.column)))
 
 
-# --- which pictures ------------------------------------------------------------------------------------------------
+# --- cells ---------------------------------------------------------------------------------------------------------
 
 
 def reconstruction(source: Source, layers: Sequence[str], kind: str, options: Options) -> list[Cell]:
-    """What each layer knows of a picture, from noise (Gatys et al. 2016, fig. 1).
+    """Return cells that reconstruct an image from each layer, starting from noise (Gatys et al. 2016, fig. 1).
 
     Args:
-        kind: "content": from the features of each layer alone; "style": from the Gram matrices of each layer and of
-            those before it.
+        kind: "content": from the features of each layer alone; "style": from the Gram matrices of each layer and
+            the layers before it.
 
     Raises:
         UsageError: no layer is named.
     """
     if not layers:
-        raise UsageError("there is no layer to reconstruct from; name some with --layers")
+        raise UsageError("--layers is empty: name at least one layer")
     cells = []
     for number, layer in enumerate(layers):
         changed: dict[str, Any]
@@ -79,10 +79,10 @@ def reconstruction(source: Source, layers: Sequence[str], kind: str, options: Op
 
 
 def texture(style: Styles, size: tuple[int, int], options: Options) -> tuple[Image.Image, Options]:
-    """Content and options of a picture (width, height) of the style alone, from noise (Gatys, Ecker, Bethge, *Texture
-    Synthesis Using Convolutional Neural Networks*, 2015): ``stylize(content, style, options)``.
+    """Return content and options for a texture of (width, height): ``stylize(content, style, options)``.
 
-    The content counts nothing; it is of the style's mean color. The style is seen in its own size times
+    It is synthesized from noise and the style alone (Gatys, Ecker, Bethge, *Texture Synthesis Using Convolutional
+    Neural Networks*, 2015). The content has the style's mean color and no weight. The style has its own size times
     `Options.style_scale`, however large the texture is.
 
     Raises:
@@ -97,50 +97,50 @@ def texture(style: Styles, size: tuple[int, int], options: Options) -> tuple[Ima
             f"a texture of {size[0]}×{size[1]} pixels is more than --max-pixels; if you want it: --max-pixels {pixels}"
         )
     first = read_inputs(Image.new("RGB", (1, 1)), style, options).styles[0]
-    own = max(first.rgb.size) / max(size) * options.style_scale
-    return first.mean_color_image(size), replace(options, alpha=0.0, init="noise", size=max(size), style_scale=own)
+    scale = max(first.rgb.size) / max(size) * options.style_scale
+    return first.mean_color_image(size), replace(options, alpha=0.0, init="noise", size=max(size), style_scale=scale)
 
 
-# --- pictures and sheets -------------------------------------------------------------------------------------------
+# --- images and sheets ---------------------------------------------------------------------------------------------
 
 
 def paint_cells(
     cells: Sequence[Cell], interrupted: Callable[[], object], *, quiet: bool
 ) -> Iterator[tuple[Cell, Result, Curve]]:
-    """Makes the pictures one after the other, with a progress bar on stderr, until `interrupted` tells true.
+    """Yield each cell's result and loss curve, with a progress bar on stderr, until `interrupted` returns true.
 
     Raises:
         UsageError, StyleTransferError: as `stylize`.
     """
-    with tqdm(total=len(cells), unit="picture", disable=quiet or None, dynamic_ncols=True) as bar:
+    with tqdm(total=len(cells), unit="image", disable=quiet or None, dynamic_ncols=True) as bar:
         for cell in cells:
-            seen, start = list[tuple[Tensor, float]](), time.monotonic()
+            steps, start = list[tuple[Tensor, float]](), time.monotonic()
             model = keep_model(cell.options)
             with open_session(cell.content, cell.style, cell.options, model=model) as session:
                 for step in session:
-                    if step.iteration == 0:  # the losses of a coarser scale can't be compared with
-                        seen.clear()
+                    if step.iteration == 0:  # losses of a coarser scale are not comparable
+                        steps.clear()
                     bar.set_postfix_str(f"{cell.label}: iteration {step.iteration}")
-                    seen.append((step.terms, time.monotonic() - start))
+                    steps.append((step.terms, time.monotonic() - start))
                     if interrupted():
                         return
                 result = session.result()
             bar.update()
-            losses = torch.stack([terms[0] for terms, _ in seen]).tolist()  # at once: reading makes a GPU wait
-            yield cell, result, Curve(cell.label, list(range(len(seen))), losses, [seconds for _, seconds in seen])
+            losses = torch.stack([terms[0] for terms, _ in steps]).tolist()  # at once: reading makes a GPU wait
+            yield cell, result, Curve(cell.label, list(range(len(steps))), losses, [seconds for _, seconds in steps])
 
 
 def arrange(rows: Sequence[Sequence[tuple[str, Image.Image | None]]], height: int | None = None) -> Image.Image:
-    """Rows of labeled pictures on white, each label below its picture; None leaves a place empty.
+    """Return rows of labeled images on white, each label below its image; None leaves a place empty.
 
     Args:
-        height: to which all are scaled; that of the highest if not given.
+        height: to scale all images to; by default that of the tallest.
     """
     font = ImageFont.load_default(LETTERS)
-    present = [picture for row in rows for _, picture in row if picture]
-    height = height or max(picture.height for picture in present)
-    usual = max(round(picture.width * height / picture.height) for picture in present)
-    labels: dict[int, int] = {}  # how wide the widest in each column is: it would run into the next one
+    present = [image for row in rows for _, image in row if image]
+    height = height or max(image.height for image in present)
+    empty_width = max(round(image.width * height / image.height) for image in present)
+    labels: dict[int, int] = {}  # width of the widest in each column, which must not reach into the next one
     for row in rows:
         for column, (label, _) in enumerate(row):
             labels[column] = max(labels.get(column, 0), round(font.getlength(label)) + 2)
@@ -148,31 +148,31 @@ def arrange(rows: Sequence[Sequence[tuple[str, Image.Image | None]]], height: in
     y = width = 0
     for row in rows:
         x = 0
-        for column, (label, picture) in enumerate(row):
-            if picture and picture.height != height:
-                across = round(picture.width * height / picture.height)
-                picture = picture.resize((across, height), Image.Resampling.LANCZOS)
-            placed.append((x, y, label, picture))
-            x += max(picture.width if picture else usual, labels[column]) + GAP
+        for column, (label, image) in enumerate(row):
+            if image and image.height != height:
+                scaled_width = round(image.width * height / image.height)
+                image = image.resize((scaled_width, height), Image.Resampling.LANCZOS)
+            placed.append((x, y, label, image))
+            x += max(image.width if image else empty_width, labels[column]) + GAP
         width = max(width, x - GAP)
         y += height + GAP + (_LINE if any(label for label, _ in row) else 0)
-    drawn = Image.new("RGB", (width, y - GAP), "white")
-    pen = ImageDraw.Draw(drawn)
-    for x, y, label, picture in placed:
-        if picture:
-            drawn.paste(flatten_on_white(picture), (x, y))
+    sheet = Image.new("RGB", (width, y - GAP), "white")
+    pen = ImageDraw.Draw(sheet)
+    for x, y, label, image in placed:
+        if image:
+            sheet.paste(flatten_on_white(image), (x, y))
         pen.text((x + 2, y + height + 3), label, "black", font)
-    return drawn
+    return sheet
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """What was made of a figure's pictures.
+    """A finished sheet.
 
     Attributes:
         image: the sheet, mode RGB.
-        curves: the losses of each of its pictures.
-        made: how each was made, for the file.
+        curves: the losses of each of its images.
+        made: the settings of each, to embed in the file.
     """
 
     image: Image.Image
@@ -180,15 +180,15 @@ class Sheet:
     made: list[dict[str, Any]]
 
     def save(self, path: Path) -> None:
-        """Writes the sheet, by the ending.
+        """Write the sheet in the format of its file extension.
 
         Raises:
-            UsageError: unknown ending, or no such folder.
-            StyleTransferError: it can't be written.
+            UsageError: unknown file extension, or no such folder.
+            StyleTransferError: the file can't be written.
         """
         check_output(path, 8)
-        told = {"version": __version__, "figure": self.made}
-        write_picture(to_tensor(self.image), path, alpha=None, bit_depth=8, settings=told)
+        settings = {"version": __version__, "figure": self.made}
+        write_picture(to_tensor(self.image), path, alpha=None, bit_depth=8, settings=settings)
 
 
 def draw_sheet(
@@ -198,11 +198,11 @@ def draw_sheet(
     first: Sequence[tuple[str, Source]] = (),
     quiet: bool = False,
 ) -> Sheet | None:
-    """Makes the pictures and puts them on a sheet, a row for every label of rows.
+    """Return a sheet of the rendered cells, with a row for each row label; None if no image is finished.
 
     Args:
-        first: pictures to stand before the others, in the first row, with their labels.
-        interrupted: tells whether to end early. The sheet then has gaps; without any picture there is none.
+        first: labels and images to show before the others, in the first row.
+        interrupted: returns whether to end early. The sheet then has gaps.
 
     Raises:
         UsageError, StyleTransferError: as `stylize`.
@@ -211,13 +211,13 @@ def draw_sheet(
         raise UsageError(describe_missing(name))
     before = [(label, read_picture(source, cells[0].options.max_pixels).rgb) for label, source in first]
     results = list(paint_cells(cells, interrupted, quiet=quiet))
-    pictures = {id(cell): result.image for cell, result, _ in results}
+    images = {id(cell): result.image for cell, result, _ in results}
     rows = []
     for _, group in itertools.groupby(cells, lambda cell: cell.row):
-        rows.append([(cell.label, pictures.get(id(cell))) for cell in group])
-    if not pictures:
+        rows.append([(cell.label, images.get(id(cell))) for cell in group])
+    if not images:
         return None
-    height = max(picture.height for picture in pictures.values())
+    height = max(image.height for image in images.values())
     rows[0][:0] = before
-    told = [{"row": cell.row, "column": cell.column, **result.settings()} for cell, result, _ in results]
-    return Sheet(arrange(rows, height), [curve for *_, curve in results], told)
+    settings = [{"row": cell.row, "column": cell.column, **result.settings()} for cell, result, _ in results]
+    return Sheet(arrange(rows, height), [curve for *_, curve in results], settings)

@@ -1,6 +1,6 @@
-"""Pictures: reading and writing files, sizes, colors, and the inputs of a run.
+"""Images: reading and writing files, sizes, colors, and the inputs of a run.
 
-May import nothing of the package but options, errors and files.
+Imports nothing of the package but errors, files, options and version.
 """
 
 from .folders import list_pictures

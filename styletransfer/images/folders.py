@@ -1,4 +1,4 @@
-"""Which files of a folder are images, and in which order."""
+"""The images in a folder, in natural order."""
 
 import logging
 import re
@@ -21,46 +21,46 @@ _OTHERS = (
     ".ai .bpg .cdr .emf .eps .exr .fit .fits .flif .hdr .jng .jxl .jxr .kra .mng .ora .pdf .ps .psb .svg .svgz .wdp "
     ".wmf .xcf"
 )
-#: Why files that look like images are skipped, by their endings.
+#: Reasons to skip files that look like images, by their endings.
 _SKIPPED = {
     **dict.fromkeys(_HEIF, NEEDS_HEIF),
     **dict.fromkeys((".avif", ".avifs"), NEEDS_AVIF),
     **dict.fromkeys(_RAW.split(), "raw files are not supported"),
     **{ending: f"{ending[1:].upper()} is not supported" for ending in _OTHERS.split()},
 }
-#: How many names a warning has.
-_NAMES = 5
+#: The most names in a warning, for each reason.
+_MAX_NAMES = 5
 
 
 def list_pictures(folder: Path) -> list[Path]:
-    """Return the images in a folder by their endings, in natural order of names: 2 before 10; none that are hidden.
+    """Return the images in a folder by their endings, without hidden files, in natural order: 2 before 10.
 
-    Files that look like images and can't be read are named in a warning.
+    Files that look like images but cannot be read are named in a warning.
 
-    Raises `UsageError` if there is none, or the folder can't be read.
+    Raises `UsageError` if there are none, or the folder cannot be read.
     """
     try:
         paths = [path for path in folder.iterdir() if not path.name.startswith(".")]
     except OSError as error:
-        raise UsageError(f"{folder}: can't be read: {error.strerror or error}") from error
+        raise UsageError(f"{folder}: cannot read folder: {error.strerror or error}") from error
     if any(path.suffix.lower() in _HEIF for path in paths):
         register_heif()
     kinds = {ending: kind for ending, kind in Image.registered_extensions().items() if kind in READABLE}
     if not features.check("avif"):
         kinds = {ending: kind for ending, kind in kinds.items() if kind != "AVIF"}
     paths = sorted((path for path in paths if path.is_file()), key=lambda path: natural_order(path.name))
-    found = [path for path in paths if path.suffix.lower() in kinds]
+    images = [path for path in paths if path.suffix.lower() in kinds]
     skipped = [path for path in paths if path.suffix.lower() in _SKIPPED.keys() - kinds.keys()]
     reasons = _describe([(path.name, _SKIPPED[path.suffix.lower()]) for path in skipped])
-    if not found:
-        raise UsageError(f"{folder}: there is no picture in this folder" + (f"; skipped: {reasons}" if skipped else ""))
+    if not images:
+        raise UsageError(f"{folder}: there is no image in this folder" + (f"; skipped: {reasons}" if skipped else ""))
     if skipped:
-        _warn_once(f"{folder}: skipped {len(skipped)} of {len(skipped) + len(found)} images: {reasons}")
-    return found
+        _warn_once(f"{folder}: skipped {len(skipped)} of {len(skipped) + len(images)} images: {reasons}")
+    return images
 
 
 def natural_order(name: str) -> tuple[list[str | int], str]:
-    """Sort key by which runs of digits count as numbers; the name itself decides between 1 and 01."""
+    """Return a sort key in which runs of digits count as numbers; the name itself decides between 1 and 01."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)], name
 
 
@@ -71,12 +71,12 @@ def _describe(skipped: list[tuple[str, str]]) -> str:
         reasons.setdefault(reason, []).append(name)
     parts = []
     for reason, names in reasons.items():
-        rest = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
-        parts.append(f"{', '.join(names[:_NAMES])}{rest} ({reason})")
+        rest = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+        parts.append(f"{', '.join(names[:_MAX_NAMES])}{rest} ({reason})")
     return "; ".join(parts)
 
 
 @lru_cache(maxsize=1000)
 def _warn_once(message: str) -> None:
-    """Warn of a folder once; a run lists the same one several times."""
+    """Log a warning about a folder once: a run lists the same one several times."""
     log.warning("%s", message)

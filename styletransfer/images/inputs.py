@@ -1,4 +1,4 @@
-"""The pictures of a run: the content, its styles by region, masks, and where to start."""
+"""The images of a run: the content, its styles by region, masks, and the start."""
 
 import hashlib
 import logging
@@ -24,15 +24,15 @@ from .writing import FORMATS, LONGEST_SIDES
 log = logging.getLogger(__name__)
 
 Source = str | os.PathLike[str] | Image.Image | Tensor
-#: A picture or a folder of pictures; several of them, where a list within the list stands for a folder.
+#: An image, a folder of images, or a list of these, in which a list of images stands for a folder.
 Styles = Source | Sequence[Source | Sequence[Source]]
-#: Settings that belong to the value of another one, and go with it.
-_TOGETHER = {"optimizer": ("learning_rate",), "model": ("weights", "preprocessing")}
+#: Settings that belong to the value of another one, and are dropped when it changes.
+_DEPENDENT = {"optimizer": ("learning_rate",), "model": ("weights", "preprocessing")}
 
 
 @dataclass(frozen=True)
 class StyleInput:
-    """A style picture, its share of its region's style, and which part of it counts: all of it without a mask."""
+    """A style image, its share of its region's style, and a mask of the part that counts; None for all of it."""
 
     picture: Picture
     share: float
@@ -41,7 +41,7 @@ class StyleInput:
 
 @dataclass(frozen=True)
 class RegionInput:
-    """A region of the content, white in its mask, and its styles; the whole picture without a mask."""
+    """A region of the content, white in its mask, and its styles; without a mask the whole image."""
 
     styles: list[StyleInput]
     mask: Picture | None = None
@@ -49,15 +49,15 @@ class RegionInput:
 
 @dataclass(frozen=True)
 class Inputs:
-    """All pictures of a run.
+    """All images of a run.
 
     Attributes:
-        content: the photograph.
+        content: the content image.
         regions: its regions with their styles.
-        start: what the canvas is filled with at first, if not by the content.
-        keep: white where the photograph stays; None if nowhere.
+        start: the image that the run starts from, if it is neither the content nor noise.
+        keep: white where the content stays as it is; None if nowhere.
         names: file names of the content and the styles, without folders; a list of them for a folder.
-        digest: of the files, as `digest` gives it.
+        digest: of the files, as `digest` returns it.
     """
 
     content: Picture
@@ -69,12 +69,12 @@ class Inputs:
 
     @property
     def styles(self) -> list[Picture]:
-        """The style pictures, each once."""
+        """The style images, each once."""
         styles = [style.picture for region in self.regions for style in region.styles]
         return list({id(picture): picture for picture in styles}.values())
 
     def hashes(self) -> dict[str, str]:
-        """What must be the same for the result to be: SHA-256 of the pixels of each kind of input."""
+        """Return the SHA-256 of the pixels of each kind of input, which decide the result."""
         masks = [mask for region in self.regions for mask in (region.mask, *(s.mask for s in region.styles))]
         kinds: dict[str, Sequence[Picture | None]] = {
             "content": [self.content],
@@ -83,97 +83,97 @@ class Inputs:
             "mask": masks,
             "keep": [self.keep],
         }
-        return {kind: _hash(pictures) for kind, pictures in kinds.items()}
+        return {kind: _hash_pixels(pictures) for kind, pictures in kinds.items()}
 
 
 def read_inputs(content: Source, style: Styles, options: Options) -> Inputs:
-    """Reads every picture that a run needs.
+    """Read every image that a run needs.
 
     Raises:
-        UsageError: no such file, an empty folder, or weights and masks that don't match the styles.
-        StyleTransferError: a picture can't be read.
+        UsageError: no such file, an empty folder, or weights or masks that do not match the styles.
+        StyleTransferError: an image cannot be read.
     """
 
-    def picture(source: Source) -> Picture:
+    def read(source: Source) -> Picture:
         return read_picture(source, options.max_pixels)
 
-    first = picture(content)
+    content_picture = read(content)
     sources = [_expand_folder(source) for source in as_list(style)]
-    groups = [[picture(one) for one in (found if isinstance(found, list) else [found])] for found in sources]
+    groups = [[read(image) for image in (source if isinstance(source, list) else [source])] for source in sources]
     if options.mask:
-        regions = _make_regions(groups, options, picture)
+        regions = _make_regions(groups, options, read)
     else:
         regions = [RegionInput(_blend(groups, options.style_weight))]
-    start = None if options.init in STARTS else picture(options.init)
+    start = None if options.init in STARTS else read(options.init)
     if options.init == "style":
         start = regions[0].styles[0].picture
-    keep = _mask(picture(options.keep), options.keep) if options.keep else None
-    names: list[str | list[str]] = [first.name]
-    for found, group in zip(sources, groups, strict=True):
-        names.append([one.name for one in group] if isinstance(found, list) else group[0].name)
-    return Inputs(first, regions, start, keep, names, _digest(content, sources, options))
+    keep = _make_mask(read(options.keep), options.keep) if options.keep else None
+    names: list[str | list[str]] = [content_picture.name]
+    for source, group in zip(sources, groups, strict=True):
+        names.append([picture.name for picture in group] if isinstance(source, list) else group[0].name)
+    return Inputs(content_picture, regions, start, keep, names, _compute_digest(content, sources, options))
 
 
 def digest(content: Source, style: Styles, options: Options) -> str | None:
-    """SHA-256 of all files of pictures of a run together; None if one is no file. Raises `OSError` as `open`."""
-    return _digest(content, [_expand_folder(source) for source in as_list(style)], options)
+    """Return one SHA-256 of all image files of a run; None if an image is no file. Raises `OSError` as `open`."""
+    return _compute_digest(content, [_expand_folder(source) for source in as_list(style)], options)
 
 
-def _digest(content: Source, styles: Sequence[Source | list[Source]], options: Options) -> str | None:
+def _compute_digest(content: Source, styles: Sequence[Source | list[Source]], options: Options) -> str | None:
     sources: list[Source] = [content]
-    for found in styles:
-        sources += found if isinstance(found, list) else [found]
+    for source in styles:
+        sources += source if isinstance(source, list) else [source]
     sources += [name for name in options.files if name != options.weights]
     paths = [source for source in sources if isinstance(source, str | os.PathLike)]
     if len(paths) < len(sources):
         return None
-    return hashlib.sha256("".join(map(_sha256_now, paths)).encode()).hexdigest()
+    return hashlib.sha256("".join(map(_hash_file, paths)).encode()).hexdigest()
 
 
-def _sha256_now(path: str | os.PathLike[str]) -> str:
-    """Of a file; a batch asks for the same ones again and again."""
-    found = os.stat(path)
-    return _sha256_then(os.fspath(path), found.st_mtime_ns, found.st_size)
+def _hash_file(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file, cached because a batch needs that of the same files many times."""
+    status = os.stat(path)
+    return _hash_unchanged_file(os.fspath(path), status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(maxsize=10_000)
-def _sha256_then(path: str, _changed: int, _size: int) -> str:
+def _hash_unchanged_file(path: str, _changed: int, _size: int) -> str:
     return sha256_of(path)
 
 
 def again(picture: str | os.PathLike[str], **changes: Any) -> tuple[Source, Styles, Options]:
-    """Content, styles and options of a picture, for `stylize`, as they are embedded in it, with changes.
+    """Return content, styles and options for `stylize` as they are embedded in an output image, with changes.
 
-    ``stylize(*again("picture.png", size=2048))`` makes it anew, larger. Pictures hold their inputs' names without
-    folders; the files are looked for beside the picture and in the current folder. A texture needs its style only.
+    ``stylize(*again("picture.png", size=2048))`` makes it again, larger. Images hold the names of their inputs without
+    folders; the files are searched next to the image and in the current folder. A texture needs its style only.
 
     Args:
         changes: other settings, and ``content`` or ``style`` if their files are elsewhere.
 
     Raises:
-        UsageError: the picture tells no settings, or an input isn't found.
-        StyleTransferError: the picture can't be read.
+        UsageError: the image has no embedded settings, or an input is not found.
+        StyleTransferError: the image cannot be read.
     """
     path = Path(picture)
     settings = read_own_settings(path)
     if not settings:
-        raise UsageError(f"{path} has no embedded settings: only unedited pictures made by styletransfer have them")
+        raise UsageError(f"{path} has no embedded settings: only unedited images made by styletransfer have them")
 
     def find_file(name: Any) -> Any:
         if isinstance(name, list):
-            return [find_file(one) for one in name]
-        plain = Path(str(name)).name
-        for place in (path.parent / plain, Path(plain)):
-            if place.is_file() and not place.samefile(path):
-                return str(place)
-        raise UsageError(f"{path} was made from {plain}, which is neither beside it nor in the current folder")
+            return [find_file(part) for part in name]
+        filename = Path(str(name)).name
+        for candidate in (path.parent / filename, Path(filename)):
+            if candidate.is_file() and not candidate.samefile(path):
+                return str(candidate)
+        raise UsageError(f"{path} was made from {filename}, which is neither next to it nor in the current folder")
 
     content, style = (changes.pop(name, None) for name in ("content", "style"))
-    named = content is not None or style is not None
+    has_new_inputs = content is not None or style is not None
     if content is None and settings["content"] != UNNAMED:
         content = find_file(settings["content"])
     style = find_file(settings["style"]) if style is None else style
-    for setting, others in _TOGETHER.items():
+    for setting, others in _DEPENDENT.items():
         if setting in changes and changes[setting] != settings.get(setting):
             settings = {name: value for name, value in settings.items() if name not in others}
     if changes.get("optimizer") == "lbfgs":
@@ -183,12 +183,12 @@ def again(picture: str | os.PathLike[str], **changes: Any) -> tuple[Source, Styl
     options = options.map_files(find_file)
     options = replace(options, **changes)
     if content is None and options.alpha:
-        raise UsageError(f"{path} was made from a picture that wasn't a file: name the content")
+        raise UsageError(f"{path} was made from an image that was not a file: give the content image")
     if content is None:  # as `figures.texture` makes it
         size = fit_size(read_size(path), options.size, enlarge=True)
         content = read_inputs(Image.new("RGB", (1, 1)), style, options).styles[0].mean_color_image(size)
-    elif not (named or replaced) and settings.get("inputs") not in (None, digest(content, style, options)):
-        log.warning("%s: the pictures that it was made from have changed since", path)
+    elif not (has_new_inputs or replaced) and settings.get("inputs") not in (None, digest(content, style, options)):
+        log.warning("%s: the images that it was made from have changed since", path)
     if settings.get("warm_start", "off") != "off":
         log.warning("%s was made with a warm start, which no longer exists", path)
     if settings["version"] != __version__:
@@ -198,79 +198,80 @@ def again(picture: str | os.PathLike[str], **changes: Any) -> tuple[Source, Styl
 
 
 def check_fits(path: Path, content: Source, options: Options) -> None:
-    """Raises `UsageError` when the picture of this content will be larger than the format of its file can hold.
+    """Raise `UsageError` if the output image of this content will be larger than its file format can hold.
 
     Raises:
-        UsageError, StyleTransferError: as `read_picture`, if it is so large that the content's size must be known.
+        UsageError, StyleTransferError: as `read_picture`; a content is read only if `options.size` exceeds the limit.
     """
     kind = FORMATS[path.suffix.lower()]
-    most = LONGEST_SIDES.get(kind, options.size)
-    if options.size <= most:
+    limit = LONGEST_SIDES.get(kind, options.size)
+    if options.size <= limit:
         return
-    own = read_size(Path(content)) if isinstance(content, str | os.PathLike) else read_picture(content).rgb.size
-    longer = max(fit_size(own, options.size, enlarge=options.enlarge))
-    if longer > most:
-        raise UsageError(f"{path}: {kind} can hold {most} pixels a side, this would have {longer}: use .png or .tif")
+    size = read_size(Path(content)) if isinstance(content, str | os.PathLike) else read_picture(content).rgb.size
+    longer = max(fit_size(size, options.size, enlarge=options.enlarge))
+    if longer > limit:
+        raise UsageError(f"{path}: {kind} can hold {limit} pixels a side, this would have {longer}: use .png or .tif")
 
 
 def as_list(style: Styles) -> list[Source | Sequence[Source]]:
-    """The styles as a list. Raises `UsageError` if there is none."""
+    """Return the styles as a list. Raises `UsageError` if there is none."""
     if isinstance(style, str | os.PathLike | Image.Image | Tensor):
         return [style]
     if not style:
-        raise UsageError("there is no style picture")
+        raise UsageError("there is no style image")
     return list(style)
 
 
 def _expand_folder(source: Source | Sequence[Source]) -> Source | list[Source]:
-    """A picture, or a list of those in a folder, by name."""
+    """Return an image as it is, and a folder or a sequence of images as a list."""
     if isinstance(source, str | os.PathLike) and os.path.isdir(source):
         return list(list_pictures(Path(source)))
     return source if isinstance(source, str | os.PathLike | Image.Image | Tensor) else list(source)
 
 
 def _blend(groups: list[list[Picture]], weights: Sequence[float]) -> list[StyleInput]:
-    """The styles with shares that add up to 1; a folder's pictures have equal regions of its weight."""
+    """Return the styles with shares that add up to 1; a folder's images have equal shares of its weight."""
     weights = weights or [1.0] * len(groups)
     if len(weights) != len(groups):
         raise UsageError(f"{len(groups)} styles, but {len(weights)} style weights: give one for each")
     if not sum(weights):
         raise UsageError("the style weights are all 0")
     shares = [weight / sum(weights) for weight in weights]
-    shown = [(group, share) for group, share in zip(groups, shares, strict=True) if share]
-    return [StyleInput(picture, share / len(group)) for group, share in shown for picture in group]
+    used = [(group, share) for group, share in zip(groups, shares, strict=True) if share]
+    return [StyleInput(picture, share / len(group)) for group, share in used for picture in group]
 
 
-def _make_regions(groups: list[list[Picture]], options: Options, picture: Any) -> list[RegionInput]:
-    """A region for every pair of masks, with the style of the same place, or the only one."""
+def _make_regions(groups: list[list[Picture]], options: Options, read: Any) -> list[RegionInput]:
+    """Return a region for every pair of masks, with the style at the same index, or the only one."""
     if len(groups) not in (1, len(options.mask)):
         raise UsageError(f"{len(options.mask)} masks, but {len(groups)} styles: give one style, or one for each mask")
     if options.style_weight:
-        raise UsageError("style_weight is for several styles in one place; with masks every style has its own")
+        raise UsageError("style_weight cannot be used with masks, where each style has its own region")
     regions = []
-    for number, (here, there) in enumerate(options.mask):
-        mask = None if there == WHOLE else _mask(picture(there), there)
+    for number, (content_path, style_path) in enumerate(options.mask):
+        mask = None if style_path == WHOLE else _make_mask(read(style_path), style_path)
         group = groups[number % len(groups)]
-        regions.append(RegionInput([StyleInput(p, 1 / len(group), mask) for p in group], _mask(picture(here), here)))
+        styles = [StyleInput(picture, 1 / len(group), mask) for picture in group]
+        regions.append(RegionInput(styles, _make_mask(read(content_path), content_path)))
     return regions
 
 
 def to_mask(picture: Picture) -> Picture:
-    """A mask as a picture in shades of gray."""
+    """Return a mask as an image in shades of gray."""
     gray = picture.rgb.convert("L")
-    if picture.alpha:  # what doesn't show is not selected, whatever its color
+    if picture.alpha:  # transparent pixels are not selected, whatever their color
         gray = ImageChops.multiply(gray, picture.alpha)
     return Picture(gray.convert("RGB"), None, picture.name)
 
 
-def _mask(picture: Picture, path: str) -> Picture:
+def _make_mask(picture: Picture, path: str) -> Picture:
     mask = to_mask(picture)
     if mask.rgb.getbbox() is None:
         raise UsageError(f"{path}: the mask is all black: white marks the region")
     return mask
 
 
-def _hash(pictures: Sequence[Picture | None]) -> str:
+def _hash_pixels(pictures: Sequence[Picture | None]) -> str:
     digest = hashlib.sha256()
     for picture in pictures:
         digest.update(b"none" if picture is None else picture.rgb.tobytes())

@@ -1,4 +1,4 @@
-"""JPEG whose end marker is missing, as after an interrupted copy: read if no pixel is missing with it."""
+"""JPEG without its end marker, as after an interrupted copy: read if no pixel is missing."""
 
 import io
 import itertools
@@ -17,8 +17,8 @@ _JUNK = (b"\xaa" * 64, b"\x55" * 64, bytes(range(0, 250, 3)))
 def complete_jpeg(data: bytes) -> JpegImageFile | None:
     """Return the loaded image of a JPEG without end marker; None if more is missing.
 
-    Nothing is when every scan has begun, and other bytes in place of the missing ones give the same pixels: the decoder
-    had all it needs before them.
+    Nothing more is missing if every scan has begun, and different bytes in place of the missing ones give the same
+    pixels: the decoder had all it needs before them.
     """
     if not _has_all_scans(data):
         return None
@@ -39,26 +39,26 @@ def _decode(data: bytes) -> bytes:
 
 
 def _repeat_with_restarts(junk: bytes) -> bytes:
-    """Junk for every restart interval: without the marker that it expects the decoder takes none."""
+    """Return junk for every restart interval: without the marker that it expects, the decoder reads none."""
     return junk + b"".join(bytes([0xFF, 0xD0 + number % 8]) + junk for number in range(16))
 
 
 def _has_all_scans(data: bytes) -> bool:
-    """Whether scans for all components and coefficients have begun, down to the last bit (T.81, B.2.3, G.1.1.1)."""
+    """Return whether scans of all components and coefficients have begun, to the last bit (T.81, B.2.3, G.1.1.1)."""
     missing: set[tuple[int, int]] = set()
-    at, found = 2, False
-    while segment := _SEGMENT.search(data, at):
+    position, has_frame = 2, False
+    while segment := _SEGMENT.search(data, position):
         marker, start = segment[1][0], segment.end()
         length = int.from_bytes(data[start : start + 2], "big")
         body = data[start + 2 : start + length]
         if len(body) < length - 2 or length < 2:
             return False
         if marker in _FRAMES:
-            found, missing = True, set(itertools.product(body[6::3], range(64)))
+            has_frame, missing = True, set(itertools.product(body[6::3], range(64)))
         elif marker == _SCAN:
             components = body[1 : 1 + 2 * body[0] : 2]
             first, last, bits = body[-3:]
             if bits & 15 == 0:
                 missing -= set(itertools.product(components, range(first, last + 1)))
-        at = start + length
-    return found and not missing
+        position = start + length
+    return has_frame and not missing

@@ -1,4 +1,4 @@
-"""Opening image files with Pillow, safely: which formats, how many pixels, and what errors say."""
+"""Opening image files with Pillow, safely: allowed formats, a limit of pixels, and clear errors."""
 
 import contextlib
 import os
@@ -17,11 +17,11 @@ from .images import UnsupportedImageError
 from .png import SIGNATURE, open_png
 from .tiff import SIGNATURES, TiffFile
 
-#: Formats that are read, where Pillow has them. Not what starts a program (EPS), opens an image of any format within
-#: (IPTC) or unpacks without a limit (FITS), nor what nobody keeps images in.
+#: Formats that are read, where Pillow has them. Excluded are those that start a program (EPS), contain an image of any
+#: format (IPTC) or unpack without a limit (FITS), and those that nobody keeps images in.
 READABLE = (
     *("PNG", "JPEG", "MPO", "WEBP", "TIFF", "GIF", "BMP", "AVIF", "HEIF", "JPEG2000", "PPM", "PSD", "QOI", "DIB"),
-    *("DDS", "ICNS", "ICO", "PCX", "SGI", "TGA"),  # last those with the shortest signatures
+    *("DDS", "ICNS", "ICO", "PCX", "SGI", "TGA"),  # the shortest signatures last
 )
 NEEDS_HEIF = "HEIC needs pillow-heif: pip install 'styletransfer[heif]'"
 NEEDS_AVIF = "AVIF needs Pillow 11.3 or newer: pip install --upgrade pillow"
@@ -34,16 +34,16 @@ def open_image(path: Path, max_pixels: int, *, with_pixels: bool = True) -> Iter
     """Open a file of any readable format.
 
     Args:
-        with_pixels: whether the image can be loaded; otherwise only what is said about it is read.
+        with_pixels: whether the image can be loaded; otherwise only its metadata is read.
 
     Raises:
-        UsageError: the path names no file.
-        StyleTransferError: not an image, damaged, or of more than `max_pixels`; also for errors within the block.
+        UsageError: the path is not a file.
+        StyleTransferError: it is no image, damaged, or of more than `max_pixels`; also for errors within the block.
     """
-    if not os.path.isfile(path):  # os.path and not Path, whose methods raise for names too long
+    if not os.path.isfile(path):  # os.path, because methods of Path raise for names too long
         other = "a folder" if os.path.isdir(path) else "a pipe or a device" if os.path.exists(path) else None
-        raise UsageError(f"{path} is {other}, not a picture" if other else describe_missing(path))
-    # Opened here, because Pillow maps a file that it knows by name into memory, and dies if it is then cut off.
+        raise UsageError(f"{path} is {other}, not an image" if other else describe_missing(path))
+    # Opened here, because Pillow memory-maps a file that it opens by name, and crashes if it is then truncated.
     with pillow_errors(path, max_pixels), open(path, "rb") as file, _identify(file, max_pixels, with_pixels) as image:
         yield image
 
@@ -74,16 +74,16 @@ def _identify(file: BinaryIO, max_pixels: int, with_pixels: bool) -> Image.Image
             raise UnsupportedImageError(NEEDS_HEIF)
         if brands & {b"avif", b"avis"} and not features.check("avif"):
             raise UnsupportedImageError(NEEDS_AVIF)
-    found = Image.open(file, formats=[kind for kind in READABLE if kind in Image.OPEN])
-    if found.format in ("AVIF", "JPEG2000"):
+    opened = Image.open(file, formats=[kind for kind in READABLE if kind in Image.OPEN])
+    if opened.format in ("AVIF", "JPEG2000"):
         before = file.tell()
-        found.info.update(_read_boxes(file))
+        opened.info.update(_read_boxes(file))
         file.seek(before)
-    return found
+    return opened
 
 
 def register_heif() -> bool:
-    """Teach Pillow HEIC and HEIF; returns whether pillow-heif is installed."""
+    """Register HEIC and HEIF with Pillow; return whether pillow-heif is installed."""
     try:
         import pillow_heif
     except ImportError:
@@ -93,7 +93,7 @@ def register_heif() -> bool:
 
 
 def _read_boxes(file: BinaryIO) -> dict[str, Any]:
-    """Return what Pillow leaves of an AVIF's or JPEG 2000's boxes: color space, and the bits of a JPEG 2000's samples.
+    """Return what Pillow skips in an AVIF's or JPEG 2000's boxes: color space, and the bits of a JPEG 2000's samples.
 
     ISO 14496-12, 12.1.5; ISO 15444-1, I.5.3.3 and A.5.1.
     """
@@ -115,9 +115,9 @@ def _read_boxes(file: BinaryIO) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def pillow_errors(name: object, max_pixels: int) -> Iterator[None]:
-    """Limit Pillow's pixels and silence it; whatever it raises becomes an error of ours that begins with the name.
+    """Limit Pillow's pixels, silence its warnings, and turn its errors into ours, which begin with the name.
 
-    Its own limit, and not a look at the size, because a file can hold another picture or tiles that are larger.
+    Pillow's own limit also covers further images and tiles in a file, which can be larger than the image's size.
     """
     before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
     try:
@@ -135,11 +135,11 @@ def pillow_errors(name: object, max_pixels: int) -> Iterator[None]:
     except UnsupportedImageError as error:
         raise StyleTransferError(f"{name}: {error}") from error
     except UnidentifiedImageError as error:
-        raise StyleTransferError(f"{name}: not a picture in a supported format, or an empty file") from error
+        raise StyleTransferError(f"{name}: not an image in a supported format, or an empty file") from error
     except MemoryError as error:
-        raise StyleTransferError(f"{name}: there is not enough memory to read it") from error
-    except Exception as error:  # a damaged file makes Pillow raise errors of almost any kind
+        raise StyleTransferError(f"{name}: not enough memory to read it") from error
+    except Exception as error:  # a damaged file can make Pillow raise almost any error
         reason = getattr(error, "strerror", None) or f"it seems to be damaged: {error or type(error).__name__}"
-        raise StyleTransferError(f"{name}: can't be read: {reason}") from error
+        raise StyleTransferError(f"{name}: cannot read image: {reason}") from error
     finally:
         Image.MAX_IMAGE_PIXELS = before

@@ -1,4 +1,4 @@
-"""PNG: what Pillow refuses (large profiles, long texts) or reads inexactly (16 bits, a transparent color)."""
+"""PNG: what Pillow rejects (large profiles, long texts) or reads inexactly (16 bits, a transparent color)."""
 
 import io
 import struct
@@ -14,29 +14,29 @@ from .images import SETTINGS_KEY
 Samples = np.ndarray[Any, Any]
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-#: Bytes of an unpacked profile and of a text, beyond which they are left out. A printer's profile has a few MiB.
+#: Larger unpacked profiles and texts, in bytes, are left out. A printer's profile has a few MiB.
 _LARGEST_PROFILE, _LONGEST_TEXT = 10 * 2**20, 2**20
 #: Texts that are read: our settings, XMP, and EXIF as ImageMagick once wrote it.
 _TEXTS = (SETTINGS_KEY.encode(), b"XML:com.adobe.xmp", b"Raw profile type exif")
-#: Chunks beside the critical ones that say what pixels mean. Those of animations are left out: the first image is read.
-_KEPT = (b"tRNS", b"gAMA", b"cHRM", b"sRGB")
+#: Ancillary chunks that say what pixels mean. Those of animations are left out: only the first image is read.
+_PIXEL_CHUNKS = (b"tRNS", b"gAMA", b"cHRM", b"sRGB")
 
 
 def open_png(file: BinaryIO, *, with_pixels: bool = True) -> tuple[BinaryIO, dict[str, bytes]]:
-    """Return the PNG without chunks that Pillow need not see, and "icc_profile", "cicp" and "exif" if it has them.
+    """Return the PNG without chunks that Pillow does not need, and its "icc_profile", "cicp" and "exif" if present.
 
     Args:
-        with_pixels: whether the image will be decoded; if not, its data is not read, which takes most of the time.
+        with_pixels: whether the image will be decoded; if not, its data is skipped, which saves most of the time.
     """
     out, info, texts = io.BytesIO(), dict[str, bytes](), set[bytes]()
     out.write(file.read(8))
     while len(header := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", header)
         if kind == b"IDAT" and not with_pixels:
-            out.write(header)  # where Pillow ends its search
+            out.write(header)  # Pillow stops searching here
             file.seek(length + 4, io.SEEK_CUR)
             continue
-        if kind[:1].isupper() or kind in _KEPT or not kind.isalpha():  # Pillow names the damage of the last ones
+        if kind[:1].isupper() or kind in _PIXEL_CHUNKS or not kind.isalpha():  # Pillow reports invalid kinds
             out.write(header + file.read(length + 4))
             continue
         if kind == b"iCCP":
@@ -59,7 +59,7 @@ def open_png(file: BinaryIO, *, with_pixels: bool = True) -> tuple[BinaryIO, dic
 
 
 def _read_text(file: BinaryIO, kind: bytes, length: int) -> tuple[bytes, bytes]:
-    """Return a text's keyword and its chunk's data: empty if nobody reads it, or it is too long."""
+    """Return a text's keyword and its chunk's data: empty if it is not needed or too long."""
     start = file.read(min(length, 80))
     key = start.partition(b"\0")[0]
     is_ours = key == _TEXTS[0] and kind == b"tEXt"
@@ -73,18 +73,18 @@ def _read_text(file: BinaryIO, kind: bytes, length: int) -> tuple[bytes, bytes]:
     return key, b"" if packed and _unpack(packed, _LONGEST_TEXT) is None else data
 
 
-def _unpack(data: bytes, most: int) -> bytes | None:
-    """Return unpacked data; None if it is damaged or longer than `most` bytes."""
+def _unpack(data: bytes, max_bytes: int) -> bytes | None:
+    """Return unpacked data; None if it is damaged or longer than `max_bytes`."""
     unpacker = zlib.decompressobj()
     try:
-        plain = unpacker.decompress(data, most)
+        plain = unpacker.decompress(data, max_bytes)
     except zlib.error:
         return None
     return plain if unpacker.eof else None
 
 
 def load_png(image: PngImageFile) -> tuple[Image.Image, Image.Image | None]:
-    """Return the pixels rounded to 8 bits, and the opacity where a transparent color is given (PNG, 11.3.1.1).
+    """Return the pixels rounded to 8 bits, and the opacity if there is a transparent color (PNG, 11.3.1.1).
 
     The color is compared with the samples as they are in the file: of 16 bits, all count. Gray of 16 bits stays in
     mode I;16, a palette with its transparency in mode P.
@@ -95,7 +95,7 @@ def load_png(image: PngImageFile) -> tuple[Image.Image, Image.Image | None]:
         return image, None
     samples = np.asarray(image.convert("L") if image.mode == "1" else image)
     low = None
-    if rawmode == "LA;16B":  # as four bytes a pixel: Pillow's own way drops the low ones
+    if rawmode == "LA;16B":  # as four bytes a pixel: Pillow's own mode drops the low ones
         both = _load_as(file, "RGBA")
         samples, low = both[..., 0::2], both[..., 1::2]
     elif rawmode in ("RGB;16B", "RGBA;16B"):
@@ -103,7 +103,7 @@ def load_png(image: PngImageFile) -> tuple[Image.Image, Image.Image | None]:
     alpha = None
     if key is not None and image.mode != "RGBA":
         depth = {"1": 1, "L;2": 2, "L;4": 4, "I;16B": 16, "RGB;16B": 16}.get(rawmode, 8)
-        hidden = _is_color(samples, low, np.array(key), depth)
+        hidden = _find_color(samples, low, np.array(key), depth)
         alpha = Image.fromarray(np.where(hidden, np.uint8(0), np.uint8(255)))
     if low is None:
         return image, alpha
@@ -112,7 +112,7 @@ def load_png(image: PngImageFile) -> tuple[Image.Image, Image.Image | None]:
 
 
 def _load_as(file: Any, rawmode: str) -> Samples:
-    """Decode the file again, with another of Pillow's ways to unpack rows."""
+    """Return the samples of the file, decoded with another raw mode of Pillow's."""
     file.seek(0)
     image = PngImageFile(file)
     image.tile = [image.tile[0]._replace(args=rawmode)]
@@ -120,8 +120,8 @@ def _load_as(file: Any, rawmode: str) -> Samples:
     return np.asarray(image)
 
 
-def _is_color(samples: Samples, low: Samples | None, key: Samples, depth: int) -> Samples:
-    """Return where H×W or H×W×3 samples of 8 bits, or 16 with their low bytes, are a color of the file's depth."""
+def _find_color(samples: Samples, low: Samples | None, key: Samples, depth: int) -> Samples:
+    """Return where H×W or H×W×3 samples of 8 bits, or 16 with their low bytes, equal a color of the file's depth."""
     most = 2**depth - 1
     key = key & most
     if depth < 8:

@@ -70,7 +70,7 @@ def find_profile(image: Image.Image, name: str) -> bytes | None:
     """Return the ICC profile by which to read an image's colors; None for sRGB.
 
     A PNG's cICP comes before its profile, then sRGB, then gAMA and cHRM (PNG, third edition, section 4.3); elsewhere a
-    profile comes before H.273's code points, and EXIF last. What can't be used is warned of.
+    profile comes before H.273's code points, and EXIF last. What cannot be used causes a warning.
     """
     info, is_png = image.info, isinstance(image, PngImageFile)
     embedded, code_points = info.get("icc_profile"), _read_code_points(info)
@@ -102,17 +102,17 @@ def make_profile(space: ColorSpace) -> bytes | None:
     adaptation = np.linalg.solve(bradford, np.diag(bradford @ d50 / (bradford @ white)) @ bradford)
     name = "image".encode("utf-16-be")
     text = b"mluc" + struct.pack(">4xII2s2sII", 1, 12, b"en", b"US", len(name), 28) + name
-    tags = {b"desc": text, b"cprt": text, b"wtpt": b"XYZ \0\0\0\0" + _fixed(d50)}
-    tags[b"chad"] = b"sf32\0\0\0\0" + _fixed(adaptation.ravel())
+    tags = {b"desc": text, b"cprt": text, b"wtpt": b"XYZ \0\0\0\0" + _encode_fixed(d50)}
+    tags[b"chad"] = b"sf32\0\0\0\0" + _encode_fixed(adaptation.ravel())
     for letter, column in zip((b"r", b"g", b"b"), (adaptation @ colors).T, strict=True):
-        tags[letter + b"XYZ"] = b"XYZ \0\0\0\0" + _fixed(column)
-        tags[letter + b"TRC"] = b"para\0\0\0\0\0\3\0\0" + _fixed(np.array(space.curve))
+        tags[letter + b"XYZ"] = b"XYZ \0\0\0\0" + _encode_fixed(column)
+        tags[letter + b"TRC"] = b"para\0\0\0\0\0\3\0\0" + _encode_fixed(np.array(space.curve))
     table, body = struct.pack(">I", len(tags)), b""
     for tag, data in tags.items():
         table += struct.pack(">4sII", tag, 132 + 12 * len(tags) + len(body), len(data))
         body += data.ljust(-(-len(data) // 4) * 4, b"\0")
     header = struct.pack(">4xI4s4s4s6H4s", 0x04400000, b"mntr", b"RGB ", b"XYZ ", 2022, 1, 1, 0, 0, 0, b"acsp")
-    header = header.ljust(64, b"\0") + b"\0\0\0\1" + _fixed(d50)
+    header = header.ljust(64, b"\0") + b"\0\0\0\1" + _encode_fixed(d50)
     profile = header.ljust(124, b"\0") + table + body
     return struct.pack(">I", len(profile) + 4) + profile
 
@@ -122,8 +122,8 @@ def _to_xyz(xy: tuple[float, float]) -> np.ndarray[Any, Any]:
     return np.array([x / y, 1.0, (1 - x - y) / y])
 
 
-def _fixed(numbers: np.ndarray[Any, Any]) -> bytes:
-    """Numbers as s15Fixed16Number."""
+def _encode_fixed(numbers: np.ndarray[Any, Any]) -> bytes:
+    """Return numbers as s15Fixed16Number."""
     return (numbers * 65536).round().astype(">i4").tobytes()
 
 
@@ -132,8 +132,8 @@ def _read_code_points(info: dict[Any, Any]) -> tuple[int, int, int] | None:
     if "cicp" in info:
         primaries, transfer, _, is_full = info["cicp"]
         return primaries, transfer, is_full
-    if found := info.get("nclx_profile"):
-        return int(found["color_primaries"]), int(found["transfer_characteristics"]), 1
+    if profile := info.get("nclx_profile"):
+        return int(profile["color_primaries"]), int(profile["transfer_characteristics"]), 1
     return None
 
 
@@ -150,34 +150,34 @@ def _from_code_points(code_points: tuple[int, int, int], name: str) -> ColorSpac
 
 def _from_png(info: dict[Any, Any], name: str) -> ColorSpace:
     """Return the color space of gAMA and cHRM; what is missing, or hardly differs from sRGB, is sRGB's."""
-    places, exponent, chromaticity = _PRIMARIES[1], info.get("gamma"), info.get("chromaticity")
+    primaries, exponent, chromaticity = _PRIMARIES[1], info.get("gamma"), info.get("chromaticity")
     if chromaticity is not None:
         white, *colors = zip(chromaticity[0::2], chromaticity[1::2], strict=False)
         if len(colors) != 3 or not _can_be_primaries([*colors, white]):
             log.warning("%s: its primaries are invalid and are ignored", name)
-        elif not np.allclose([*colors, white], places, atol=0.002):
-            places = (colors[0], colors[1], colors[2], white)
+        elif not np.allclose([*colors, white], primaries, atol=0.002):
+            primaries = (colors[0], colors[1], colors[2], white)
     if exponent is not None and not 0.01 <= exponent <= 10:
         log.warning("%s: its gamma of %g is invalid and is ignored", name, exponent)
         exponent = None
     # A difference of 5 % is not significant: libpng's PNG_GAMMA_THRESHOLD. 45455 with sRGB's primaries means sRGB.
-    if exponent is None or (places == _PRIMARIES[1] and abs(exponent * 2.2 - 1) <= 0.05):
-        return ColorSpace(*places, _SRGB_CURVE)
-    return ColorSpace(*places, gamma(1 / exponent))
+    if exponent is None or (primaries == _PRIMARIES[1] and abs(exponent * 2.2 - 1) <= 0.05):
+        return ColorSpace(*primaries, _SRGB_CURVE)
+    return ColorSpace(*primaries, gamma(1 / exponent))
 
 
-def _can_be_primaries(places: list[tuple[float, float]]) -> bool:
-    """Whether red, green and blue span a triangle with white within."""
-    if not all(0 < y <= 1 for _, y in places):
+def _can_be_primaries(primaries: list[tuple[float, float]]) -> bool:
+    """Return whether red, green and blue span a triangle with white within."""
+    if not all(0 < y <= 1 for _, y in primaries):
         return False
-    *colors, white = (np.array([x, y, 1]) for x, y in places)
+    *colors, white = (np.array([x, y, 1]) for x, y in primaries)
     matrix = np.column_stack(colors)
     return abs(np.linalg.det(matrix)) > 1e-3 and bool((np.linalg.solve(matrix, white) > 0).all())
 
 
 def _is_adobe_rgb(image: Image.Image) -> bool:
-    """Whether EXIF says so: by DCF 2.0, "R03" and an uncalibrated space; some cameras write 2 instead."""
-    with contextlib.suppress(Exception):  # unreadable EXIF says nothing
+    """Return whether EXIF says Adobe RGB: by DCF 2.0, "R03" and an uncalibrated space; some cameras write 2."""
+    with contextlib.suppress(Exception):  # EXIF may be unreadable
         exif = read_exif(image)
         space = exif.get_ifd(_EXIF).get(_COLOR_SPACE)
         return space == 2 or (space == 0xFFFF and str(exif.get_ifd(_INTEROPERABILITY).get(1)).startswith("R03"))
@@ -185,5 +185,5 @@ def _is_adobe_rgb(image: Image.Image) -> bool:
 
 
 def read_exif(image: Image.Image) -> Image.Exif:
-    """Return an image's EXIF without decoding the image, as a PNG's own method does in search of it."""
+    """Return an image's EXIF without decoding the image; a PNG's own method would decode it to find it."""
     return Image.Image.getexif(image)

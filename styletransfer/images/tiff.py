@@ -1,4 +1,4 @@
-"""TIFF of all sample layouts: those that Pillow reads wrong or not at all are unpacked here.
+"""TIFF of all sample layouts; those that Pillow reads incorrectly or not at all are unpacked here.
 
 libtiff decompresses strips and tiles as bytes, as if they were a gray image as wide as a row has bytes; here the bytes
 become samples, and samples 8 bits. Sections are those of TIFF 6.0.
@@ -18,7 +18,7 @@ from .images import UnsupportedImageError
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 Samples = np.ndarray[Any, Any]
-#: Compressions whose content is bytes of samples: none, LZW, Deflate, PackBits, LZMA, Zstandard.
+#: Compressions of the bytes of samples: none, LZW, Deflate, PackBits, LZMA, Zstandard.
 _BYTEWISE = {1, 5, 8, 32773, 32946, 34925, 50000}
 _WHITE_IS_ZERO, _RGB, _CMYK, _YCBCR, _CIE_LAB, _ICC_LAB = 0, 2, 5, 6, 8, 9
 _MODES = {_WHITE_IS_ZERO: "L", 1: "L", _RGB: "RGB", _CMYK: "CMYK", _CIE_LAB: "LAB", _ICC_LAB: "LAB"}
@@ -26,8 +26,8 @@ _MODES = {_WHITE_IS_ZERO: "L", 1: "L", _RGB: "RGB", _CMYK: "CMYK", _CIE_LAB: "LA
 _KINDS = {1: "u", 2: "i", 3: "f", 4: "u"}
 _BITS = {"u": {*range(1, 17), 32, 64}, "i": {8, 16, 32, 64}, "f": {16, 32, 64}}
 _ASSOCIATED = 1
-#: The most bytes of a pixel, and values unpacked at once: both keep memory within docs/reliability.md.
-_MOST_BYTES, _AT_ONCE = 32, 1 << 18
+#: Limits of the bytes of a pixel and of the values unpacked at once, which bound memory as in docs/reliability.md.
+_MAX_PIXEL_BYTES, _VALUES_AT_ONCE = 32, 1 << 18
 
 
 class TiffFile(TiffImageFile):
@@ -51,7 +51,7 @@ class TiffFile(TiffImageFile):
 
 @dataclass(frozen=True)
 class _Layout:
-    """How samples lie in the file: the tags of sections 8, 14 and 15."""
+    """The layout of samples in the file: the tags of sections 8, 14 and 15."""
 
     width: int
     height: int
@@ -69,53 +69,53 @@ class _Layout:
 
     @property
     def channels(self) -> int:
-        """Samples of a pixel that lie together."""
+        """The number of samples of a pixel that are stored together."""
         return 1 if self.is_planar else self.samples
 
     @property
     def across(self) -> int:
-        """Strips or tiles beside each other."""
+        """The number of strips or tiles beside each other."""
         return -(-self.width // self.segment_width)
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a row of a strip or tile."""
+        """The number of bytes in a row of a strip or tile."""
         return -(-self.segment_width * self.channels * self.bits // 8)
 
     @property
     def colors(self) -> int:
-        """Samples of a pixel's color."""
+        """The number of samples of a pixel's color."""
         return len(Image.new(_MODES[self.photometric], (1, 1)).getbands())
 
     @property
     def alpha(self) -> int | None:
-        """Which sample is the opacity. A fourth one beside RGB is if ExtraSamples is missing, as Pillow has it."""
+        """The index of the opacity sample; without ExtraSamples, a fourth one beside RGB, as in Pillow."""
         extra = self.extra or ((2,) if self.photometric == _RGB and self.samples == 4 else ())
-        found = [number for number, what in enumerate(extra, self.colors) if what in (1, 2, 999)]
-        return found[0] if found and found[0] < self.samples else None
+        indices = [index for index, kind in enumerate(extra, self.colors) if kind in (1, 2, 999)]
+        return indices[0] if indices and indices[0] < self.samples else None
 
 
 def load_tiff(image: TiffImageFile) -> tuple[Image.Image, Image.Image | None]:
-    """Return the pixels with 8 bits a sample, and the opacity if it isn't in them.
+    """Return the pixels with 8 bits a sample, and the opacity if it is not one of their channels.
 
-    What Pillow reads is upright then; of the rest, the orientation is still in EXIF. Unsigned samples go from 0 to the
-    most that their bits hold, signed ones likewise, negative as 0; floats from 0 to 1, or to the largest.
+    An image that Pillow reads is upright then; for others, the orientation is still in EXIF. Integers range from 0 to
+    the largest value of their type, with negative ones as 0; floats from 0 to 1, or to the largest in the image.
 
-    Raises `UnsupportedImageError` if the layout is none of these.
+    Raises `UnsupportedImageError` for other layouts.
     """
     tags = image.tag_v2
     bits, planar = np.ravel(tags.get(258, 1)), tags.get(284, 1)
     is_plain = set(bits.tolist()) <= {1, 2, 4, 8} and set(np.ravel(tags.get(339, 1)).tolist()) == {1}
     is_together = planar != 2 or tags.get(277, 1) == 1 or tags.get(259, 1) not in _BYTEWISE
     if getattr(image, "is_known", True) and is_plain and is_together:
-        if tags.get(262) == _YCBCR and tags.get(259, 1) == 1:  # Pillow would take it for RGB; libtiff converts it
+        if tags.get(262) == _YCBCR and tags.get(259, 1) == 1:  # Pillow would read it as RGB; libtiff converts it
             image.use_load_libtiff = True
-            whole = (0, 0, tags[256], tags[257])
-            image.tile = [ImageFile._Tile("libtiff", whole, 0, ("RGBX", "raw", False, tags.offset))]
+            box = (0, 0, tags[256], tags[257])
+            image.tile = [ImageFile._Tile("libtiff", box, 0, ("RGBX", "raw", False, tags.offset))]
         image.load()
         return image, None
     layout = _read_layout(image)
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # the pixels were checked; these are their bytes
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # checked in pixels; here they are bytes
     try:
         planes = [_decompress(image, layout, plane) for plane in range(layout.samples // layout.channels)]
         return _convert(layout, planes)
@@ -128,15 +128,15 @@ def _read_layout(image: TiffImageFile) -> _Layout:
     bits, kinds = set(np.ravel(tags.get(258, 1)).tolist()), set(np.ravel(tags.get(339, 1)).tolist())
     depth, kind = bits.pop(), _KINDS.get(kinds.pop(), "other")
     photometric, predictor, compression = (tags.get(tag, default) for tag, default in ((262, 0), (317, 1), (259, 1)))
-    what = f"TIFF of {samples} × {depth} bits, photometric {photometric}, compression {compression}"
+    summary = f"TIFF of {samples} × {depth} bits, photometric {photometric}, compression {compression}"
     if bits or kinds or depth not in _BITS.get(kind, ()):
-        raise UnsupportedImageError(f"{what}: samples of this kind are not supported")
+        raise UnsupportedImageError(f"{summary}: samples of this kind are not supported")
     if photometric not in _MODES or (photometric == _CMYK and tags.get(332, 1) != 1):
-        raise UnsupportedImageError(f"{what}: this color model is not supported")
+        raise UnsupportedImageError(f"{summary}: this color model is not supported")
     if photometric in (_CIE_LAB, _ICC_LAB) and (kind, depth) not in (("u", 8), ("u", 16), ("i", 8), ("i", 16)):
-        raise UnsupportedImageError(f"{what}: CIELAB of this depth is not supported")
+        raise UnsupportedImageError(f"{summary}: CIELAB of this depth is not supported")
     if compression not in _BYTEWISE or predictor not in {1, 2 if depth % 8 == 0 else 1, 3 if kind == "f" else 1}:
-        raise UnsupportedImageError(f"{what}: samples of this depth can't be read with this compression")
+        raise UnsupportedImageError(f"{summary}: samples of this depth are not supported with this compression")
     is_tiled, (width, height) = 322 in tags, (tags[256], tags[257])
     segment = (tags[322], tags[323]) if is_tiled else (width, min(tags.get(278, height), height))
     layout = _Layout(
@@ -149,8 +149,8 @@ def _read_layout(image: TiffImageFile) -> _Layout:
         segment_width=segment[0],
         segment_height=segment[1],
     )
-    if samples < layout.colors or samples * depth > 8 * _MOST_BYTES or min(width, height, *segment) < 1:
-        raise UnsupportedImageError(f"{what}: this number of samples is not supported")
+    if samples < layout.colors or samples * depth > 8 * _MAX_PIXEL_BYTES or min(width, height, *segment) < 1:
+        raise UnsupportedImageError(f"{summary}: this number of samples is not supported")
     return layout
 
 
@@ -161,7 +161,7 @@ def _decompress(image: TiffImageFile, layout: _Layout, plane: int) -> Image.Imag
     part = slice(plane * number, plane * number + number)
     offsets = np.ravel(tags[324 if layout.is_tiled else 273]).tolist()[part]
     counts = np.ravel(tags.get(325 if layout.is_tiled else 279, ())).tolist()[part]
-    if not counts and tags.get(259, 1) == 1:  # section 7 asks for them, old files lack them
+    if not counts and tags.get(259, 1) == 1:  # required by section 7, but missing in old files
         rows = [min(layout.segment_height, layout.height - i * layout.segment_height) for i in range(number)]
         counts = [layout.row_bytes * (layout.segment_height if layout.is_tiled else count) for count in rows]
     assert file is not None
@@ -186,14 +186,14 @@ def _decompress(image: TiffImageFile, layout: _Layout, plane: int) -> Image.Imag
 
 
 def _write_directory(file: io.BytesIO, entries: dict[int, int | list[int]]) -> None:
-    """Append a directory of LONGs to a little-endian TIFF, and its place to the header (section 2)."""
+    """Append a directory of LONGs to a little-endian TIFF, and write its offset into the header (section 2)."""
     file.seek(0, io.SEEK_END)
     start, directory, values = file.tell(), struct.pack("<H", len(entries)), b""
     for tag, value in sorted(entries.items()):
         numbers = value if isinstance(value, list) else [value]
         directory += struct.pack("<HHI", tag, 4, len(numbers))
-        place = [start + 6 + 12 * len(entries) + len(values)]
-        directory += struct.pack("<I", *(numbers if len(numbers) == 1 else place))
+        offset = [start + 6 + 12 * len(entries) + len(values)]
+        directory += struct.pack("<I", *(numbers if len(numbers) == 1 else offset))
         values += struct.pack(f"<{len(numbers)}I", *numbers) if len(numbers) > 1 else b""
     file.write(directory + bytes(4) + values)
     file.seek(0)
@@ -230,14 +230,14 @@ def _convert(layout: _Layout, planes: list[Image.Image]) -> tuple[Image.Image, I
 
 
 def _scale(samples: Samples, limit: float) -> Samples:
-    """Return levels from 0 to 255; what is not a number is 0."""
+    """Return levels from 0 to 255; NaN becomes 0."""
     with np.errstate(all="ignore"):
         levels: Samples = np.nan_to_num((samples.astype(np.float64) / limit * 255).clip(0, 255))
     return levels
 
 
 def _scale_lab(samples: Samples, layout: _Layout) -> Samples:
-    """Return L* from 0 to 255, and a* and b* beginning at -128: Pillow's mode LAB. In 16 bits a* is in 256ths.
+    """Return Pillow's mode LAB: L* from 0 to 255, a* and b* beginning at -128. In 16 bits a* is in 256ths.
 
     a* and b* of CIELAB are signed (section 23); those of ICCLAB, and its L*, are coded as in ICC's profiles.
     """
@@ -251,8 +251,8 @@ def _scale_lab(samples: Samples, layout: _Layout) -> Samples:
 
 
 def _iterate_rows(layout: _Layout, planes: list[Image.Image]) -> Iterator[tuple[slice, Samples]]:
-    """Yield which rows, and their samples n×W×S in the machine's order, some at a time."""
-    count = max(1, _AT_ONCE // (layout.across * layout.segment_width * layout.samples))
+    """Yield slices of rows with their samples, n×W×S in native byte order."""
+    count = max(1, _VALUES_AT_ONCE // (layout.across * layout.segment_width * layout.samples))
     for start in range(0, layout.height, count):
         rows = slice(start, min(start + count, layout.height))
         parts = [_unpack(np.asarray(plane.crop((0, rows.start, plane.width, rows.stop))), layout) for plane in planes]
@@ -266,7 +266,7 @@ def _unpack(rows: Samples, layout: _Layout) -> Samples:
     dtype = np.dtype(f"{layout.byte_order}{layout.kind}{size}") if layout.bits % 8 == 0 else np.dtype(np.uint32)
     if layout.predictor == 3:
         parts = parts.reshape(*parts.shape[:2], -1, layout.channels).cumsum(2, dtype=np.uint8)
-        parts = parts.reshape(*parts.shape[:2], size, -1).swapaxes(2, 3)  # the highest bytes of all samples came first
+        parts = parts.reshape(*parts.shape[:2], size, -1).swapaxes(2, 3)  # the highest bytes of all samples come first
         samples = np.ascontiguousarray(parts).view(dtype.newbyteorder(">"))
     elif layout.predictor == 2:
         numbers = np.ascontiguousarray(parts).view(f"{layout.byte_order}u{size}").reshape(shape)

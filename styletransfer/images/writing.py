@@ -1,4 +1,4 @@
-"""Writing pictures: PNG, JPEG, WebP and TIFF, with an sRGB profile and the settings of the run."""
+"""Writing images: PNG, JPEG, WebP and TIFF, with an sRGB profile and the settings of the run."""
 
 import contextlib
 import io
@@ -22,56 +22,56 @@ from .images import SETTINGS_KEY, SRGB, flatten_on_white, to_integers, to_pil
 
 log = logging.getLogger(__name__)
 
-#: Bytes: of text in a JPEG's EXIF, of which there can be 64 KiB; in a chunk of a PNG, which can hold 2 GiB.
-_MOST_IN_JPEG, _CHUNK = 60_000, 2**30
-#: Output endings and Pillow's names of their formats.
+#: Limits in bytes: of text in a JPEG's EXIF, which can hold 64 KiB, and of a PNG's chunk, which can hold 2 GiB.
+_MAX_JPEG_TEXT, _CHUNK = 60_000, 2**30
+#: Pillow's names of the output formats, by file ending.
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
 #: Formats that keep transparency, and those written with 16 bits a channel on request.
 _WITH_ALPHA, _WITH_16_BITS = {"PNG", "WEBP", "TIFF"}, {"PNG", "TIFF"}
-#: Pixels of the longer side that a format can hold: libjpeg's JPEG_MAX_DIMENSION, and 14 bits.
+#: The most pixels of an image's longer side: libjpeg's JPEG_MAX_DIMENSION, and 14 bits.
 LONGEST_SIDES = {"JPEG": 65_500, "WEBP": 16_383}
 _QUALITY: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"quality": 95},
     "TIFF": {"compression": "tiff_lzw"},
 }
-#: The profile to embed. It is made anew at every start, and dated (ICC.1, 7.2.8): with the day of the sRGB standard in
-#: place of the date, the same picture is the same file.
+#: The profile to embed. Pillow creates it at every start, with a date (ICC.1, 7.2.8), here replaced by that of the sRGB
+#: standard so that the same image is the same file.
 _PROFILE = SRGB.tobytes()[:24] + struct.pack(">6H", 1999, 10, 18, 0, 0, 0) + SRGB.tobytes()[36:]
 
 
 def check_output(path: Path, bit_depth: int, inputs: tuple[Path, ...] = ()) -> None:
-    """Raises `UsageError` when a picture can't be written there: format, folder, rights, or one of the inputs."""
+    """Raise `UsageError` if an image cannot be written there: format, folder, permissions, or one of the inputs."""
     kind = FORMATS.get(path.suffix.lower())
     if kind is None:
-        raise UsageError(f"{path}: unknown picture format; the name must end in {', '.join(FORMATS)}")
+        raise UsageError(f"{path}: unknown image format; the name must end in {', '.join(FORMATS)}")
     if bit_depth == 16 and kind not in _WITH_16_BITS:
         raise UsageError(f"{path}: {kind} has 8 bits a channel; for 16 use .png or .tif")
     check_folder(path)
-    for given in inputs:
-        if path.exists() and os.path.exists(given) and path.samefile(given):
+    for source in inputs:
+        if path.exists() and os.path.exists(source) and path.samefile(source):
             raise UsageError(f"{path} is an input of this run and would be lost; name another output with -o")
 
 
 def check_distinct(path: Path, taken: Iterable[Path], option: str) -> None:
-    """Raises `UsageError` when a second file of a run would replace an input or its picture."""
+    """Raise `UsageError` if a second file of a run would replace an input or the output image."""
     if os.path.realpath(path) in map(os.path.realpath, taken):
-        raise UsageError(f"{path} is an input or the picture of this run; name another file with {option}")
+        raise UsageError(f"{path} is an input or the output image of this run; name another file with {option}")
 
 
 def check_folder(path: Path) -> None:
-    """Raises `UsageError` when no file can be written there: folder, rights, or name. Symbolic links are followed."""
+    """Raise `UsageError` if no file can be written there: folder, permissions, or name. Follows symbolic links."""
     try:
         target = follow_links(path)
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: {getattr(error, 'strerror', None) or f'not a valid file name: {error}'}") from error
     if os.path.isdir(target):
-        raise UsageError(f"{path} is a folder; name a picture in it")
+        raise UsageError(f"{path} is a folder; name a file in it")
     folder = target.parent if os.path.islink(path) else path.parent
     if not os.path.isdir(folder):
         raise UsageError(f"{path}: the folder {folder} does not exist")
     if not is_writable(folder):
-        raise UsageError(f"{path}: the folder {folder.absolute()} can't be written to")
+        raise UsageError(f"{path}: the folder {folder.absolute()} is not writable")
     try:
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISREG(target.stat().st_mode):
@@ -83,21 +83,20 @@ def check_folder(path: Path) -> None:
 def write_picture(
     image: Tensor, path: Path, *, alpha: Image.Image | None = None, bit_depth: int = 8, settings: Mapping[str, Any]
 ) -> None:
-    """Writes an image tensor with an sRGB profile, its opacity where the format keeps one, and the run's settings.
+    """Write an image atomically, with an sRGB profile, its opacity where the format keeps one, and the run's settings.
 
-    The settings stand as JSON in a PNG's text under "styletransfer", elsewhere in EXIF's ImageDescription. The file
-    appears under its name only when it is whole.
+    The settings are JSON in a PNG's text under "styletransfer", elsewhere in EXIF's ImageDescription.
 
     Raises:
-        StyleTransferError: it can't be written.
+        StyleTransferError: the file cannot be written.
     """
     kind = FORMATS[path.suffix.lower()]
     encode = _encode_16 if bit_depth == 16 else _encode_8
     try:
         data = encode(image, kind, alpha, settings)
-    except (OSError, ValueError) as error:  # what Pillow says to more pixels than the format can hold
+    except (OSError, ValueError) as error:  # more pixels than the format can hold
         size = f"{image.shape[3]}×{image.shape[2]}"
-        raise StyleTransferError(f"{path}: {kind} can't hold these {size} pixels: {error}") from error
+        raise StyleTransferError(f"{path}: {kind} cannot hold {size} pixels: {error}") from error
     write_atomically(path, data)
 
 
@@ -107,8 +106,8 @@ def _encode_8(image: Tensor, kind: str, alpha: Image.Image | None, settings: Map
         picture.putalpha(alpha)
     if kind not in _WITH_ALPHA:
         picture = flatten_on_white(picture)
-    if kind == "JPEG" and len(text) > _MOST_IN_JPEG:
-        log.warning("the settings are too long for a JPEG, and are left out; a PNG can hold them")
+    if kind == "JPEG" and len(text) > _MAX_JPEG_TEXT:
+        log.warning("the settings are too long for a JPEG and are left out; a PNG can hold them")
         text = ""
     extra = {**_QUALITY.get(kind, {}), "icc_profile": _PROFILE}
     if kind == "PNG":
@@ -117,9 +116,9 @@ def _encode_8(image: Tensor, kind: str, alpha: Image.Image | None, settings: Map
         extra["pnginfo"] = info
     else:
         exif = Image.Exif()
-        exif[ExifTags.Base.ImageDescription], exif[ExifTags.Base.Software] = text, _software(settings)
+        exif[ExifTags.Base.ImageDescription], exif[ExifTags.Base.Software] = text, _describe_software(settings)
         extra["exif"] = exif
-    file = io.BytesIO()  # and not on disk, where Pillow doesn't notice that a JPEG is cut off because the disk is full
+    file = io.BytesIO()  # not on disk, where Pillow does not notice that a full disk truncates a JPEG
     picture.save(file, format=kind, **extra)
     return file.getvalue()
 
@@ -131,15 +130,15 @@ def _encode_16(image: Tensor, kind: str, alpha: Image.Image | None, settings: Ma
     return _encode_png16(channels, settings) if kind == "PNG" else _encode_tiff16(channels, settings)
 
 
-def _software(settings: Mapping[str, Any]) -> str:
+def _describe_software(settings: Mapping[str, Any]) -> str:
     return f"styletransfer {settings.get('version', '')}".strip()
 
 
 def _encode_png16(channels: np.ndarray[Any, Any], settings: Mapping[str, Any]) -> bytes:
-    """PNG with 16 bits a channel, which Pillow can't write (PNG specification, sections 5 and 9)."""
+    """Return a PNG with 16 bits a channel, which Pillow cannot write (PNG specification, sections 5 and 9)."""
     height, width, depth = channels.shape
     rows = np.ascontiguousarray(channels, ">u2").view(np.uint8).reshape(height, -1)
-    # Filter 2, "up": each byte less the one above it; smooth pictures pack much better.
+    # Filter 2, "up", subtracts from each byte the one above it: smooth images compress much better.
     filtered = np.full((height, rows.shape[1] + 1), 2, np.uint8)
     filtered[:, 1:] = np.diff(rows, axis=0, prepend=np.zeros((1, rows.shape[1]), np.uint8))
     packed = zlib.compress(filtered.tobytes(), 6)
@@ -157,7 +156,7 @@ def _encode_png16(channels: np.ndarray[Any, Any], settings: Mapping[str, Any]) -
 
 
 def _encode_tiff16(channels: np.ndarray[Any, Any], settings: Mapping[str, Any]) -> bytes:
-    """TIFF with 16 bits a channel, which Pillow can't write."""
+    """Return a TIFF with 16 bits a channel, which Pillow cannot write."""
     import tifffile
 
     file = io.BytesIO()
@@ -168,7 +167,7 @@ def _encode_tiff16(channels: np.ndarray[Any, Any], settings: Mapping[str, Any]) 
         extrasamples=["unassalpha"] if channels.shape[2] == 4 else None,
         compression="zlib",
         description=json.dumps(settings),
-        software=_software(settings),
+        software=_describe_software(settings),
         iccprofile=_PROFILE,
         metadata=None,
     )

@@ -1,6 +1,6 @@
 """The losses: content, style and pixel terms, and the objective that adds them up over any number of parts.
 
-`LOSSES` has the style losses by name. May import machine and network.
+`LOSSES` has the style losses by name. May import runtime and encoder.
 """
 
 from .base import Moments, StyleLoss

@@ -1,6 +1,6 @@
-"""The loss terms of pixels, as pure functions. All are means, so that a weight does the same at any size.
+"""The loss terms of pixels, as pure functions. All are means, so that a weight has the same effect at any size.
 
-Each loss comes with its gradient: a pair (scalar tensor, gradient). Images are 1×3×H×W in [0, 1].
+Each returns a pair (scalar tensor, gradient). Images are 1×3×H×W in [0, 1].
 """
 
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ HALF_A_LEVEL = 0.5 / 255
 
 @dataclass(frozen=True)
 class TemporalPrior:
-    """An image that the output is to stay near, 1×3×H×W in its size, and the weight of each pixel, 1×1×H×W."""
+    """Per-pixel temporal prior: an image that the output stays near, 1×3×H×W in its size, and weights, 1×1×H×W."""
 
     image: Tensor
     weight: Tensor
 
 
 def total_variation(image: Tensor) -> Loss:
-    """Sum over the two directions of the mean squared difference between neighboring pixels, and its gradient.
+    """Return the mean squared difference between neighboring pixels, summed over both directions, and its gradient.
 
     Not in the paper: the smoothing regularizer of Mahendran and Vedaldi, *Understanding Deep Image Representations by
     Inverting Them*, CVPR 2015, eq. 4 with β = 2.
@@ -29,7 +29,7 @@ def total_variation(image: Tensor) -> Loss:
     total, gradient = image.new_zeros(()), torch.zeros_like(image)
     for axis in (2, 3):
         length = image.shape[axis] - 1
-        value, slope = _mean_square(image.narrow(axis, 1, length) - image.narrow(axis, 0, length))
+        value, slope = _compute_mean_square(image.narrow(axis, 1, length) - image.narrow(axis, 0, length))
         total = total + value
         gradient.narrow(axis, 1, length).add_(slope)
         gradient.narrow(axis, 0, length).sub_(slope)
@@ -37,21 +37,21 @@ def total_variation(image: Tensor) -> Loss:
 
 
 def gamut_loss(image: Tensor, values: int | None = None) -> Loss:
-    """Mean squared distance of the values from [0, 1], and its gradient.
+    """Return the mean squared distance of the values from [0, 1], and its gradient.
 
-    Of a part of an image it is what the part contributes: `values` is the number of the whole.
+    For a part of an image, pass the full image's number of `values`: the result is what the part contributes.
 
-    Not in the paper, which clamps the finished picture. Left free, 2 % of the values end outside, where no file can
+    Not in the paper, which clamps the final image. Without this term 2 % of the values end outside, where no file can
     hold them, and clamping them made the loss three times higher than what was optimized (docs/method.md).
     """
-    return _mean_square(image - image.clamp(0, 1), values)
+    return _compute_mean_square(image - image.clamp(0, 1), values)
 
 
 def absolute_change(change: Tensor, values: int | None = None) -> Loss:
-    """Mean absolute value of a change of an image, and its gradient; of a part, as `gamut_loss`.
+    """Return the mean absolute value of a change of an image, and its gradient; `values` as in `gamut_loss`.
 
-    Not in the paper: the L1 regularizer, with the change from the content in place of a network's weights. Within half
-    a level of 8 bits it is a parabola (Huber, 1964), since optimizers need a gradient that doesn't jump.
+    Not in the paper: the L1 regularizer, of the change from the content in place of a network's weights. Within half an
+    8-bit level it is a parabola (Huber, 1964), since optimizers need a continuous gradient.
     """
     count = values or change.numel()
     slope = (change / HALF_A_LEVEL).clamp_(-1, 1)
@@ -59,20 +59,19 @@ def absolute_change(change: Tensor, values: int | None = None) -> Loss:
 
 
 def squared_change(change: Tensor, values: int | None = None) -> Loss:
-    """Mean square of a change of an image, and its gradient; of a part, as `gamut_loss`. The L2 regularizer."""
-    return _mean_square(change, values)
+    """Return the mean square of a change of an image, and its gradient (L2); `values` as in `gamut_loss`."""
+    return _compute_mean_square(change, values)
 
 
 def temporal_loss(change: Tensor, weights: Tensor, values: int | None = None) -> Loss:
-    """Mean over all values of w · d², of a change d, 1×3×H×W, and weights w by pixel, 1×1×H×W, and its gradient; of a
-    part, as `gamut_loss`.
+    """Return the mean of w · d² for a change d, 1×3×H×W, and weights w, 1×1×H×W, and its gradient.
 
-    Ruder, Dosovitskiy, Brox, *Artistic Style Transfer for Videos*, GCPR 2016, eq. 7.
+    `values` as in `gamut_loss`. Ruder, Dosovitskiy, Brox, *Artistic Style Transfer for Videos*, GCPR 2016, eq. 7.
     """
     count, slope = values or change.numel(), change * weights
     return (slope * change).sum() / count, slope.mul_(2 / count)
 
 
-def _mean_square(difference: Tensor, count: int | None = None) -> Loss:
-    whole = count or difference.numel()
-    return difference.square().sum() / whole, difference * (2 / whole)
+def _compute_mean_square(difference: Tensor, count: int | None = None) -> Loss:
+    count = count or difference.numel()
+    return difference.square().sum() / count, difference * (2 / count)

@@ -1,6 +1,6 @@
-"""The optimizers: L-BFGS and others, as a stream of iterates from an image and evaluate().
+"""The optimizers: L-BFGS and others, as iterators over iterates.
 
-May import objective.
+May import losses and options.
 """
 
 from .curvature import HISTORY, InverseHessian, spectrum_of

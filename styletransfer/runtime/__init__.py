@@ -1,4 +1,4 @@
-"""The machine: devices, precision, threads and memory, processes that share a picture, the plan that fits into memory.
+"""The runtime: devices, precision, threads and memory, distributed processes, and the plan that fits into memory.
 
-May import network.
+May import encoder.
 """

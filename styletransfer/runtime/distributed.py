@@ -1,7 +1,7 @@
-"""Several processes for one picture: `torchrun --nproc-per-node 4 -m styletransfer …` splits its bands among them.
+"""Distributed evaluation of one image: `torchrun --nproc-per-node 4 -m styletransfer …` splits its bands.
 
-Each process evaluates some of the bands; sums over all of them go round by torch.distributed. The optimizer runs in
-each alike, so that nothing else need be exchanged. In a single process everything here does nothing.
+Each process evaluates some of the bands; torch.distributed sums the results. Every process runs the same optimizer, so
+nothing else is exchanged. In a single process these functions do nothing.
 """
 
 import contextlib
@@ -16,28 +16,28 @@ from torch import Tensor
 from ..errors import StyleTransferError
 
 T = TypeVar("T")
-#: The environment variable that tells the workers of a batch how many they are.
+#: The environment variable with the number of workers of a batch.
 WORKERS = "STYLETRANSFER_WORKERS"
 
 
 def world_size() -> int:
-    """The number of processes."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This process's number; 0 is the one that writes and speaks."""
+    """Return this process's number; 0 writes the files and prints."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def processes_here() -> int:
-    """How many of the processes share this machine, or how many that make other pictures of a batch."""
+    """Return how many of the processes, or of the workers of a batch, share this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE" if world_size() > 1 else WORKERS, 1))
 
 
 @contextlib.contextmanager
 def process_group() -> Iterator[None]:
-    """Takes part in the run that torchrun has started, if it has: over NCCL between GPUs, else over Gloo."""
+    """Join the process group if torchrun started this process: over NCCL between GPUs, else over Gloo."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or not dist.is_available():
         yield
         return
@@ -52,12 +52,12 @@ def process_group() -> Iterator[None]:
 
 
 def take_share(items: Sequence[T]) -> Sequence[T]:
-    """This process's part."""
+    """Return this process's share of the items."""
     return items[rank() :: world_size()]
 
 
 def sum_over_processes(tensors: Sequence[Tensor]) -> None:
-    """Replaces each tensor by the sum over all processes. They go as one, since every exchange costs a delay.
+    """Replace each tensor by its sum over all processes. They are sent as one, since every exchange has latency.
 
     Raises `StyleTransferError` if another process has ended.
     """
@@ -73,7 +73,7 @@ def sum_over_processes(tensors: Sequence[Tensor]) -> None:
 
 
 def any_process(answer: bool) -> bool:
-    """Whether any process says so: all end in the same iteration."""
+    """Return whether the answer is true in any process, so that all of them stop in the same iteration."""
     if world_size() == 1:
         return answer
     with _readable_errors():
@@ -87,4 +87,4 @@ def _readable_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise StyleTransferError("another process of this run has ended or can't be reached") from error
+        raise StyleTransferError("another process of this run has ended or cannot be reached") from error

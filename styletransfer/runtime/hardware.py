@@ -1,4 +1,4 @@
-"""What the machine offers: device, precision, threads, memory."""
+"""Hardware: device, precision, threads, memory."""
 
 import contextlib
 import ctypes
@@ -21,17 +21,17 @@ from . import distributed
 # Parameters of glibc's mallopt (malloc.h).
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _DEFAULT_TRIM_THRESHOLD, _DEFAULT_MMAP_MAX = 128 * 1024, 65536
-#: What `bf16_is_fast` measures: filters, and side of the maps; as much work each, as the layers of VGG-19 are.
+#: Filters and map side of the convolutions that `bf16_is_fast` times; of equal work each, as VGG-19's layers.
 _CONVOLUTIONS = ((64, 96), (256, 24), (512, 12))
-#: bfloat16 is fast where it takes at most this share of float32's time: half and twice on the two processors measured.
-_CLEARLY = 0.8
-#: What else the machine does takes none of a thread's own time. Windows counts that in steps of 16 ms.
+#: bfloat16 is fast if it takes less than this share of float32's time: half and twice on the two processors measured.
+_BF16_SHARE = 0.8
+#: Other load does not count in a thread's own time. Windows counts that only in steps of 16 ms.
 _processor_time = time.perf_counter if sys.platform == "win32" else time.thread_time
 
 
 @dataclass(frozen=True)
 class Precision:
-    """In what the encoder computes features and gradients; `tf32` lets CUDA round float32 to TF32 on the way."""
+    """The dtypes of features and of gradients; `tf32` lets CUDA round float32 to TF32 in products."""
 
     forward: torch.dtype
     backward: torch.dtype
@@ -39,7 +39,7 @@ class Precision:
 
 
 def select_device(name: str) -> torch.device:
-    """The device of a name: auto, cpu, cuda, cuda:N or mps. Raises `UsageError` if there is none such here."""
+    """Return the device of a name: auto, cpu, cuda, cuda:N or mps. Raises `UsageError` if it is not available."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -53,22 +53,22 @@ def select_device(name: str) -> torch.device:
     if chosen.type == "mps" and torch.backends.mps.is_available():
         return chosen
     if chosen.type in ("cuda", "mps"):
-        raise UsageError(f"there is no device {name} here; use --device cpu or auto")
-    raise UsageError(f"device is {name!r}; it can be auto, cpu, cuda, cuda:N or mps")
+        raise UsageError(f"device {name} is not available; use cpu or auto")
+    raise UsageError(f"device {name!r} is invalid; use auto, cpu, cuda, cuda:N or mps")
 
 
 def select_precision(name: str, on: torch.device) -> Precision:
-    """The precision of a name: auto, fp32, bf16 or tf32.
+    """Return the precision of a name: auto, fp32, bf16 or tf32.
 
-    auto is invisible in the picture: features are in float32 (on CUDA in TF32), and only the gradient is carried back
-    in bfloat16, where that is faster; it is then off by about 1 %. With features in bfloat16 the Gram matrices
+    auto does not change the image visibly: features are in float32 (on CUDA in TF32), and only the backward pass is in
+    bfloat16, where that is faster; the gradient is then off by about 1 %. With features in bfloat16 the Gram matrices
     are too inexact to finish with (docs/performance.md).
 
-    Raises `UsageError` for tf32 where there is none.
+    Raises `UsageError` for tf32 where it is not supported.
     """
     ampere = on.type == "cuda" and torch.cuda.get_device_capability(on) >= (8, 0)
     if name == "tf32" and not ampere:
-        raise UsageError(f"precision tf32 needs an NVIDIA GPU from Ampere on; on {on} use auto, fp32 or bf16")
+        raise UsageError(f"precision tf32 needs an NVIDIA GPU, Ampere or later; on {on} use auto, fp32 or bf16")
     if name == "auto":
         fast = ampere or (on.type == "cpu" and bf16_is_fast())
         return Precision(torch.float32, torch.bfloat16 if fast else torch.float32, tf32=ampere)
@@ -80,12 +80,11 @@ def select_precision(name: str, on: torch.device) -> Precision:
 @functools.cache
 @torch.no_grad()
 def bf16_is_fast() -> bool:
-    """Whether convolutions on this CPU are clearly faster in bfloat16: measured in a tenth of a second, once a process.
+    """Return whether convolutions on this CPU are clearly faster in bfloat16.
 
-    It is the same however busy the machine is, so that the processes of a batch agree.
-
-    What the processor says doesn't tell: with AVX512-BF16 they take half the time on AMD's, and twice the time on some
-    of Intel's. But without AVX-512 oneDNN has no such convolutions at all, and measuring torch's own took a second.
+    Measured once per process, in a tenth of a second, and independent of other load, so that the processes of a batch
+    agree. The CPU's flags do not decide it: with AVX512-BF16 convolutions take half the time on AMD's, and twice the
+    time on some of Intel's. Without AVX-512 oneDNN has no such convolutions, and measuring torch's own took a second.
     """
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return False
@@ -93,7 +92,7 @@ def bf16_is_fast() -> bool:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the caller's own
     try:
-        # In turn, so that what else the machine does hits both.
+        # In turn, so that other load affects both.
         for _, (filters, side), dtype in itertools.product(range(5), _CONVOLUTIONS, (torch.float32, torch.bfloat16)):
             x, kernel = torch.ones(1, filters, side, side), torch.ones(filters, filters, 3, 3)
             x, kernel = (t.to(dtype, memory_format=torch.channels_last) for t in (x, kernel))
@@ -104,48 +103,48 @@ def bf16_is_fast() -> bool:
     finally:
         torch.set_num_threads(threads)
     total = {dtype: sum(t for (_, d), t in fastest.items() if d == dtype) for dtype in (torch.float32, torch.bfloat16)}
-    return total[torch.bfloat16] < _CLEARLY * total[torch.float32]
+    return total[torch.bfloat16] < _BF16_SHARE * total[torch.float32]
 
 
 @contextlib.contextmanager
 def runtime_settings(on: torch.device, tf32: bool = False, deterministic: bool = False) -> Iterator[None]:
-    """Sets torch and the C library up for the optimization, and as they were afterwards.
+    """Set up torch and the C library for the optimization; restore the previous settings afterwards.
 
     Args:
-        deterministic: on a GPU, only algorithms that give the same bits every time, instead of the fastest.
+        deterministic: on a GPU, use only algorithms that give the same bits every time, instead of the fastest.
     """
-    threads, repeatable = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    threads, was_deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     flags = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
     try:
         if on.type == "cpu":
-            # torchrun tells every process to use one thread.
+            # torchrun sets every process to one thread.
             processes, cpus = distributed.processes_here(), available_cpus()
             torch.set_num_threads(min(threads, cpus) if processes == 1 else cpus // processes or 1)
             _keep_memory(True)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-        # Trying all algorithms takes seconds and, with their workspaces, tens of gigabytes; on an H100 none of those it
-        # found was faster than what cuDNN chooses by itself (docs/performance.md).
+        # The benchmark takes seconds and, for workspaces, tens of gigabytes; on an H100 it found nothing faster than
+        # cuDNN's own choice (docs/performance.md).
         torch.backends.cudnn.benchmark = False
         if deterministic and on.type == "cuda":
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may add up in any order
-            # A warning and no error for max pooling: windows of 2×2 don't overlap, so nothing adds up in any order.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may sum in any order
+            # Only warn about max pooling: windows of 2×2 do not overlap, so it sums nothing.
             torch.use_deterministic_algorithms(True, warn_only=True)
         yield
     finally:
         torch.set_num_threads(threads)
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = flags
-        if torch.are_deterministic_algorithms_enabled() != repeatable:  # the call imports the compiler, for seconds
-            torch.use_deterministic_algorithms(repeatable)
+        if torch.are_deterministic_algorithms_enabled() != was_deterministic:  # the call imports the compiler: slow
+            torch.use_deterministic_algorithms(was_deterministic)
         if on.type == "cpu":
             _keep_memory(False)
             release_memory(on)
 
 
 def _keep_memory(keep: bool) -> None:
-    """Tells glibc to keep freed memory for the next allocation, or to give it back to the system again.
+    """Make glibc keep freed memory for the next allocation, or return it to the system again.
 
-    By default every large feature map is mapped anew and unmapped in each evaluation, and the system clears its pages:
-    up to two thirds of the time of an evaluation (docs/performance.md).
+    By default every large feature map is mapped and unmapped in each evaluation, and the system clears its pages: up to
+    two thirds of the time of an evaluation (docs/performance.md).
     """
     if not sys.platform.startswith("linux"):
         return
@@ -156,7 +155,7 @@ def _keep_memory(keep: bool) -> None:
 
 
 def available_cpus(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """How many processors the container may use (cgroup v2). More threads than that wait for each other."""
+    """Return how many CPUs the container may use (cgroup v2). More threads than that wait for each other."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         limit, period = quota.read_text().split()
@@ -166,12 +165,12 @@ def available_cpus(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
 
 
 def free_memory(on: torch.device) -> int | None:
-    """Bytes that can still be taken: of the system, the container and the process's own limit; None if unknown."""
+    """Return the bytes available within the system, the container and the process's own limit; None if unknown."""
     if on.type == "cuda":
         unused = torch.cuda.memory_reserved(on) - torch.cuda.memory_allocated(on)
         return int(torch.cuda.mem_get_info(on)[0]) + unused
     if not sys.platform.startswith("linux"):
-        try:  # macOS tells how much there is, not how much is free
+        try:  # macOS reports the total, not what is free
             return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
         except (AttributeError, ValueError, OSError):
             return None
@@ -180,7 +179,7 @@ def free_memory(on: torch.device) -> int | None:
     free = [1024 * _kilobytes("/proc/meminfo", "MemAvailable")]
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY:
-        # It is a limit on addresses, many of which lie between pieces of memory and serve nothing.
+        # It limits addresses, many of which lie in unused gaps between pieces of memory.
         free.append(2 * (limit - 1024 * _kilobytes("/proc/self/status", "VmSize")) // 3)
     return min([*free, *_cgroup_memory()])
 
@@ -190,7 +189,7 @@ def _kilobytes(file: str, name: str) -> int:
 
 
 def _cgroup_memory(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[int]:
-    """What the control groups that the process is in leave of their limits."""
+    """Yield the bytes left of the memory limits of the process's control groups."""
     for line in own.read_text().splitlines() if own.exists() else []:
         _, controllers, path = line.split(":", 2)
         if not controllers:  # version 2
@@ -206,11 +205,11 @@ def _cgroup_memory(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/
                     line for line in (folder / "memory.stat").read_text().splitlines() if "inactive_file" in line
                 )
                 left = int((folder / limit).read_text()) - int((folder / used).read_text())
-                yield left + int(cached.split()[1])  # files that were read only; they make room
+                yield left + int(cached.split()[1])  # the file cache can be evicted
 
 
 def release_memory(on: torch.device) -> None:
-    """Gives memory that was kept for later back to the system."""
+    """Return cached free memory to the system."""
     if on.type == "cuda":
         torch.cuda.empty_cache()
     elif sys.platform.startswith("linux"):
@@ -219,27 +218,27 @@ def release_memory(on: torch.device) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory didn't suffice."""
-    told = ("allocate memory", "could not create a primitive")  # by torch, and by oneDNN
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in told)
+    """Return whether an error means that memory was insufficient."""
+    messages = ("allocate memory", "could not create a primitive")  # of torch and of oneDNN
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in messages)
 
 
 @contextlib.contextmanager
 def readable_memory_errors(on: torch.device) -> Iterator[None]:
-    """Within, memory that runs out is a `StyleTransferError` that says what to do."""
+    """Turn out-of-memory errors into a `StyleTransferError` that says what to do."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise StyleTransferError(f"there is not enough memory on {on}: use a smaller --size") from error
+        raise StyleTransferError(f"not enough memory on {on}: use a smaller size") from error
 
 
 def peak_memory(on: torch.device) -> int:
-    """The most memory so far, in bytes: of the process on a CPU (resident), of torch's allocations on a GPU."""
+    """Return the peak memory in bytes: resident on a CPU, of torch's allocations on a GPU; 0 if unknown."""
     if on.type == "cuda":
         return torch.cuda.max_memory_allocated(on)
-    if sys.platform == "win32":  # has no such count in the standard library
+    if sys.platform == "win32":  # the standard library has no such count
         return 0
     import resource
 

@@ -1,4 +1,4 @@
-"""The plan: in which parts a picture is evaluated, and how much the optimizer remembers, in the memory there is."""
+"""The plan: the tiling of the evaluation and the length of L-BFGS's history that fit into memory."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,31 +7,31 @@ from ..encoder import Encoder, Tiling, bands, level, winograd
 from ..errors import StyleTransferError
 from .hardware import Precision
 
-#: Share of the free memory that may be planned with: formulas are not exact, and others want some too.
+#: Share of the free memory that a plan may use: the model is not exact, and other processes need some too.
 SHARE = 0.85
-#: Bytes of the largest map of a strip, as its height is chosen.
+#: Target bytes of the largest map of a strip.
 STRIP = 64 << 20
-#: Image-sized float32 tensors that are alive at once at most, without L-BFGS's pairs.
+#: Most image-sized float32 tensors alive at once, without L-BFGS's pairs.
 VECTORS = 11
-#: What is too large is replaced by what takes at most this share of it.
+#: A plan that was too large is replaced by one that takes at most this share of its memory.
 SMALLER = 0.8
-#: Bytes of what doesn't grow with the picture: Gram matrices, the libraries' own buffers, gaps in the heap.
+#: Bytes that do not grow with the image: Gram matrices, the libraries' own buffers, gaps in the heap.
 CONSTANT = 10 << 20
-#: How many iterations L-BFGS takes with so many pairs, relative to 50 (docs/any-size.md).
+#: Iterations that L-BFGS takes with so many pairs, relative to 50 (docs/any-size.md).
 ITERATIONS = {50: 1.0, 20: 1.06, 10: 1.25, 5: 1.3, 3: 1.5}
-#: Time of working in strips relative to the whole, for copies at their borders and smaller convolutions.
+#: Relative time of an evaluation in strips, due to copies at their borders and smaller convolutions.
 STRIPS = 1.15
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a picture is evaluated and optimized, and what that takes.
+    """How an image is evaluated and optimized, and the memory and time that takes.
 
     Attributes:
         tiling: bands and strips.
         history: pairs of L-BFGS.
-        memory: bytes beyond what the process has already.
-        work: relative time of an evaluation; 1 for the whole picture at once.
+        memory: bytes beyond what the process uses already.
+        work: relative time of an evaluation; 1 for the whole image at once.
     """
 
     tiling: Tiling
@@ -52,16 +52,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class MemoryModel:
-    """What a plan is made for.
+    """Model of the memory and time that an optimization takes.
 
     Attributes:
-        encoder: cut to the layers that are used.
+        encoder: cut to the layers in use.
         height, width: of the image in pixels.
         precision: of the network.
-        content_layers: those whose features of the content picture are held.
+        content_layers: those whose features of the content image are kept.
         history: the most pairs of L-BFGS; 0 for Adam.
-        world_size: how many processes share the bands.
-        images: what else is held that is as large as the picture, in images of three channels.
+        world_size: number of processes that share the bands.
+        images: number of other images of this size, with three channels, that are kept.
     """
 
     encoder: Encoder
@@ -73,83 +73,83 @@ class MemoryModel:
     world_size: int = 1
     images: float = 0
 
-    def _values(self, layers: Iterable[str]) -> float:
-        """Feature values per pixel of the image."""
+    def _count_values(self, layers: Iterable[str]) -> float:
+        """Return the feature values per pixel of the image."""
         return float(sum(self.encoder.convolution(name)[0].shape[0] / 4 ** level(name) for name in layers))
 
-    def _kept(self, layers: Iterable[str]) -> float:
-        """Bytes per pixel of the image of what the way back needs of these layers."""
+    def _count_backward_bytes(self, layers: Iterable[str]) -> float:
+        """Return the bytes per pixel of the image that the backward pass needs of these layers."""
         itemsize = self.precision.backward.itemsize
-        return sum(self._values([name]) * (itemsize if self.encoder.needs_values(name) else 1) for name in layers)
+        return sum(self._count_values([name]) * (itemsize if self.encoder.needs_values(name) else 1) for name in layers)
 
-    def _transformed(self) -> int:
-        """Bytes of transformed kernels, and of what a convolution with one takes."""
+    def _count_winograd_bytes(self) -> int:
+        """Return the bytes of transformed kernels, and of one convolution's workspace."""
         kernels = [
             winograd.memory(self.encoder.convolution(name)[0])
             for name in self.encoder.names
             if self.encoder.transforms(name, (self.height, self.width))
         ]
-        return sum(kept for kept, _ in kernels) + max((working for _, working in kernels), default=0)
+        return sum(size for size, _ in kernels) + max((workspace for _, workspace in kernels), default=0)
 
-    def _blocks(self, first: int, last: int) -> list[str]:
+    def _list_layers(self, first: int, last: int) -> list[str]:
         return [name for name in self.encoder.names if first <= level(name) + 1 <= last]
 
     @property
     def _largest(self) -> float:
-        """Feature values per pixel of the largest map."""
-        return max(self._values([name]) for name in self.encoder.names)
+        """The feature values per pixel of the largest map."""
+        return max(self._count_values([name]) for name in self.encoder.names)
 
     def memory(self, tiling: Tiling, history: int) -> int:
-        """Bytes of the objective and the optimizer at their peak."""
-        there, back = self.precision.forward.itemsize, self.precision.backward.itemsize
+        """Return the peak bytes of the objective and the optimizer."""
+        forward, backward = self.precision.forward.itemsize, self.precision.backward.itemsize
         pixels, rows = self.height * self.width, tiling.rows or self.height
         widths = [band.right - band.left for band in bands(self.width, tiling.columns, self.encoder)]
-        mine = sorted(widths, reverse=True)[: -(-len(widths) // self.world_size)]
+        own_widths = sorted(widths, reverse=True)[: -(-len(widths) // self.world_size)]
         in_flight = min(self.height, 2 * self.encoder.halo + 3 * rows)
-        kept = self.height * sum(mine) * self._kept(self._blocks(tiling.kept, 5))
-        lost = in_flight * mine[0] * self._kept(self._blocks(1, tiling.kept - 1))
-        strip = min(rows + 4, self.height) * mine[0] * 3.5 * self._largest * there
-        targets = pixels * self._values(self.content_layers) * there
-        optimizer = pixels * (12 * (VECTORS + self.images) + 6 * back * history)
-        return int(CONSTANT + self._transformed() + kept + lost + strip + targets + optimizer)
+        kept = self.height * sum(own_widths) * self._count_backward_bytes(self._list_layers(tiling.kept, 5))
+        recomputed = in_flight * own_widths[0] * self._count_backward_bytes(self._list_layers(1, tiling.kept - 1))
+        strip = min(rows + 4, self.height) * own_widths[0] * 3.5 * self._largest * forward
+        targets = pixels * self._count_values(self.content_layers) * forward
+        optimizer = pixels * (12 * (VECTORS + self.images) + 6 * backward * history)
+        return int(CONSTANT + self._count_winograd_bytes() + kept + recomputed + strip + targets + optimizer)
 
     def work(self, tiling: Tiling) -> float:
-        """Time of an evaluation relative to one of the whole picture at once."""
-        again = sum(map(self.encoder.macs, self._blocks(1, tiling.kept - 1))) / self.encoder.macs_per_pixel
-        there = 1 / 2 if self.precision.forward == self.precision.backward else 2 / 3
-        wide = sum(band.right - band.left for band in bands(self.width, tiling.columns, self.encoder))
-        return float((1 + there * again) * (STRIPS if tiling.rows else 1.0) * wide / self.width)
+        """Return the time of an evaluation relative to one of the whole image at once."""
+        recomputed = sum(map(self.encoder.macs, self._list_layers(1, tiling.kept - 1))) / self.encoder.macs_per_pixel
+        forward_share = 1 / 2 if self.precision.forward == self.precision.backward else 2 / 3
+        total_width = sum(band.right - band.left for band in bands(self.width, tiling.columns, self.encoder))
+        return float((1 + forward_share * recomputed) * (STRIPS if tiling.rows else 1.0) * total_width / self.width)
 
     def plan(self, tiling: Tiling, history: int) -> Plan:
-        """What this tiling and so many pairs take."""
+        """Return the plan with this tiling and so many pairs."""
         return Plan(tiling, history, self.memory(tiling, history), self.work(tiling))
 
-    def _strip(self, width: int) -> int:
-        """Rows of a strip so wide."""
+    def _choose_rows(self, width: int) -> int:
+        """Return the rows of a strip of this width."""
         rows = int(STRIP / (self._largest * self.precision.forward.itemsize * width)) // 32 * 32
         return min(max(32, rows), self.height)
 
     def tilings(self, tile: str) -> list[Tiling]:
-        """What can be tried: the whole, strips with more or less of the maps kept, bands, ever narrower."""
+        """Return the tilings to try: whole, strips with more or fewer maps kept, and ever narrower bands."""
         whole = [Tiling()] if self.world_size == 1 else []
         if tile == "off":
             return [Tiling()]
         if tile != "auto":
             columns = int(tile) if int(tile) < self.width else None
-            return [Tiling(columns, min(int(tile), self._strip(columns or self.width)), 6)]
-        strips = [Tiling(None, self._strip(self.width), kept) for kept in (1, 3, 4, 6)] if whole else []
+            return [Tiling(columns, min(int(tile), self._choose_rows(columns or self.width)), 6)]
+        strips = [Tiling(None, self._choose_rows(self.width), kept) for kept in (1, 3, 4, 6)] if whole else []
         widest = self.width if whole else -(-self.width // self.world_size)
         widths = [w for w in (widest, 8192, 4096, 2048, 1024, 512, 256, 128) if w < self.width and w <= widest]
-        kepts = (6,) if whole else (1, 3, 4, 6)
-        return whole + strips + [Tiling(w, min(self._strip(w), w), kept) for w in widths for kept in kepts]
+        blocks = (6,) if whole else (1, 3, 4, 6)
+        return whole + strips + [Tiling(w, min(self._choose_rows(w), w), kept) for w in widths for kept in blocks]
 
 
 def make_plan(model: MemoryModel, free: int | None, tile: str = "auto") -> Plan:
-    """The fastest plan that fits.
+    """Return the fastest plan that fits into memory.
 
     Args:
-        free: bytes that the process can still take; None if unknown.
-        tile: as in `Options`: "auto", "off" for the whole picture whatever it takes, or a number.
+        free: bytes available to the process; None if unknown.
+        tile: as in `Options`: "auto", "off" for the whole image even if it does not fit, or a number.
 
     Raises:
         StyleTransferError: nothing fits.
@@ -164,16 +164,16 @@ def make_plan(model: MemoryModel, free: int | None, tile: str = "auto") -> Plan:
     fitting = [plan for plan in plans if plan.memory <= SHARE * free]
     if not fitting:
         least = min(plan.memory for plan in plans) / SHARE / 2**30
-        way_out = "a smaller --size" + (" or --tile auto" if tile != "auto" else "")
+        remedy = "a smaller size" + (" or set tile to auto" if tile != "auto" else "")
         raise StyleTransferError(
             f"{model.width}×{model.height} pixels need {least:.1f} GiB of free memory, "
-            f"there are {free / 2**30:.1f}: use {way_out}"
+            f"but {free / 2**30:.1f} are available: use {remedy}"
         )
     return min(fitting, key=lambda plan: plan.work * ITERATIONS.get(plan.history, 1.0))
 
 
 def make_smaller_plan(model: MemoryModel, than: Plan) -> Plan | None:
-    """The fastest plan with as many pairs that takes clearly less memory for the rest, if there is one."""
+    """Return the fastest plan with as many pairs that takes clearly less memory for the rest; None without one."""
     most = SMALLER * model.memory(than.tiling, 0)
     plans = [model.plan(tiling, than.history) for tiling in model.tilings("auto") if model.memory(tiling, 0) <= most]
     return min(plans, key=lambda plan: plan.work, default=None)

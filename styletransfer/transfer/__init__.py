@@ -1,6 +1,6 @@
 """The optimization of one image: `stylize`, runs over several scales, checkpoints, estimates.
 
-May import optimizer, objective, machine, network and pictures.
+May import optim, losses, runtime, encoder and images.
 """
 
 from .checkpoint import checkpoint_path

@@ -1,4 +1,4 @@
-"""The optimization as a moving picture: GIF, WebP, or MP4."""
+"""The optimization as an animation: GIF, WebP or MP4."""
 
 import io
 from collections.abc import Sequence
@@ -12,27 +12,27 @@ from ..files import write_atomically
 from ..images import check_distinct, check_folder, fit_size, flatten_on_white, to_pil
 from .run import Step
 
-#: Longer side in pixels at most.
+#: Longer side of a frame in pixels, at most.
 LONGER = 640
-#: Iterates become frames at 1, 2, 3, … and then each after so many times the last one's number: a picture changes most
-#: at first. 500 iterations are 92 frames.
+#: Steps 1, 2, 3, … become frames, and later each whose number has grown by this factor since the last frame: an image
+#: changes most at first. 500 iterations make 69 frames.
 FEWER = 1.06
-#: Milliseconds for which a frame, and the last one, is seen.
+#: Duration of a frame, and of the last one, in milliseconds.
 EACH, LAST = 80, 2000
 
 
 class Animation:
-    """Collects frames as it is called with steps, and writes them.
+    """The frames of a run as a moving image file.
 
     Raises:
-        UsageError: unknown ending, no such folder, the name is taken, or PyAV isn't installed, which MP4 needs.
+        UsageError: unknown extension, no such folder, the name is taken, or PyAV is not installed, which MP4 needs.
     """
 
     def __init__(self, path: Path, taken: Sequence[Path] = ()) -> None:
         self.path, self._frames, self._steps, self._next = path, list[Image.Image](), 0, 1.0
         kind = path.suffix.lower()
         if kind not in _WRITERS:
-            raise UsageError(f"{path}: an animation's name must end in {', '.join(_WRITERS)}")
+            raise UsageError(f"{path}: the name of an animation must end in {', '.join(_WRITERS)}")
         check_folder(path)
         check_distinct(path, taken, "--animate")
         if kind == ".mp4":
@@ -41,17 +41,17 @@ class Animation:
             except ImportError as error:
                 raise UsageError(f"{path}: MP4 needs PyAV: pip install 'styletransfer[video]'; or use .webp") from error
 
-    def __call__(self, step: Step) -> None:
-        """Takes the picture of a step, if it is to be a frame."""
+    def add(self, step: Step) -> None:
+        """Add the image of a step, if a frame is due."""
         self._steps += 1
         if self._steps >= self._next:
             self._next = max(self._steps + 1, self._steps * FEWER)
             self._frames.append(_shrink(to_pil(step.image)))
 
     def save(self, last: Image.Image) -> None:
-        """Writes the animation with this picture, mode RGB or RGBA, at its end; transparent parts are white throughout.
+        """Write the animation, ending with this image, mode RGB or RGBA; transparent parts are white in every frame.
 
-        Raises `StyleTransferError` if it can't be written.
+        Raises `StyleTransferError` if the file cannot be written.
         """
         end = _shrink(flatten_on_white(last))
         frames = [frame if frame.size == end.size else frame.resize(end.size) for frame in self._frames]
@@ -65,28 +65,28 @@ def _shrink(image: Image.Image) -> Image.Image:
     return image.resize(fit_size(image.size, LONGER), Image.Resampling.LANCZOS)
 
 
-def _pillow_writer(kind: str, **settings: Any) -> Any:
+def _make_pillow_writer(kind: str, **settings: Any) -> Any:
     def write(frames: list[Image.Image]) -> bytes:
-        file, times = io.BytesIO(), [EACH] * (len(frames) - 1) + [LAST]
-        frames[0].save(file, kind, save_all=True, append_images=frames[1:], duration=times, loop=0, **settings)
+        file, durations = io.BytesIO(), [EACH] * (len(frames) - 1) + [LAST]
+        frames[0].save(file, kind, save_all=True, append_images=frames[1:], duration=durations, loop=0, **settings)
         return file.getvalue()
 
     return write
 
 
-def _mp4(frames: list[Image.Image]) -> bytes:
+def _encode_mp4(frames: list[Image.Image]) -> bytes:
     import av
 
     file, (width, height) = io.BytesIO(), frames[0].size
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=1000 // EACH, options={"crf": "18"})
-        # In the usual sampling of colors both sides are even.
+        # yuv420p needs even sides.
         stream.width, stream.height, stream.pix_fmt = width // 2 * 2, height // 2 * 2, "yuv420p"
         for frame in [*frames, *[frames[-1]] * (LAST // EACH)]:
-            even = frame.crop((0, 0, stream.width, stream.height))
-            container.mux(stream.encode(av.VideoFrame.from_image(even)))
+            cropped = frame.crop((0, 0, stream.width, stream.height))
+            container.mux(stream.encode(av.VideoFrame.from_image(cropped)))
         container.mux(stream.encode())
     return file.getvalue()
 
 
-_WRITERS = {".gif": _pillow_writer("GIF"), ".webp": _pillow_writer("WEBP", quality=85), ".mp4": _mp4}
+_WRITERS = {".gif": _make_pillow_writer("GIF"), ".webp": _make_pillow_writer("WEBP", quality=85), ".mp4": _encode_mp4}

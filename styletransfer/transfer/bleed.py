@@ -1,30 +1,30 @@
-"""The bleed: the canvas that is optimized is a little larger than the picture on every side."""
+"""The bleed: a margin around the image that is optimized with it and trimmed at the end."""
 
 from torch import Tensor
 from torch.nn.functional import pad
 
 from ..options import Options
 
-#: Pixels by which the canvas is larger than the picture on every side: mirrored from the content, trimmed at the end.
-#: A pixel at the border is seen by fewer filters than others and comes out with nearly twice their contrast.
+#: Width of the bleed in pixels; it starts as the mirrored content. Without it pixels at the border, which fewer filters
+#: see, come out with nearly twice the contrast of others.
 BLEED = 4
-#: The same for seamless pictures, where it is what follows beyond the border, is seen and doesn't count. A multiple of
-#: 16, so that every position of every layer lies on one side of the border; those of conv5_1 see 70 pixels.
+#: The same for seamless images, where it repeats the opposite side and is left out of the losses. A multiple of 16, so
+#: that every position of every layer lies on one side of the border; those of conv5_1 see 70 pixels to each side.
 SEAMLESS_BLEED = 48
 
 
 def bleed_width(options: Options) -> int:
-    """Pixels by which the canvas is larger than the picture on every side."""
+    """Return the width of the bleed in pixels."""
     return SEAMLESS_BLEED if options.seamless else BLEED
 
 
 def add_bleed(image: Tensor, options: Options) -> Tensor:
-    """The canvas: an image 1×3×H×W with pixels more on every side, mirrored, or those of the opposite side."""
+    """Return the canvas: an image 1×C×H×W with its bleed, mirrored, or from the opposite side if seamless."""
     mode = "circular" if options.seamless else "reflect"
     return pad(image, (bleed_width(options),) * 4, mode=mode)
 
 
 def trim_bleed(canvas: Tensor, options: Options) -> Tensor:
-    """The image on a canvas."""
+    """Return a canvas without its bleed."""
     inner = slice(bleed_width(options), -bleed_width(options))
     return canvas[..., inner, inner]

@@ -1,7 +1,7 @@
-"""Checkpoint files: the state of a run on disk, to resume it after whatever ended it.
+"""Checkpoint files: the state of a run on disk, to resume it after an interruption.
 
-One safetensors file: tensors, and the rest of `Run.state_dict` as JSON in its header. It is written next to the output
-image under a hidden name, whole or not at all, and removed when the output is there.
+One safetensors file: tensors, and the rest of `Run.state_dict` as JSON in its header. It is written atomically next to
+the output image under a hidden name, and removed once the output is saved.
 """
 
 import hashlib
@@ -24,20 +24,20 @@ from ..files import atomic_write
 
 log = logging.getLogger(__name__)
 
-#: Changes whenever what is written does. Format 4 named the network of each scale, of which a warm start had two.
+#: Changes with the content of the file. Format 4 also named the network of each scale; a warm start had two.
 FORMAT, READABLE = "5", ("4", "5")
-#: The next checkpoint is due no sooner than after this share's inverse of the time that the last one took, so that a
-#: slow disk doesn't slow the run, however often they are wanted.
+#: Largest share of a run's time that writing checkpoints takes, however often they are wanted: so a slow disk does not
+#: slow the run.
 SHARE = 0.02
 _DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.bfloat16: "BF16", torch.int64: "I64", torch.bool: "BOOL"}
 
 
 class DamagedError(StyleTransferError):
-    """A checkpoint cannot be read, or is of another version of the program."""
+    """A checkpoint that is damaged, or of another version of the program."""
 
 
 class DifferentError(UsageError):
-    """A state is of a run with other settings or inputs."""
+    """A state of a run with other settings or inputs."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Checkpoint:
     """The content of a checkpoint file.
 
     Attributes:
-        state: of the run, as `Run.state_dict`.
-        sources: content and styles as absolute paths, or None for what was no file, and the options.
+        state: of the run, as returned by `Run.state_dict`.
+        sources: absolute paths of content and styles, None for an input that is no file, and the options.
     """
 
     state: dict[str, Any]
@@ -56,20 +56,20 @@ class Checkpoint:
 def checkpoint_path(picture: Path) -> Path:
     """Return the path of the checkpoint of an output image."""
     name = f".{picture.name}.checkpoint"
-    if len(os.fsencode(name)) > 255:  # more than a file system allows, though the picture's own name may be
+    if len(os.fsencode(name)) > 255:  # longer than file systems allow, although the image's name is not
         name = f".{hashlib.sha256(os.fsencode(picture.name)).hexdigest()}.checkpoint"
     return picture.with_name(name)
 
 
 def load_checkpoint(path: Path, *, header_only: bool = False) -> Checkpoint:
-    """Read a checkpoint, or with `header_only` all but its tensors.
+    """Read a checkpoint; with `header_only`, all but its tensors.
 
     Raises:
-        UsageError: there is none.
+        UsageError: the file does not exist.
         DamagedError: it is damaged, or of another version of the program.
     """
     if not path.is_file():
-        raise UsageError(f"{path}: there is no checkpoint; the run was finished, or never got that far")
+        raise UsageError(f"{path}: there is no checkpoint: the run was finished, or ended before the first one")
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
@@ -83,7 +83,7 @@ def load_checkpoint(path: Path, *, header_only: bool = False) -> Checkpoint:
 
 
 def check_same_run(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise `DifferentError` if settings or inputs differ from those that a run began with, naming them."""
+    """Raise `DifferentError`, with their names, if settings or inputs differ from those that a run began with."""
     changed = [
         f"{name} was {_shorten(before.get(name))} and is now {_shorten(now.get(name))}"
         for name in {**before, **now}
@@ -91,7 +91,7 @@ def check_same_run(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     ]
     if changed:
         raise DifferentError(
-            "can't resume from the checkpoint: " + "; ".join(changed) + ". Without --resume the run starts over"
+            "cannot resume from the checkpoint: " + "; ".join(changed) + ". Without --resume the run starts over"
         )
 
 
@@ -101,14 +101,14 @@ def _shorten(value: Any) -> str:
 
 
 class CheckpointWriter:
-    """Writes the checkpoints of a run.
+    """A writer of a run's checkpoints.
 
     Args:
-        path: where.
-        every: seconds between them, ∞ for none.
+        path: of the file.
+        every: seconds between checkpoints, ∞ for none.
         sources: as in `Checkpoint`.
-        resumed: whether the run resumes from the file that is there. Otherwise that file is of an earlier run, and
-            spared for the time between two checkpoints, in case this run was started by mistake.
+        resumed: whether the run resumes from the existing file. Otherwise an existing file is of an earlier run, and is
+            spared until the first checkpoint is due, in case this run was started by mistake.
     """
 
     def __init__(self, path: Path, every: float, sources: dict[str, Any], resumed: bool) -> None:
@@ -117,11 +117,11 @@ class CheckpointWriter:
         self.next = time.monotonic() + every
 
     def is_due(self, *, last: bool = False) -> bool:
-        """Return whether it is time to write one; the last one, of an interrupted run, always is."""
+        """Return whether a checkpoint is due; an interrupted run's last one is, unless another run's file is spared."""
         return time.monotonic() >= self.next or (last and not self.spares and math.isfinite(self.every))
 
     def write(self, state: Mapping[str, Any]) -> None:
-        """Write the state of the run. When that is not possible a warning says so, and the run continues."""
+        """Write the state of the run. If that fails, a warning is logged and the run continues."""
         start = time.monotonic()
         parts = {"run": state["run"], "sources": self.sources, "progress": state["progress"]}
         header = {"format": FORMAT} | {name: json.dumps(part) for name, part in parts.items()}
@@ -138,13 +138,13 @@ class CheckpointWriter:
 
 
 def _save(file: BinaryIO, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    """Write tensors as safetensors; the library's own function leaves a temporary file when its process is killed."""
-    described: dict[str, Any] = {"__metadata__": header}
+    """Write tensors as safetensors; the library's own function leaves a temporary file if the process is killed."""
+    entries: dict[str, Any] = {"__metadata__": header}
     end = 0
     for name, tensor in tensors.items():
         begin, end = end, end + tensor.nbytes
-        described[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
-    text = json.dumps(described).encode()
+        entries[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(entries).encode()
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
     for tensor in tensors.values():

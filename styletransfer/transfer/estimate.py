@@ -1,4 +1,4 @@
-"""What a run will take: the plan of each scale, its memory, and its time."""
+"""Estimates of a run: the plan of each scale, its memory, and its time."""
 
 import itertools
 import math
@@ -16,19 +16,19 @@ from .planning import memory_model, plan_scale
 from .problem import Problem, Scale, prepared_problem
 from .run import make_curvature
 
-#: Pixels of the longer side of the part of a picture by which the time of an iteration is told.
+#: Longer side in pixels, at most, of the crop on which the time of an iteration is measured.
 SAMPLE = 1024
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a scale of a run will take.
+    """The estimated plan and time of one scale.
 
     Attributes:
         size: width and height in pixels.
         plan: bands, strips, pairs and bytes.
-        seconds: of an iteration of the network that counts, from some iterations on a part of the picture.
-        iterations: at most.
+        seconds: of an iteration, extrapolated from some on a crop of the image.
+        iterations: the maximum.
     """
 
     size: tuple[int, int]
@@ -38,7 +38,7 @@ class Estimate:
 
 
 def estimate(content: Source, style: Styles, options: Options | None = None, **changes: Any) -> list[Estimate]:
-    """What `stylize` would do with the same arguments and how long it would take, scale by scale, without doing it.
+    """Return plan and time of each scale that `stylize` would work at with these arguments, without running it.
 
     Raises:
         UsageError, StyleTransferError: as `stylize`.
@@ -52,7 +52,7 @@ def estimate(content: Source, style: Styles, options: Options | None = None, **c
 
 
 def measure_iteration(problem: Problem, scale: Scale, plan: Plan) -> float:
-    """Seconds of an iteration of the network that counts, told from some iterations on the middle of the picture."""
+    """Return the seconds of an iteration, extrapolated from some on the middle of the image."""
     width, height = scale.content
     part = Scale((min(width, SAMPLE), min(height, SAMPLE)), scale.style)
     left, top = (width - part.content[0]) // 2, (height - part.content[1]) // 2
@@ -66,7 +66,7 @@ def measure_iteration(problem: Problem, scale: Scale, plan: Plan) -> float:
         make_curvature(sample, image, plan, problem.precision.backward),
     )
     iterates = minimize(evaluate, image, problem.options.optimizer, problem.options.learning_rate, curvature=curvature)
-    times = [(iterate.terms.tolist(), time.monotonic())[1] for iterate in itertools.islice(iterates, 4)]  # GPUs wait
-    whole, sampled = (memory_model(problem, scale, problem.precision), memory_model(sample, part, problem.precision))
-    wider = whole.work(plan.tiling) / sampled.work(tiling)
-    return (times[3] - times[1]) / 2 * wider * width * height / math.prod(part.content)
+    times = [(iterate.terms.tolist(), time.monotonic())[1] for iterate in itertools.islice(iterates, 4)]  # syncs GPUs
+    full, sampled = (memory_model(problem, scale, problem.precision), memory_model(sample, part, problem.precision))
+    ratio = full.work(plan.tiling) / sampled.work(tiling)
+    return (times[3] - times[1]) / 2 * ratio * width * height / math.prod(part.content)

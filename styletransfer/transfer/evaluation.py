@@ -1,6 +1,6 @@
-"""What is evaluated on a scale: the objective, and what is wrapped around its evaluation.
+"""The function that is minimized on a scale: the objective's evaluation, and wrappers around it.
 
-A wrapper takes evaluate() and returns one that the optimizer can't tell from it.
+A wrapper takes an `Evaluate` and returns another.
 """
 
 import itertools
@@ -23,15 +23,15 @@ log = logging.getLogger(__name__)
 def make_evaluate(
     problem: Problem, encoder: Encoder, scale: Scale, tiling: Tiling, image: Tensor, done: int
 ) -> Evaluate:
-    """What the optimizer is to minimize on a scale.
+    """Return the function to minimize on a scale.
 
     Args:
         image: of the canvas's shape and on its device.
-        done: iterations done before, with the same noise to come after them (`Options.jitter`).
+        done: iterations done before; a resumed run continues with the same noise (`Options.jitter`).
     """
     options = problem.options
     evaluate: Evaluate = make_objective(problem, encoder, scale, tiling).evaluate
-    hardware.release_memory(problem.device)  # what making it has left in pieces
+    hardware.release_memory(problem.device)  # fragments left from building it
     if options.color == "luminance":
         evaluate = stay_gray(evaluate)
     if (keep := mask_canvas(problem, problem.inputs.keep, scale)) is not None:
@@ -41,7 +41,7 @@ def make_evaluate(
     evaluate = capture_graph(evaluate, image)
     if options.jitter:
         evaluate = add_jitter(evaluate, options.jitter, options.seed, done)
-    if tiling.rows and image.device.type == "cpu":  # memory is scarce
+    if tiling.rows and image.device.type == "cpu":  # strips mean that memory is scarce
         evaluate = release_gaps(evaluate)
     return evaluate
 
@@ -50,19 +50,19 @@ def make_evaluate(
 
 
 def make_objective(problem: Problem, encoder: Encoder, scale: Scale, tiling: Tiling) -> Objective:
-    """The objective of a scale, evaluated in these parts."""
+    """Return the objective of a scale, evaluated in the parts of `tiling`."""
     options, device = problem.options, problem.device
 
-    def load(given: StyleInput) -> Style:
-        size = scale.fit_style(given.picture)
-        mask = given.mask.resize(size).tensor()[:, :1].to(device) if given.mask else None
-        return Style(given.picture.resize(size).tensor().to(device), given.share, mask)
+    def load(style: StyleInput) -> Style:
+        size = scale.fit_style(style.picture)
+        mask = style.mask.resize(size).tensor()[:, :1].to(device) if style.mask else None
+        return Style(style.picture.resize(size).tensor().to(device), style.share, mask)
 
     return Objective(
         encoder,
         content_canvas(problem, scale),
         [
-            Region(list(map(load, region.styles)), *_mask_and_share(problem, region, scale))
+            Region(list(map(load, region.styles)), *_load_mask_and_share(problem, region, scale))
             for region in problem.inputs.regions
         ],
         content_weights=options.content_weights,
@@ -78,13 +78,13 @@ def make_objective(problem: Problem, encoder: Encoder, scale: Scale, tiling: Til
     )
 
 
-def _mask_and_share(problem: Problem, region: RegionInput, scale: Scale) -> tuple[Tensor | None, float | None]:
-    """The mask of a region, and its share if that isn't the mask's.
+def _load_mask_and_share(problem: Problem, region: RegionInput, scale: Scale) -> tuple[Tensor | None, float | None]:
+    """Return the mask of a region, and its share if that differs from the mask's.
 
-    Without what is kept: the rest alone is to have the style, and not so much more of it that the mean over both is
-    right. Without what is beyond the border of a seamless picture: it is counted on the opposite side.
+    The mask excludes kept content (`Options.keep`): otherwise the rest would have too much of the style, to make the
+    mean over both right. It also excludes the bleed of a seamless image, which counts on the opposite side.
     """
-    mask, keep = (mask_canvas(problem, given, scale) for given in (region.mask, problem.inputs.keep))
+    mask, keep = (mask_canvas(problem, picture, scale) for picture in (region.mask, problem.inputs.keep))
     if keep is not None:
         mask = 1 - keep if mask is None else mask * (1 - keep)
     if not problem.options.seamless:
@@ -99,9 +99,9 @@ def _mask_and_share(problem: Problem, region: RegionInput, scale: Scale) -> tupl
 
 
 def stay_gray(evaluate: Evaluate) -> Evaluate:
-    """The same loss for gray images only: its gradient is projected on them, so that an optimizer stays there.
+    """Return the function with its gradient projected onto gray images, so that a gray image stays gray.
 
-    Left free, the canvas would take on colors that lower the loss and are lost in the end.
+    Otherwise the canvas would take on colors that lower the loss and are lost in the end.
     """
 
     def wrapper(image: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,7 +112,7 @@ def stay_gray(evaluate: Evaluate) -> Evaluate:
 
 
 def keep_content(evaluate: Evaluate, keep: Tensor, content: Tensor) -> Evaluate:
-    """The same of the image with the content where `keep` is 1: there, what the optimizer does makes no difference.
+    """Return the function of the image with the content where `keep` is 1; the gradient is 0 there.
 
     Args:
         keep: 1×1×H×W in [0, 1].
@@ -127,10 +127,10 @@ def keep_content(evaluate: Evaluate, keep: Tensor, content: Tensor) -> Evaluate:
 
 
 def wrap_borders(evaluate: Evaluate, margin: int) -> Evaluate:
-    """The same of the image laid in rows: what is beyond a border is what is within the opposite one.
+    """Return the function of the image continued periodically beyond its borders.
 
     Args:
-        margin: pixels of the canvas beyond the picture's border.
+        margin: width of the bleed in pixels.
     """
 
     def fold(gradient: Tensor, axis: int) -> Tensor:
@@ -149,7 +149,7 @@ def wrap_borders(evaluate: Evaluate, margin: int) -> Evaluate:
 
 
 def add_jitter(evaluate: Evaluate, size: float, seed: int, done: int) -> Evaluate:
-    """The same of the image with noise, of which every evaluation has its own; `done` were before."""
+    """Return the function of the image plus noise, drawn anew for each evaluation; `done` were before."""
     count = itertools.count(done)
 
     def wrapper(image: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,9 +160,10 @@ def add_jitter(evaluate: Evaluate, size: float, seed: int, done: int) -> Evaluat
 
 
 def release_gaps(evaluate: Evaluate) -> Evaluate:
-    """The same function, giving back before and after what is free: gaps between what lasts, of pieces of many sizes.
+    """Return the same function, which returns free memory to the system before and after each evaluation.
 
-    They grew to half as much as a picture in strips needs, after coarser scales; this takes 3 % of the time.
+    After coarser scales, gaps between lasting tensors grew to half the memory that an image in strips needs. Releasing
+    them takes 3 % of the time.
     """
 
     def wrapper(image: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,32 +176,32 @@ def release_gaps(evaluate: Evaluate) -> Evaluate:
 
 
 def capture_graph(evaluate: Evaluate, image: Tensor) -> Evaluate:
-    """The same function as one CUDA graph, for images of this one's shape; itself on other devices.
+    """Return the same function as one CUDA graph, for images of this shape; the function itself on other devices.
 
-    A graph is launched as a whole: the hundreds of kernels of an evaluation need no Python in between. Where it can't
-    be captured, a notice says why and the function runs as it is.
+    A graph is launched as a whole: the hundreds of kernels of an evaluation need no Python in between. If capturing
+    fails, the reason is logged and the function itself returned.
     """
     if image.device.type != "cuda":
         return evaluate
     try:
-        held = image.clone()
-        aside = torch.cuda.Stream(image.device)  # type: ignore[no-untyped-call]
-        aside.wait_stream(torch.cuda.current_stream(image.device))
-        with torch.cuda.stream(aside):  # what libraries set up at first must not be captured
+        static_image = image.clone()
+        side_stream = torch.cuda.Stream(image.device)  # type: ignore[no-untyped-call]
+        side_stream.wait_stream(torch.cuda.current_stream(image.device))
+        with torch.cuda.stream(side_stream):  # warm-up: libraries' initialization must not be captured
             for _ in range(3):
-                evaluate(held)
-        torch.cuda.current_stream(image.device).wait_stream(aside)
+                evaluate(static_image)
+        torch.cuda.current_stream(image.device).wait_stream(side_stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            results = evaluate(held)
+            results = evaluate(static_image)
     except RuntimeError as error:
         torch.cuda.empty_cache()
         log.info("evaluating without a CUDA graph: %s", str(error).partition("\n")[0].partition(". ")[0])
         return evaluate
 
-    def replay(x: Tensor, _read: Evaluate = evaluate) -> tuple[Tensor, Tensor]:
-        # The graph reads the function's own tensors, the targets among them: they have to live as long as it.
-        held.copy_(x)
+    def replay(x: Tensor, _keep_alive: Evaluate = evaluate) -> tuple[Tensor, Tensor]:
+        # The graph reads tensors of the function, such as its targets: they must live as long as the graph.
+        static_image.copy_(x)
         graph.replay()
         return results[0].clone(), results[1].clone()
 

@@ -1,4 +1,4 @@
-"""The plan of a scale: what it needs, and what fits into the memory that is free."""
+"""The plan of a scale: how it fits into the free memory."""
 
 from ..optim import HISTORY
 from ..runtime import distributed, hardware
@@ -8,11 +8,11 @@ from .problem import Problem, Scale
 
 
 def memory_model(problem: Problem, scale: Scale, precision: hardware.Precision) -> MemoryModel:
-    """Return what a plan for a scale depends on."""
+    """Return the memory model of a scale, which its plan depends on."""
     options, (width, height) = problem.options, scale.content
-    given = [[region.mask, *(style.mask for style in region.styles)] for region in problem.inputs.regions]
-    masks = sum(mask is not None for of_region in given for mask in of_region)
-    whole = bool(options.l1 or options.l2) + 4 / 3 * ((problem.inputs.keep is not None) + (problem.prior is not None))
+    masks = [[region.mask, *(style.mask for style in region.styles)] for region in problem.inputs.regions]
+    mask_count = sum(mask is not None for region_masks in masks for mask in region_masks)
+    images = bool(options.l1 or options.l2) + 4 / 3 * ((problem.inputs.keep is not None) + (problem.prior is not None))
     return MemoryModel(
         encoder=problem.encoder(precision),
         height=height + 2 * bleed_width(options),
@@ -21,7 +21,7 @@ def memory_model(problem: Problem, scale: Scale, precision: hardware.Precision) 
         content_layers=tuple(options.content_weights),
         history=HISTORY if options.optimizer == "lbfgs" else 0,
         world_size=distributed.world_size(),
-        images=whole + 4 / 9 * masks,
+        images=images + 4 / 9 * mask_count,
     )
 
 

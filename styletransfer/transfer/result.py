@@ -1,4 +1,4 @@
-"""What a run has made, and how it is saved."""
+"""The result of a run: the output image, its losses, and how it was made."""
 
 import dataclasses
 import os
@@ -18,12 +18,12 @@ from ..version import __version__
 
 @dataclass(frozen=True)
 class Result:
-    """What a run has made.
+    """The result of a run.
 
     Attributes:
-        tensor: the picture, float32 1×3×H×W on the CPU, RGB in [0, 1].
+        tensor: the output image, float32 1×3×H×W on the CPU, RGB in [0, 1].
         losses: of the start of the last scale worked on, and of each of its iterations, in order.
-        best: the losses of the picture (in gray with color="luminance"), the lowest total of all.
+        best: those of the output image (in gray with color="luminance"), with the lowest total of all.
         best_iteration: where they were reached; earlier than the last if the loss rose again.
         scales: width, height and iterations of every scale, the coarsest first.
         options: the settings of the run.
@@ -33,12 +33,12 @@ class Result:
             (`Run.stop`), "diverged" (the loss was no longer finite; the image is the best before that), "time" (the
             time limit), or "memory" (there was no longer enough for a finer scale). With the last two the image may be
             upsampled from the last of `scales`.
-        seconds: wall time of the run, with that before an interruption.
+        seconds: wall time of the run, including that before an interruption.
         peak_memory_bytes: of the process on a CPU (resident), of torch's allocations on a GPU.
         alpha: the content's opacity, Pillow mode L, or None.
         inputs: file names of content and styles, without folders; a list of them for a folder of styles.
-        digest: SHA-256 of the files of its pictures together, if all are files.
-        checkpoint: where the run's checkpoint is, or would be, if there was to be one.
+        digest: SHA-256 of the input files together, if all inputs are files.
+        checkpoint: the path of the run's checkpoint, written or not; None for a run without checkpoints.
     """
 
     tensor: Tensor
@@ -59,7 +59,7 @@ class Result:
 
     @property
     def iterations(self) -> int:
-        """Iterations done, on all scales."""
+        """The number of iterations done on all scales."""
         return sum(iterations for *_, iterations in self.scales)
 
     @property
@@ -69,31 +69,31 @@ class Result:
 
     @property
     def image(self) -> Image.Image:
-        """The picture for Pillow: mode RGB, or RGBA if the content has transparent parts."""
+        """The output image for Pillow: mode RGB, or RGBA if the content has transparent parts."""
         image = to_pil(self.tensor)
         if self.alpha is not None:
             image.putalpha(self.alpha)
         return image
 
     def settings(self) -> dict[str, Any]:
-        """How the picture was made, as embedded in it; no folders, so that it can be passed on. `again` reads it."""
+        """Return how the image was made, to embed in it for `again`; without folders, so that it can be shared."""
         settings = self.options.map_files(lambda name: Path(name).name).to_settings()
         content, *styles = self.inputs
         style = styles[0] if len(styles) == 1 and isinstance(styles[0], str) else styles
         if not self.options.weights:
-            settings["model"] = self.model  # that "auto" was
-        made = {"iterations": self.iterations, "stopped": self.stopped, "loss": dataclasses.asdict(self.best)}
+            settings["model"] = self.model  # which "auto" selected
+        outcome = {"iterations": self.iterations, "stopped": self.stopped, "loss": dataclasses.asdict(self.best)}
         origin = {"version": __version__, "content": content, "style": style, "inputs": self.digest}
-        return {**settings, **origin, "result": made}
+        return {**settings, **origin, "result": outcome}
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Writes the picture as PNG, JPEG, WebP or TIFF, by the ending; returns the path.
+        """Write the image as PNG, JPEG, WebP or TIFF, by the extension, and return the path.
 
-        The checkpoint of a run that came to its end has then served, and is removed.
+        The checkpoint of a run that was not interrupted is then removed.
 
         Raises:
-            UsageError: unknown ending, or no such folder.
-            StyleTransferError: it can't be written.
+            UsageError: unknown extension, or no such folder.
+            StyleTransferError: the file cannot be written.
         """
         target = Path(path)
         check_output(target, self.options.bit_depth)

@@ -1,4 +1,4 @@
-"""Moving pictures: clips, optical flow, and frames that follow one another (extra `video`).
+"""Video: clips, optical flow, and frames that are consistent over time (extra `video`).
 
-May import painting and what is below it.
+May import transfer and the packages below it.
 """

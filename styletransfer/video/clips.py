@@ -1,4 +1,4 @@
-"""Clips: their frames' times and cuts, and writing them."""
+"""Reading the times and cuts of a clip's frames, and writing clips."""
 
 import contextlib
 import hashlib
@@ -24,29 +24,29 @@ from .sound import Sound
 
 log = logging.getLogger(__name__)
 
-#: Frames per second if nothing says so.
+#: Default frame rate, in frames per second.
 RATE = Fraction(25)
-#: Longer side in pixels of the frames between which cuts are searched.
+#: Longer side in pixels of the frames that are searched for cuts.
 SMALL = 160
-#: By the ending: format, codec, pixel format, and the codec's options. FFV1 is lossless; ProRes is made for editing.
+#: By file extension: format, codec, pixel format and codec options. FFV1 is lossless; ProRes is made for editing.
 WRITERS: dict[str, tuple[str, str, str, dict[str, str]]] = {
     ".mp4": ("mp4", "libx264", "yuv420p", {"crf": "16", "preset": "slow"}),
     ".mov": ("mov", "prores_ks", "yuv422p10le", {"profile": "hq"}),
     ".mkv": ("matroska", "ffv1", "bgr0", {}),
 }
 _BT709, _LIMITED = 1, 1  # FFmpeg's numbers
-#: Endings of files that are clips and never images.
+#: File extensions of clips that are never images.
 _ENDINGS = (
     *(".mp4", ".m4v", ".mov", ".qt", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m2v", ".vob", ".ts", ".mts", ".m2ts"),
     *(".wmv", ".asf", ".flv", ".f4v", ".ogv", ".3gp", ".3g2", ".mxf", ".nut", ".dv", ".y4m", ".ivf", ".apng"),
 )
-#: Endings of images that may have several frames, which FFmpeg reads too.
+#: File extensions of images that may have several frames, which FFmpeg reads too.
 _ANIMATED = (".gif", ".png")
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip, as `survey` finds it.
+    """Properties of a clip, as `survey` finds them.
 
     Attributes:
         path: a file, or a folder of images.
@@ -73,13 +73,13 @@ class Clip:
 
 
 def survey(path: Path, rate: Fraction | None = None, max_pixels: int = Options.max_pixels) -> Clip:
-    """Decode a clip once to find its frames' times and its cuts.
+    """Return the frame times, cuts and other properties of a clip, which is decoded once.
 
-    A file that is damaged or changes its size is read up to there, with a warning; a folder is refused.
+    A file is read up to where it is damaged or its size changes, with a warning; for a folder that is an error.
 
     Args:
-        rate: frames per second of a folder of images, or of a file instead of its own times.
-        max_pixels: the most that a frame may have.
+        rate: frames per second of a folder of images; for a file it replaces the file's own times.
+        max_pixels: maximum per frame.
 
     Raises:
         UsageError: there is no such file, no image in the folder, or its images differ in size.
@@ -102,7 +102,7 @@ def survey(path: Path, rate: Fraction | None = None, max_pixels: int = Options.m
                 cuts.append(number)
             before = now
             if number == 0 and frame.is_hdr:
-                log.warning("%s is HDR and is read as SDR: colors are dull unless you convert it before", path)
+                log.warning("%s is HDR and is read as SDR: colors come out dull; convert it first", path)
             timed = frame.time is not None and not rate
             base = frame.base if timed and frame.base else base
             time = frame.time if timed and frame.time is not None else number
@@ -110,9 +110,9 @@ def survey(path: Path, rate: Fraction | None = None, max_pixels: int = Options.m
     except StyleTransferError as error:
         if not times or path.is_dir():
             raise
-        log.warning("%s; what comes after frame %d is left out", error, len(times))
+        log.warning("%s; only the first %d frames are used", error, len(times))
     if not times:
-        raise StyleTransferError(f"{path}: there are no moving pictures in it")
+        raise StyleTransferError(f"{path}: contains no video")
     if not timed:
         times, base = list(range(len(times))), 1 / (rate or RATE)
     shots = list(zip(cuts, [*cuts[1:], len(times)], strict=True))
@@ -126,16 +126,16 @@ def write_clip(
     rate: Fraction,
     sound: Sound | None = None,
 ) -> None:
-    """Write a clip in the format of its ending; memory does not grow with its length.
+    """Write a clip in the format of its file extension; memory does not grow with its length.
 
     Args:
-        frames: with their times in units of `base` seconds. Where colors are coarser than pixels, as in H.264, an odd
-            last row or column is left out.
+        frames: with their times in units of `base` seconds. With chroma subsampling, as in H.264, an odd last row or
+            column is left out.
         rate: frames per second, on average.
-        sound: the audio tracks, as `choose_tracks` found that the format takes them.
+        sound: the audio tracks, as `choose_tracks` returned them for the format.
 
     Raises:
-        UsageError: unknown ending.
+        UsageError: unknown file extension.
         StyleTransferError: the clip cannot be written.
     """
     kind, codec, pixels, options = WRITERS[check_ending(path)]
@@ -167,15 +167,15 @@ def write_clip(
 
 
 def is_clip(path: Path) -> bool:
-    """Return whether a mask is a clip: by its ending, a folder of images, or a GIF or PNG of several frames."""
+    """Return whether a mask is a clip: by its file extension, a folder of images, or a GIF or PNG of several frames."""
     if path.suffix.lower() in _ANIMATED and path.is_file():
-        with contextlib.suppress(Exception), Image.open(path) as image:  # a damaged one is refused where it is read
+        with contextlib.suppress(Exception), Image.open(path) as image:  # a damaged file is reported where it is read
             return bool(getattr(image, "is_animated", False))
     return path.is_dir() or path.suffix.lower() in _ENDINGS
 
 
 def check_ending(path: Path) -> str:
-    """Return the ending of a clip's name. Raises `UsageError` if no clip can be written in its format."""
+    """Return the file extension of a clip. Raises `UsageError` if its format cannot be written."""
     if (ending := path.suffix.lower()) not in WRITERS:
         raise UsageError(f"{path}: unknown clip format; the name must end in {', '.join(WRITERS)}")
     return ending
@@ -185,13 +185,13 @@ def _to_frame(image: Image.Image, pixels: str) -> Any:
     frame = av.VideoFrame.from_ndarray(np.asarray(image.convert("RGB")), format="rgb24")
     if pixels == "bgr0":
         return frame.reformat(format=pixels)
-    made = frame.reformat(format=pixels, dst_colorspace="ITU709", interpolation="BICUBIC")
-    _tag(made)
-    return made
+    converted = frame.reformat(format=pixels, dst_colorspace="ITU709", interpolation="BICUBIC")
+    _tag(converted)
+    return converted
 
 
 def _tag(coded: Any) -> None:
-    """Mark a frame or a codec as BT.709; without it players guess."""
+    """Mark a frame or a codec as BT.709; without the mark, players guess."""
     coded.colorspace, coded.color_range, coded.color_primaries, coded.color_trc = _BT709, _LIMITED, _BT709, _BT709
 
 

@@ -17,11 +17,11 @@ AV_ERRORS = (av.FFmpegError, OSError, ValueError, ArithmeticError, NotImplemente
 
 @contextlib.contextmanager
 def open_clip(path: Path, options: dict[str, str] | None = None) -> Iterator[Any]:
-    """Open a file for reading as a PyAV container; nothing else is opened, whatever the file contains.
+    """Yield a file opened for reading as a PyAV container; no other file or address is opened.
 
     FFmpeg gets the open file instead of its name, in which it looks for protocols and patterns ("12:30.mkv",
     "%03d.mkv"), and an empty list of protocols, so that playlists (HLS, DASH, SDP, concat) cannot open other files or
-    addresses. Only the ending is passed on, because it helps to recognize some formats.
+    addresses. Only the file extension is passed on, because it helps to recognize some formats.
 
     Args:
         options: for the demuxer and the decoders.
@@ -45,7 +45,7 @@ def open_clip(path: Path, options: dict[str, str] | None = None) -> Iterator[Any
 
 @contextlib.contextmanager
 def readable_errors(path: Path, action: str) -> Iterator[None]:
-    """Turn what PyAV raises inside into a `StyleTransferError`: "PATH: cannot ACTION the clip: REASON"."""
+    """Convert errors of PyAV to a `StyleTransferError`: "PATH: cannot ACTION the clip: REASON"."""
     try:
         yield
     except AV_ERRORS as error:

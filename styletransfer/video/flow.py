@@ -1,7 +1,7 @@
-"""Where the pixels of a frame come from: optical flow, where it can be trusted, and pictures moved along it.
+"""Optical flow between frames, where it can be trusted, and images warped along it.
 
-Frames and pictures are H×W×3, RGB, 8 bits. A flow is H×W×2, float32, in pixels (x, y): from where a pixel is in one
-frame to where it is in the other.
+Frames and images are H×W×3, RGB, 8 bits. A flow is H×W×2, float32: the displacement (x, y) in pixels from a pixel's
+position in one frame to that in the other.
 """
 
 from dataclasses import dataclass
@@ -12,21 +12,21 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
-#: Share of a frame's pixels that must come from the one before, and of the whole range how much they may differ from
-#: where they come from: else it shows something else (docs/video.md).
+#: There is a cut where less than this share of a frame's pixels comes from the frame before; such pixels differ from
+#: their source by less than this share of the value range (docs/video.md).
 SAME, DIFFERENT = 0.25, 0.15
-#: Levels of 255, on average over a few pixels around, below which two places are the same, and are alike.
+#: Mean difference over 5×5 pixels, in levels of 255, below which a pixel has not moved, or looks like its source.
 STILL, ALIKE = 3, 12
 
 
 @dataclass(frozen=True)
 class Motion:
-    """What a frame has of an earlier one.
+    """The motion from an earlier frame to a later one.
 
     Attributes:
-        source: H×W×2, for every pixel the place in the earlier frame that it comes from.
-        trust: H×W, float32: 1 where that is so, 0 where it can't be told or wasn't to be seen.
-        alike: H×W, float32: 1 where it looks as there, be it so or not; 0 where that is outside.
+        source: H×W×2, position in the earlier frame that each pixel comes from.
+        trust: H×W, float32: 1 where the source is reliable, 0 where it is not or the pixel was occluded.
+        alike: H×W, float32: 1 where a pixel looks like its source, reliable or not; 0 where the source is outside.
     """
 
     source: Array
@@ -34,62 +34,62 @@ class Motion:
     alike: Array
 
     def move(self, picture: Array) -> Array:
-        """A picture of the earlier frame, H×W×C, as far as this frame has it, its border continued."""
-        return _look(picture, self.source)
+        """Return an image of the earlier frame, H×W×C, warped to the later one; its borders are replicated."""
+        return _sample(picture, self.source)
 
     def take(self, values: Array) -> Array:
-        """Values of the earlier frame's places, H×W, as far as this frame has them: the nearest ones, unmixed."""
-        taken: Array = cv2.remap(values, *np.moveaxis(self.source, 2, 0), cv2.INTER_NEAREST)
-        return taken
+        """Return values of the earlier frame's pixels, H×W, warped to the later one with nearest-neighbor sampling."""
+        warped: Array = cv2.remap(values, *np.moveaxis(self.source, 2, 0), cv2.INTER_NEAREST)
+        return warped
 
 
 def find_motion(before: Array, now: Array) -> Motion:
-    """How a frame has moved since an earlier one of its size, by DIS flow (Kroeger et al., ECCV 2016) both ways.
+    """Return the motion between two frames of one size, by forward and backward DIS flow (Kroeger et al., ECCV 2016).
 
     Trust is c of Ruder, Dosovitskiy, Brox, *Artistic Style Transfer for Videos*, GCPR 2016: 0 where the two flows
-    disagree (eq. 5) and at the borders of what moves (eq. 6), and here besides where a pixel comes from outside. But
-    what looks the same as before in the same place hasn't moved: in a plain sky the flows disagree for no reason.
+    disagree (eq. 5) and at motion boundaries (eq. 6), and here also where the source is outside of the frame. But a
+    pixel that looks the same in both frames has not moved: in a plain sky the flows disagree for no reason.
     """
     threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)  # with more, the flow depends on how many
+    cv2.setNumThreads(1)  # with more threads, the flow depends on their number
     try:
         gray = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (before, now)]
-        forward, backward = (_flow(*pair) for pair in (gray, gray[::-1]))
+        forward, backward = (_compute_flow(*pair) for pair in (gray, gray[::-1]))
     finally:
         cv2.setNumThreads(threads)
-    source, trusted = _places(backward) + backward, trust(forward, backward)
-    still = (trusted == 0) & _is_inside(source) & (_difference(before, now) < STILL)
-    source = np.where(still[..., None], _places(backward), source)
-    alike = _is_inside(source) & (_difference(_look(before, source), now) < ALIKE)
+    source, trusted = _make_grid(backward) + backward, trust(forward, backward)
+    still = (trusted == 0) & _is_inside(source) & (_compute_difference(before, now) < STILL)
+    source = np.where(still[..., None], _make_grid(backward), source)
+    alike = _is_inside(source) & (_compute_difference(_sample(before, source), now) < ALIKE)
     return Motion(source, np.where(still, np.float32(1), trusted), alike.astype(np.float32))
 
 
 def trust(forward: Array, backward: Array) -> Array:
-    """c by the flows from an earlier frame and back to it; as in `Motion`."""
-    source = _places(backward) + backward
-    there = cv2.remap(forward, *np.moveaxis(source, 2, 0), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    agree = _squares(there + backward) <= 0.01 * (_squares(there) + _squares(backward)) + 0.5
-    gradients = sum(_squares(gradient) for gradient in np.gradient(backward, axis=(0, 1)))
-    smooth = gradients <= 0.01 * _squares(backward) + 0.002
+    """Return `Motion.trust` for the flows from the earlier frame and back to it, before unmoved pixels are added."""
+    source = _make_grid(backward) + backward
+    warped = cv2.remap(forward, *np.moveaxis(source, 2, 0), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    agree = _squared_norm(warped + backward) <= 0.01 * (_squared_norm(warped) + _squared_norm(backward)) + 0.5
+    gradients = sum(_squared_norm(gradient) for gradient in np.gradient(backward, axis=(0, 1)))
+    smooth = gradients <= 0.01 * _squared_norm(backward) + 0.002
     result: Array = (agree & smooth & _is_inside(source)).astype(np.float32)
     return result
 
 
 def is_cut(before: Array, now: Array) -> bool:
-    """Whether a frame shows something else than the one before: hardly anything in it comes from there."""
+    """Return whether there is a cut between two frames: hardly any pixel comes from the first."""
     motion = find_motion(before, now)
     change = np.abs(motion.move(before).astype(np.float32) - now).mean(2) / 255
     return float((motion.trust * (change < DIFFERENT)).mean()) < SAME
 
 
-def _flow(first: Array, second: Array) -> Array:
+def _compute_flow(first: Array, second: Array) -> Array:
     shape = first.shape
-    least = 32  # of the coarsest size that DIS works on
+    least = 32  # shortest side that DIS works on
     if min(shape) < least:
         size = tuple(max(least, side) for side in reversed(shape))
         first, second = (cv2.resize(frame, size) for frame in (first, second))
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    dis.setFinestScale(0)  # of its own accord it ends at half the size
+    dis.setFinestScale(0)  # the preset ends at half the resolution
     flow: Array = dis.calc(first, second, None)
     if flow.shape[:2] != shape:
         factors = shape[1] / flow.shape[1], shape[0] / flow.shape[0]
@@ -102,23 +102,23 @@ def _is_inside(source: Array) -> Array:
     return np.asarray(((source >= 0) & (source <= (width - 1, height - 1))).all(2))
 
 
-def _look(picture: Array, source: Array) -> Array:
+def _sample(image: Array, source: Array) -> Array:
     x, y = np.moveaxis(source, 2, 0)
-    found: Array = cv2.remap(picture, x, y, cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE)
-    return found
+    sampled: Array = cv2.remap(image, x, y, cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE)
+    return sampled
 
 
-def _difference(first: Array, second: Array) -> Array:
-    """Mean absolute difference of two frames within 5×5 pixels, H×W."""
+def _compute_difference(first: Array, second: Array) -> Array:
+    """Return the mean absolute difference of two frames within 5×5 pixels, H×W."""
     difference: Array = cv2.blur(np.abs(first.astype(np.float32) - second).mean(2), (5, 5))
     return difference
 
 
-def _places(flow: Array) -> Array:
+def _make_grid(flow: Array) -> Array:
     height, width = flow.shape[:2]
     return np.stack(np.meshgrid(np.arange(width), np.arange(height)), 2).astype(np.float32)
 
 
-def _squares(vectors: Array) -> Array:
+def _squared_norm(vectors: Array) -> Array:
     squares: Array = np.square(vectors).sum(2)
     return squares

@@ -23,12 +23,12 @@ from ..images.profiles import HDR
 from ..options import Options
 from .containers import open_clip, readable_errors
 
-#: Players take an unspecified matrix as BT.601 in frames of fewer rows than this, else as BT.709.
+#: Players assume BT.601 for an unspecified color matrix in frames with fewer rows than this, else BT.709.
 _HIGH = 720
-_UNSPECIFIED = 2  # FFmpeg's number of that matrix
-#: Decoders that read the alpha channel of WebM; FFmpeg's own ones skip it.
+_UNSPECIFIED = 2  # FFmpeg's number for that matrix
+#: Decoders that read the alpha channel of WebM; FFmpeg's own decoders skip it.
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
-#: By whether x and y are exchanged, then whether x and y are reversed: the transposition of Pillow.
+#: Pillow's transpositions, by whether x and y are exchanged, x is reversed and y is reversed.
 _ORIENTATIONS = {
     (False, True, False): Image.Transpose.FLIP_LEFT_RIGHT,
     (False, False, True): Image.Transpose.FLIP_TOP_BOTTOM,
@@ -61,7 +61,7 @@ class Frame:
 def read_frames(
     path: Path, first: int, last: int, max_pixels: int = Options.max_pixels
 ) -> Iterator[tuple[int, Picture]]:
-    """Yield the frames first … last − 1 with their numbers, on white where they are transparent.
+    """Yield the frames first … last − 1 with their numbers, composited on white.
 
     Raises:
         UsageError: there is no such file, or no image in the folder.
@@ -72,23 +72,23 @@ def read_frames(
 
 
 def read_masks(path: Path, first: int, last: int, max_pixels: int = Options.max_pixels) -> Iterator[Picture]:
-    """Yield the frames first … last − 1 as masks. Raises as `read_frames`."""
+    """Yield the frames first … last − 1 as masks; errors as `read_frames`."""
     for frame in itertools.islice(decode_frames(path, max_pixels), first, last):
         yield to_mask(frame.load())
 
 
 def decode_frames(path: Path, max_pixels: int = Options.max_pixels) -> Iterator[Frame]:
-    """Yield the frames of a file or of a folder. Raises as `read_frames`."""
+    """Yield the frames of a file or a folder; errors as `read_frames`."""
     if path.is_dir():
         for image in list_pictures(path):
             yield Frame(image, partial(read_picture, image, max_pixels))
         return
-    # Decoders pad the sides to whole blocks; what is far too large is refused before the memory is allocated.
+    # Refuse huge frames before memory is allocated; not exactly, since decoders pad the sides to whole blocks.
     limit = {"max_pixels": str(2 * max_pixels + 2**16)}
     with readable_errors(path, "read"), open_clip(path, limit) as container:
         stream = next((stream for stream in container.streams.video if not _is_cover(stream)), None)
         if stream is None or stream.codec_context is None:
-            raise StyleTransferError(f"{path}: there are no moving pictures in it that can be decoded")
+            raise StyleTransferError(f"{path}: contains no video that can be decoded")
         _check_size(path, (stream.codec_context.width, stream.codec_context.height), max_pixels)
         for frame in _decode(container, stream, limit):
             aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
@@ -98,7 +98,7 @@ def decode_frames(path: Path, max_pixels: int = Options.max_pixels) -> Iterator[
 
 
 def flatten(picture: Picture) -> Picture:
-    """Composite an image on white; an opaque one is returned as it is."""
+    """Return an image composited on white; an opaque one is returned unchanged."""
     if picture.alpha is None:
         return picture
     return Picture(flatten_on_white(Image.merge("RGBA", (*picture.rgb.split(), picture.alpha))), None, picture.name)
@@ -122,7 +122,7 @@ def _decode(container: Any, stream: Any, options: dict[str, str]) -> Iterator[An
 
 
 def _to_picture(frame: Any, aspect: Fraction, path: Path, max_pixels: int) -> Picture:
-    """Convert a frame: colors as players take them, then square pixels, then upright.
+    """Return a frame as an image: colors as in players, then square pixels, then upright.
 
     Args:
         aspect: width of a pixel by its height.
@@ -150,12 +150,12 @@ def _to_picture(frame: Any, aspect: Fraction, path: Path, max_pixels: int) -> Pi
 def _find_orientation(frame: Any) -> Image.Transpose | None:
     """Return the transposition that turns a frame upright, by its display matrix.
 
-    The matrix a b u / c d v / x y w takes the point (p, q) to (a p + c q + x, b p + d q + y) (ISO/IEC 14496-12, 6.2.2).
-    Other angles than right ones are rounded.
+    The matrix a b u / c d v / x y w maps the point (p, q) to (a p + c q + x, b p + d q + y) (ISO/IEC 14496-12, 6.2.2).
+    Angles are rounded to right angles.
     """
-    # The first one counts, as for players: the container's comes before the codec's.
-    found = (bytes(data) for data in frame.side_data if data.type.name == "DISPLAYMATRIX")
-    if (matrix := next(found, None)) is None:
+    # As in players, the first matrix counts: the container's comes before the codec's.
+    matrices = (bytes(data) for data in frame.side_data if data.type.name == "DISPLAYMATRIX")
+    if (matrix := next(matrices, None)) is None:
         return None
     a, b, _, c, d, *_ = (int(value) for value in np.frombuffer(matrix, np.int32))
     exchanged = abs(b) + abs(c) > abs(a) + abs(d)
@@ -166,6 +166,6 @@ def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
     pixels = size[0] * size[1]
     if pixels > max_pixels:
         raise StyleTransferError(
-            f"{path}: {pixels} pixels a frame ({size[0]}×{size[1]}) are more than --max-pixels; "
+            f"{path}: {pixels} pixels per frame ({size[0]}×{size[1]}) are more than --max-pixels; "
             f"if that is right: --max-pixels {pixels}"
         )

@@ -1,9 +1,9 @@
-"""The frames of a shot in the style of paintings, each begun from the one before.
+"""Style transfer of a shot: each frame starts from the previous result, warped along the optical flow.
 
-Ruder, Dosovitskiy, Brox, *Artistic Style Transfer for Videos*, GCPR 2016. Deviations: every frame is worked through
-from coarse to fine, as pictures are; what earlier frames tell is one picture, since each tells what nearer ones
-can't (their eq. 10, with trusts that are 0 or 1); and what has come into sight lately is held less firmly, since one
-frame's few iterations don't paint it to the end.
+Ruder, Dosovitskiy, Brox, *Artistic Style Transfer for Videos*, GCPR 2016. Deviations: every frame is optimized from
+coarse to fine, as images are; earlier results are merged into one image, where each adds what nearer ones do not show
+(their eq. 10, with trusts of 0 or 1); and recently disoccluded regions have a smaller temporal weight, since the few
+iterations of one frame do not finish them.
 """
 
 import base64
@@ -34,29 +34,29 @@ from .clips import is_clip
 from .flow import Array, find_motion
 from .frames import read_frames, read_masks
 
-#: A frame that begins where it should end has settled sooner than one that begins from the photograph.
+#: Iterations within which the loss must fall: fewer than for an image, since a frame starts close to its result.
 WINDOW = 5
-#: What was painted in so many frames stays as it is.
+#: Age in frames from which on a region has the full temporal weight.
 SETTLED = 8
-#: Share of a frame from which on what hasn't settled has a style loss of its own.
+#: Share of a frame from which on regions younger than `SETTLED` have a style loss of their own.
 NEW = 0.01
-#: What a clip can't have, and why.
+#: Options that clips do not support, and why.
 _REFUSED = {
-    "time": "each frame ends when it has settled",
-    "seamless": "what moves on at one border would have to come in at the other",
+    "time": "each frame ends when its loss has converged",
+    "seamless": "what leaves at one border would have to enter at the opposite one",
     "bit_depth": "clips are written with 8 bits",
 }
 
 
 @dataclass(frozen=True)
 class Shot:
-    """What is asked for of the frames between two cuts.
+    """The frames between two cuts, and how to render them.
 
     Attributes:
-        clip, digest: the clip, and its `Clip.digest`.
+        clip, digest: path of the clip, and its `Clip.digest`.
         styles: paths.
-        folder: where the frames go, as PNG.
-        first, last: frames of the clip, the last one not counted.
+        folder: to write the frames to, as PNG.
+        first, last: range of frames in the clip, without `last`.
     """
 
     clip: str
@@ -70,109 +70,109 @@ class Shot:
 
     @property
     def numbers(self) -> range:
-        """Of the frames that are painted."""
+        """The numbers of the frames to render."""
         return range(self.first, self.last, self.following.every)
 
     def path(self, number: int) -> Path:
-        """Where a frame is when it is done."""
+        """Return the path of a rendered frame."""
         return Path(self.folder) / f"{number + 1:06}.png"
 
     def check_folder(self) -> None:
-        """Raise `UsageError` if a frame would replace a file that styletransfer did not paint."""
+        """Raise `UsageError` if a frame would replace a file that styletransfer did not write."""
         for number in self.numbers:
-            _told(self.path(number), "")
+            _read_metadata(self.path(number), "")
 
     def finished(self) -> list[int]:
-        """The numbers of the frames that are there, made as is asked for now. Raises as `render`."""
-        identity = _identity(self)
-        return [number for number in self.numbers if _told(self.path(number), identity)]
+        """Return the numbers of the frames rendered with these settings. Raises as `render`."""
+        identity = _compute_identity(self)
+        return [number for number in self.numbers if _read_metadata(self.path(number), identity)]
 
 
 def check_options(options: Options) -> None:
-    """Raises `UsageError` for what makes no sense for a clip."""
+    """Raise `UsageError` if an option is set that clips do not support."""
     for name, why in _REFUSED.items():
         if getattr(options, name) != getattr(Options, name):
-            raise UsageError(f"--{name.replace('_', '-')} is for single pictures: {why}")
+            raise UsageError(f"--{name.replace('_', '-')} is for single images: {why}")
 
 
 @dataclass(frozen=True)
 class _Frame:
-    """A frame and what was made of it, H×W×3, and in how many frames each place was painted, up to `SETTLED`, H×W."""
+    """Content and result of a frame, H×W×3, and in how many frames each pixel was optimized, up to `SETTLED`, H×W."""
 
     content: Array
-    painted: Array
+    result: Array
     age: Array
 
 
 @dataclass(frozen=True)
-class _Memory:
-    """What earlier frames tell of one: what it begins from, H×W×3; how firmly it is to stay so, 0…1, H×W; and its age,
-    as in `_Frame`."""
+class _WarpedResults:
+    """Earlier results warped to a frame: image, H×W×3; temporal weight, 0…1, H×W; and age, as in `_Frame`."""
 
     image: Array
-    firm: Array
+    weight: Array
     age: Array
 
 
 def render(shot: Shot, stopped: Callable[[], object] = lambda: False) -> Iterator[Path]:
-    """Paints the frames, and yields each one's path as soon as it is there.
+    """Render the frames of a shot, and yield the path of each as soon as it is written.
 
-    Frames that are there already, of the same shot with the same settings, are gone on from: the others come out, byte
-    for byte, as they would have.
+    Existing frames of the same shot and settings are kept; the others are the same, byte for byte, as in one go.
 
     Args:
-        stopped: asked after each iteration; when it tells true, what is begun is left.
+        stopped: called after each iteration; if it returns true, the current frame is discarded.
 
     Raises:
         UsageError, StyleTransferError: as `stylize`, or the clip can't be read.
     """
-    identity, earlier, before = _identity(shot), dict[int, _Frame](), dict[str, Any]()
+    identity, earlier, previous = _compute_identity(shot), dict[int, _Frame](), dict[str, Any]()
     with contextlib.ExitStack() as stack:
-        still, masks = _still_masks(shot, Path(stack.enter_context(TemporaryDirectory())))
+        options, masks = _open_masks(shot, Path(stack.enter_context(TemporaryDirectory())))
         problem: Problem | None = None
         for number, picture in read_frames(Path(shot.clip), shot.first, shot.last, shot.options.max_pixels):
-            seen = {name: _next_mask(name, frames) for name, frames in masks.items()}
+            frame_masks = {name: _read_next_mask(name, frames) for name, frames in masks.items()}
             if number not in shot.numbers:
                 continue
             if problem is None:
                 problem = stack.enter_context(
-                    prepared_problem(picture.rgb, shot.styles, still, keep_model(still).weights)
+                    prepared_problem(picture.rgb, shot.styles, options, keep_model(options).weights)
                 )
             content, path = picture.resize(problem.scales[-1].content), shot.path(number)
             now = np.asarray(content.rgb)
-            if not (state := _told(path, identity)):
-                memory, following = _remember(shot, now, earlier), _with_masks(problem, shot.options, seen)
+            if not (metadata := _read_metadata(path, identity)):
+                warped = _warp_results(shot, now, earlier)
+                frame_problem = _set_masks(problem, shot.options, frame_masks)
                 if earlier:
-                    following = _follow(following, content, memory, shot.following.weight, before)
-                state = _paint(following, path, {"frame": number, "shot": identity, "age": _pack(memory.age)}, stopped)
-            if not state:
+                    frame_problem = _add_prior(frame_problem, content, warped, shot.following.weight, previous)
+                metadata = {"frame": number, "shot": identity, "age": _pack(warped.age)}
+                metadata = _render_frame(frame_problem, path, metadata, stopped)
+            if not metadata:
                 return
             yield path
-            before = state
+            previous = metadata
             earlier[number] = _Frame(
-                now, np.asarray(read_picture(path, sys.maxsize).rgb), _unpack(state["age"], now.shape[:2])
+                now, np.asarray(read_picture(path, sys.maxsize).rgb), _unpack(metadata["age"], now.shape[:2])
             )
             earlier.pop(number - max(shot.following.look_back) * shot.following.every, None)
 
 
-def _still_masks(shot: Shot, folder: Path) -> tuple[Options, dict[str, Iterator[Picture]]]:
+def _open_masks(shot: Shot, folder: Path) -> tuple[Options, dict[str, Iterator[Picture]]]:
     """Return the options with a white image for every mask that is a clip, and these clips' frames."""
-    moving = [name for name in shot.options.files if is_clip(Path(name))]
-    masks = {name: read_masks(Path(name), shot.first, shot.last, shot.options.max_pixels) for name in moving}
+    mask_clips = [name for name in shot.options.files if is_clip(Path(name))]
+    masks = {name: read_masks(Path(name), shot.first, shot.last, shot.options.max_pixels) for name in mask_clips}
     white = folder / "white.png"
     Image.new("L", (1, 1), 255).save(white)
     return shot.options.map_files(lambda name: str(white) if name in masks else name), masks
 
 
-def _next_mask(name: str, frames: Iterator[Picture]) -> Picture:
+def _read_next_mask(name: str, frames: Iterator[Picture]) -> Picture:
     try:
         return next(frames)
     except StopIteration:
-        raise UsageError(f"{name} has fewer frames than the clip that it is to mask") from None
+        raise UsageError(f"{name}: mask has fewer frames than the clip; it needs one for each") from None
 
 
-def _with_masks(problem: Problem, options: Options, masks: dict[str, Picture]) -> Problem:
-    """The problem with the masks of a frame, by the names that the options have for them."""
+def _set_masks(problem: Problem, options: Options, masks: dict[str, Picture]) -> Problem:
+    """Return the problem with the masks of a frame, which are keyed by their names in the options."""
     if not masks:
         return problem
     keep = masks.get(options.keep or "", problem.inputs.keep)
@@ -190,45 +190,47 @@ def _unpack(packed: str, shape: tuple[int, ...]) -> Array:
     return np.frombuffer(zlib.decompress(base64.b64decode(packed)), np.uint8).reshape(shape)
 
 
-def _remember(shot: Shot, now: Array, earlier: dict[int, _Frame]) -> _Memory:
-    """What earlier frames tell of one; of the first one of a shot, that it is to be painted to the end at once."""
-    told, image = np.zeros(now.shape[:2], np.float32), now.astype(np.float32)
-    filled, firm, age = told.copy(), told.copy(), np.full(now.shape[:2], 1 if earlier else SETTLED, np.uint8)
+def _warp_results(shot: Shot, now: Array, earlier: dict[int, _Frame]) -> _WarpedResults:
+    """Return the earlier results warped to a frame; the first frame of a shot is finished at once: age `SETTLED`."""
+    trusted, image = np.zeros(now.shape[:2], np.float32), now.astype(np.float32)
+    filled, weight, age = trusted.copy(), trusted.copy(), np.full(now.shape[:2], 1 if earlier else SETTLED, np.uint8)
     newest = max(earlier, default=0)
     for back in shot.following.look_back:
         frame = earlier.get(newest + shot.following.every - back * shot.following.every)
         if frame is not None:
             motion = find_motion(frame.content, now)
-            new = np.clip(motion.trust - told, 0, 1)
-            # Where nothing is known, what looks alike is a better start than the photograph: it is painted.
+            new = np.clip(motion.trust - trusted, 0, 1)
+            # Where nothing is trusted, a result that looks alike is a better start than the content.
             better = np.maximum(new, np.clip(motion.alike - filled, 0, 1))
-            image += better[..., None] * (motion.move(frame.painted) - image)
-            before = motion.take(frame.age)
-            age = np.where(new > 0, np.minimum(before + 1, SETTLED), age).astype(np.uint8)
-            firm += new * (before / np.float32(SETTLED))
-            told, filled = told + new, np.maximum(filled, better)
-    return _Memory(image.round().clip(0, 255).astype(np.uint8), firm, age)
+            image += better[..., None] * (motion.move(frame.result) - image)
+            old_age = motion.take(frame.age)
+            age = np.where(new > 0, np.minimum(old_age + 1, SETTLED), age).astype(np.uint8)
+            weight += new * (old_age / np.float32(SETTLED))
+            trusted, filled = trusted + new, np.maximum(filled, better)
+    return _WarpedResults(image.round().clip(0, 255).astype(np.uint8), weight, age)
 
 
-def _follow(problem: Problem, content: Picture, memory: _Memory, weight: float, state: dict[str, Any]) -> Problem:
-    """Return the problem of a frame that starts from what earlier ones show of it, and stays near to that."""
-    gray, start = problem.options.color == "luminance", Picture(Image.fromarray(memory.image))
-    seen, start = (color.to_luminance(picture) if gray else picture for picture in (content, start))
-    # To the style of the whole picture it hardly matters how a narrow strip looks: it would stay a photograph.
-    recent = memory.age < SETTLED
-    regions = _apart(problem.inputs.regions, recent) if recent.mean() >= NEW else problem.inputs.regions
-    spectrum = {name: torch.tensor(values) for name, values in state["spectrum"].items()}
+def _add_prior(
+    problem: Problem, content: Picture, warped: _WarpedResults, weight: float, metadata: dict[str, Any]
+) -> Problem:
+    """Return the problem of a frame that starts from the warped results and stays close to them."""
+    gray, start = problem.options.color == "luminance", Picture(Image.fromarray(warped.image))
+    recolored, start = (color.to_luminance(picture) if gray else picture for picture in (content, start))
+    # A narrow strip hardly changes the style loss of the whole image, which would leave the strip as in the content.
+    recent = warped.age < SETTLED
+    regions = _split_regions(problem.inputs.regions, recent) if recent.mean() >= NEW else problem.inputs.regions
+    spectrum = {name: torch.tensor(values) for name, values in metadata["spectrum"].items()}
     return replace(
         problem,
         originals=replace(problem.originals, content=content),
-        inputs=replace(problem.inputs, content=seen, regions=regions),
-        precision=replace(problem.precision, backward=getattr(torch, state["backward"])),
-        prior=Prior(start, torch.from_numpy(memory.firm)[None, None] * weight, WINDOW, spectrum),
+        inputs=replace(problem.inputs, content=recolored, regions=regions),
+        precision=replace(problem.precision, backward=getattr(torch, metadata["backward"])),
+        prior=Prior(start, torch.from_numpy(warped.weight)[None, None] * weight, WINDOW, spectrum),
     )
 
 
-def _apart(regions: list[RegionInput], part: Array) -> list[RegionInput]:
-    """Each region in two, within a part of the picture (H×W, truth values) and outside."""
+def _split_regions(regions: list[RegionInput], part: Array) -> list[RegionInput]:
+    """Return each region as two, inside and outside of a part of the image (H×W, bool)."""
     masks = [Image.fromarray(np.uint8(255) * within).convert("RGB") for within in (part, ~part)]
     return [
         replace(region, mask=Picture(multiply(region.mask.resize(mask.size).rgb, mask) if region.mask else mask))
@@ -237,9 +239,10 @@ def _apart(regions: list[RegionInput], part: Array) -> list[RegionInput]:
     ]
 
 
-def _paint(problem: Problem, path: Path, given: dict[str, Any], stopped: Callable[[], object]) -> dict[str, Any]:
-    """Make a frame and write it; return what is embedded: what is given, and what the next frame needs to know.
-    Empty if it was stopped."""
+def _render_frame(
+    problem: Problem, path: Path, metadata: dict[str, Any], stopped: Callable[[], object]
+) -> dict[str, Any]:
+    """Render and write a frame; return the metadata with what the next frame needs, as embedded; empty if stopped."""
     run = Run(problem)
     for _ in run:
         if stopped():
@@ -247,31 +250,31 @@ def _paint(problem: Problem, path: Path, given: dict[str, Any], stopped: Callabl
     result = run.result()
     spectrum = {name: tensor.tolist() for name, tensor in run.spectrum.items()}
     state = {"spectrum": spectrum, "backward": str(run.precision.backward).removeprefix("torch.")}
-    made = {"iterations": result.iterations, "stopped": result.stopped}
-    told = {"version": __version__, **given, **state, "result": made}
-    write_picture(result.tensor, path, alpha=None, bit_depth=8, settings=told)
-    return told
+    summary = {"iterations": result.iterations, "stopped": result.stopped}
+    metadata = {"version": __version__, **metadata, **state, "result": summary}
+    write_picture(result.tensor, path, alpha=None, bit_depth=8, settings=metadata)
+    return metadata
 
 
-def _told(path: Path, identity: str) -> dict[str, Any]:
-    """What is embedded in a frame that is there; nothing if it isn't, or is of another shot or settings.
+def _read_metadata(path: Path, identity: str) -> dict[str, Any]:
+    """Return the metadata of a rendered frame; empty if there is none, or one of another shot or other settings.
 
-    Raises `UsageError` if it isn't ours.
+    Raises `UsageError` if styletransfer did not write it.
     """
     if not path.exists():
         return {}
-    told = read_settings(path)
-    if "shot" not in told:
+    metadata = read_settings(path)
+    if "shot" not in metadata:
         raise UsageError(
-            f"{path} was not painted by styletransfer and would be lost; name another folder with --frames"
+            f"{path} was not written by styletransfer and would be lost; name another folder with --frames"
         )
-    return told if told["shot"] == identity else {}
+    return metadata if metadata["shot"] == identity else {}
 
 
-def _identity(shot: Shot) -> str:
-    """What must be the same for a frame to be the same."""
-    moving = [name for name in shot.options.files if is_clip(Path(name))]
-    rest = shot.options.map_files(lambda name: shot.styles[0] if name in moving else name)
-    inputs = shot.digest, digest(shot.styles[0], shot.styles, rest), [clips.digest(Path(name)) for name in moving]
-    told = [shot.first, shot.options.to_settings(), asdict(shot.following), SETTLED, NEW, inputs, __version__]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+def _compute_identity(shot: Shot) -> str:
+    """Return a hash of all that determines the frames."""
+    mask_clips = [name for name in shot.options.files if is_clip(Path(name))]
+    rest = shot.options.map_files(lambda name: shot.styles[0] if name in mask_clips else name)
+    inputs = shot.digest, digest(shot.styles[0], shot.styles, rest), [clips.digest(Path(name)) for name in mask_clips]
+    settings = [shot.first, shot.options.to_settings(), asdict(shot.following), SETTLED, NEW, inputs, __version__]
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()

@@ -1,7 +1,7 @@
-"""Sound of a clip: which audio tracks a container takes as they are, which are converted, and writing them.
+"""Sound of a clip: which audio tracks are copied, which are converted, and writing them.
 
-Whether a track can be copied depends on container, codec and parameters. Nothing knows it but the muxer, so it is tried
-before anything is painted: all of a track is written to nowhere, in the same way as later to the file.
+Whether a track can be copied depends on container, codec and parameters. Only the muxer knows, so it is tried before
+any frame is rendered: the whole track is written to a file that discards it, the same way as later to the output.
 """
 
 import contextlib
@@ -20,11 +20,11 @@ from .containers import AV_ERRORS, open_clip
 
 log = logging.getLogger(__name__)
 
-#: Bits per second and channel of AAC: nothing is to be heard of it.
+#: Bits per second and channel of AAC: no loss is audible.
 AAC_RATE = 96_000
-#: Seconds that may be missing in a track that is converted; broken files claim days, which would fill the disk.
+#: Longest gap in seconds in a converted track: broken files claim days, whose silence would fill the disk.
 MAX_GAP = 60
-#: Lossless codecs by sample format, planar or not; 16 bits hold 8.
+#: Lossless codecs by sample format, planar or packed; 8 bits are written as 16.
 _PCM = {"s32": "pcm_s32le", "flt": "pcm_f32le", "dbl": "pcm_f64le"}
 
 #: Takes a packet of a source, or None at its end, and yields packets to write.
@@ -52,7 +52,7 @@ class Sound:
 
     Attributes:
         path: the file.
-        end: seconds at which sound ends that goes with an interrupted clip; None for all of it.
+        end: seconds after which the sound of an interrupted clip ends; None for all of it.
     """
 
     path: Path
@@ -60,7 +60,7 @@ class Sound:
     end: Fraction | None = None
 
     def write_to(self, container: Any, stack: contextlib.ExitStack) -> Iterator[Any]:
-        """Add the tracks to an output container; return its packets of sound, in the order of the source.
+        """Add the tracks to an output container and return its packets of sound, in the order of the source.
 
         Raises what PyAV raises, and `StyleTransferError` if the file cannot be read.
         """
@@ -82,9 +82,9 @@ class Sound:
 
 
 def choose_tracks(path: Path, container: str) -> list[Track]:
-    """Decide how each audio track of a clip is written: copied, else converted, else left out with a warning.
+    """Return how each audio track of a clip is written: copied, else converted, else left out with a warning.
 
-    Lossy AAC is for MP4 only; other containers take PCM. Memory does not grow with the length of the clip.
+    Converted tracks are AAC in MP4 and lossless PCM in other containers. Memory does not grow with the clip's length.
 
     Args:
         container: FFmpeg's name of the output format.
@@ -97,7 +97,7 @@ def choose_tracks(path: Path, container: str) -> list[Track]:
         reason = _check_decoding(path, index, name)
         for track in [] if reason else _list_ways(index, codec, container):
             try:
-                _write_nowhere(Sound(path, [track]), container)
+                _try_writing(Sound(path, [track]), container)
             except AV_ERRORS as error:
                 reason = str(getattr(error, "strerror", None) or error)
             else:
@@ -111,7 +111,7 @@ def choose_tracks(path: Path, container: str) -> list[Track]:
 
 
 def _list_ways(index: int, codec: Any, container: str) -> list[Track]:
-    """List how a track could be written, the best way first."""
+    """Return the ways to write a track, the best first."""
     if container == "mp4":  # PCM would be copied, but few players and no browser can play it
         copied = [] if codec.name.startswith("pcm_") else [Track(index)]
         return [*copied, Track(index, "aac"), Track(index, "aac", "stereo")]
@@ -119,7 +119,7 @@ def _list_ways(index: int, codec: Any, container: str) -> list[Track]:
 
 
 def _check_decoding(path: Path, index: int, name: str) -> str:
-    """Return why a track cannot be decoded, or "" if most of it can; warn of damaged packets."""
+    """Return why a track cannot be decoded, "" if most of it can be; warn of damaged packets."""
     with open_clip(path) as source:
         stream = source.streams[index]
         if stream.codec_context is None:
@@ -137,7 +137,7 @@ def _check_decoding(path: Path, index: int, name: str) -> str:
 
 
 def _demux(source: Any, streams: list[Any]) -> Iterator[Any]:
-    """Yield the packets of streams; where the file is damaged or cut off, they end."""
+    """Yield the packets of streams, up to where the file is damaged or cut off."""
     with contextlib.suppress(*AV_ERRORS):
         for packet in source.demux(streams):
             if packet.size:
@@ -175,7 +175,7 @@ def _copy(container: Any, stream: Any) -> _Writer:
 
 
 def _convert(container: Any, stream: Any, encoder: str, layout: str) -> _Writer:
-    """Decode and encode; missing stretches become silence, so that what follows stays in time."""
+    """Return a writer that decodes and encodes; gaps become silence, so that the sound stays in sync."""
     rate = stream.codec_context.sample_rate
     rates = av.Codec(encoder, "w").audio_rates or [rate]
     target = container.add_stream(encoder, rate=min(rates, key=lambda other: (other < rate, abs(other - rate))))
@@ -189,7 +189,7 @@ def _convert(container: Any, stream: Any, encoder: str, layout: str) -> _Writer:
         nonlocal graph, end
         if frame is not None:
             if end is not None and frame.time is not None and abs(frame.time - end) > MAX_GAP:
-                raise ValueError(f"its times jump from {end:.0f} s to {frame.time:.0f} s")
+                raise ValueError(f"its timestamps jump from {end:.0f} s to {frame.time:.0f} s")
             end = None if frame.time is None else frame.time + frame.samples / frame.sample_rate
             graph = graph or _make_graph(frame, target.codec_context)
         if graph:
@@ -210,13 +210,13 @@ def _convert(container: Any, stream: Any, encoder: str, layout: str) -> _Writer:
 
 
 def _find_layout(stream: Any) -> str:
-    """Return FFmpeg's name of the channels; the usual ones ("2c" is stereo) if the file only counts them."""
+    """Return FFmpeg's name of the channel layout; the usual one ("2c" is stereo) if the file only counts channels."""
     layout = stream.codec_context.layout
     return f"{layout.nb_channels}c" if layout.name.endswith(" channels") else str(layout.name)
 
 
 def _make_graph(frame: Any, codec: Any) -> Any:
-    """Make the filters between a decoder and an encoder."""
+    """Return the filter graph between a decoder and an encoder."""
     graph = av.filter.Graph()
     source = {"sample_rate": frame.sample_rate, "sample_fmt": frame.format.name, "time_base": frame.time_base}
     target = {"sample_rates": codec.sample_rate, "sample_fmts": codec.format.name, "channel_layouts": codec.layout.name}
@@ -230,15 +230,15 @@ def _make_graph(frame: Any, codec: Any) -> Any:
     return graph
 
 
-def _write_nowhere(sound: Sound, container: str) -> None:
+def _try_writing(sound: Sound, container: str) -> None:
     with contextlib.ExitStack() as stack:
-        target = stack.enter_context(av.open(_Nowhere(), "w", format=container))
+        target = stack.enter_context(av.open(_NullFile(), "w", format=container))
         for packet in sound.write_to(target, stack):
             target.mux(packet)
 
 
-class _Nowhere(io.RawIOBase):
-    """A file that keeps nothing but its size, so that muxers can go back to fill in theirs."""
+class _NullFile(io.RawIOBase):
+    """A file that discards its data but has a size, so that muxers can seek back to fill in headers."""
 
     def __init__(self) -> None:
         self.position = self.size = 0

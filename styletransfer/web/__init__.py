@@ -1,5 +1,5 @@
-"""A page in the browser on which a picture changes while it is looked at (extra `ui`).
+"""A web page that shows an image while it is optimized (extra `ui`).
 
-`watching` is a run that somebody watches, and knows of no page; `form` has a control for each field of `Options`;
+`watching` is a run that streams previews, independent of the page; `form` makes controls of the fields of `Options`;
 `layout` puts them on a page, and `server` serves it.
 """

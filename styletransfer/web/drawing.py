@@ -1,4 +1,4 @@
-"""What the page shows of a run, as HTML that needs no file: the picture, how far it is, and the curve of its loss."""
+"""HTML of a run that needs no other file: the image, the progress, and the loss curve."""
 
 import base64
 import html
@@ -10,13 +10,13 @@ from PIL import Image
 
 from .watching import View
 
-#: Longer side in pixels, and JPEG's quality, of a picture that is shown while it changes.
+#: Longer side in pixels, and JPEG quality, of a preview.
 PREVIEW, QUALITY = 900, 90
-_WIDTH, _HEIGHT = 300, 80  # of the curve, in its own units
+_WIDTH, _HEIGHT = 300, 80  # of the loss curve, in SVG units
 
 
 def draw_view(view: View, losses: Sequence[float]) -> str:
-    """The picture with what is known of it, and the loss of every view so far."""
+    """Return the image with its caption, and the curve of the losses so far."""
     width, height = view.size
     if view.path:
         state = f"Done after {view.iteration} iterations"
@@ -24,23 +24,23 @@ def draw_view(view: View, losses: Sequence[float]) -> str:
         left = view.seconds_left
         state = f"Iteration {view.iteration} of {view.iterations}"
         state += f", about {left:.0f} s left" if left is not None else ""
-    told = f"{state} · {width}×{height} px · loss {view.loss:.3g} · {view.seconds:.0f} s"
-    picture = f'<img src="{_data_url(view.image)}" alt="The picture. {html.escape(state)}">'
-    return f'<figure class="view">{picture}<figcaption>{html.escape(told)}</figcaption>{draw_curve(losses)}</figure>'
+    caption = f"{state} · {width}×{height} px · loss {view.loss:.3g} · {view.seconds:.0f} s"
+    image = f'<img src="{_to_data_url(view.image)}" alt="Output image. {html.escape(state)}">'
+    return f'<figure class="view">{image}<figcaption>{html.escape(caption)}</figcaption>{draw_curve(losses)}</figure>'
 
 
 def draw_error(message: str) -> str:
-    """One line that says what was wrong."""
+    """Return an error message as one line."""
     return f'<p role="alert" class="error">{html.escape(message)}</p>'
 
 
 def draw_notice(message: str) -> str:
-    """One line that says what is going on."""
+    """Return a status message as one line."""
     return f'<p role="status">{html.escape(message)}</p>'
 
 
 def draw_curve(losses: Sequence[float]) -> str:
-    """An SVG of losses, on a logarithmic scale, in order; empty of fewer than two."""
+    """Return an SVG curve of losses, in order, on a logarithmic scale; "" for fewer than two."""
     logs = [math.log(loss) for loss in losses if 0 < loss < math.inf]
     if len(logs) < 2:
         return ""
@@ -55,7 +55,7 @@ def draw_curve(losses: Sequence[float]) -> str:
     return f'<svg role="img" aria-label="{title}" {box}><title>{title}</title>{line}</svg>'
 
 
-def _data_url(image: Image.Image) -> str:
+def _to_data_url(image: Image.Image) -> str:
     if max(image.size) > PREVIEW:
         image = image.copy()
         image.thumbnail((PREVIEW, PREVIEW), Image.Resampling.BILINEAR)

@@ -1,6 +1,4 @@
-"""The page's controls: one for each field of `Options` that can be chosen on a page, made of what the field tells of
-itself, as the command's options are. No default and no help text is said here.
-"""
+"""The page's controls, made from the fields of `Options`: no default or help text is repeated here."""
 
 import math
 from collections.abc import Sequence
@@ -12,20 +10,20 @@ import gradio as gr
 from ..options import STARTS, Options, convert
 
 _HINTS = get_type_hints(Options)
-#: What is chosen otherwise (the balance, drawn masks), names a file of the server's, or is the server's business.
+#: Fields without a control here: the balance, drawn masks, files on the server, and settings of the server.
 _ELSEWHERE = ("alpha", "beta", "mask", "keep", "weights", "preprocessing", "max_pixels", "checkpoint_every", "tile")
-#: The fields of most use, which are always to be seen; the first of them above the balance, next to the paintings.
+#: The most useful fields, always visible; the first of them is above the balance, next to the paintings.
 FIRST = ("style_weight", "style_scale", "size", "color", "model")
-#: log₁₀(α/β) of the lecture's sweep, from all painting to nearly all photograph, and the range of the slider.
+#: log₁₀(α/β) of the lecture's sweep, from all style to nearly all content, and the range of the slider.
 MARKS, LEAST, MOST = (-4, -3, -2, -1), -4.0, 0.5
 
 
 class Form:
-    """The controls of a page, made where it is created: in a `Blocks`, those of `FIRST` first, the rest folded away."""
+    """The controls of a page: those of `FIRST`, then the others, folded. Create it within a `Blocks`."""
 
     def __init__(self) -> None:
         ratio, (above, *below) = math.log10(Options.alpha / Options.beta), FIRST
-        self.controls = {above: _control(above)}
+        self.controls = {above: _make_control(above)}
         self.balance = gr.Slider(
             LEAST,
             MOST,
@@ -39,21 +37,21 @@ class Form:
             for mark in MARKS:
                 button = gr.Button(f"1e{mark}", size="sm", min_width=40, elem_id=f"mark{-mark}")
                 button.click(None, None, self.balance, js=f"() => {mark}", queue=False, api_visibility="private")
-        shown = [f for f in fields(Options) if f.name not in _ELSEWHERE]
-        self.controls |= {name: _control(name) for name in below}
-        for panel in dict.fromkeys(f.metadata["panel"] for f in shown if f.name not in FIRST):
+        own = [f for f in fields(Options) if f.name not in _ELSEWHERE]
+        self.controls |= {name: _make_control(name) for name in below}
+        for panel in dict.fromkeys(f.metadata["panel"] for f in own if f.name not in FIRST):
             with gr.Accordion(panel or "More", open=False):
                 self.controls |= {
-                    f.name: _control(f.name) for f in shown if f.metadata["panel"] == panel and f.name not in FIRST
+                    f.name: _make_control(f.name) for f in own if f.metadata["panel"] == panel and f.name not in FIRST
                 }
 
     @property
     def inputs(self) -> list[Any]:
-        """What `read` takes the values of, in this order."""
+        """The controls whose values `read` takes, in this order."""
         return [self.balance, *self.controls.values()]
 
     def read(self, values: Sequence[Any]) -> dict[str, Any]:
-        """The settings that aren't the defaults, by name. Raises `UsageError` for what can't be read."""
+        """Return the settings that differ from the defaults, by name. Raises `UsageError` if a value is invalid."""
         balance, *rest = values
         settings = {name: _read(name, value) for name, value in zip(self.controls, rest, strict=True)}
         if abs(balance - math.log10(Options.alpha / Options.beta)) > 1e-6:
@@ -62,26 +60,26 @@ class Form:
         return {name: value for name, value in settings.items() if value != getattr(defaults, name)}
 
     def fill(self, options: Options) -> list[Any]:
-        """The values that say these settings, in the order of `inputs`."""
+        """Return the controls' values for these settings, in the order of `inputs`."""
         ratio = options.alpha / options.beta if options.beta else math.inf
         balance = MOST if ratio == math.inf else math.log10(ratio) if ratio else LEAST
-        shown = [_show(name, getattr(options, name)) for name in self.controls]
-        return [min(max(balance, LEAST), MOST), *shown]
+        values = [_show(name, getattr(options, name)) for name in self.controls]
+        return [min(max(balance, LEAST), MOST), *values]
 
 
-def _control(name: str) -> Any:
-    """A control for a field, by its type."""
-    told, hint, value = Options.__dataclass_fields__[name].metadata, _HINTS[name], getattr(Options(), name)
-    given: dict[str, Any] = {"value": _show(name, value), "label": name.replace("_", " ").capitalize()}
-    given |= {"info": told["help"], "elem_id": name}
+def _make_control(name: str) -> Any:
+    """Return a control for a field, by its type."""
+    metadata, hint, value = Options.__dataclass_fields__[name].metadata, _HINTS[name], getattr(Options(), name)
+    arguments: dict[str, Any] = {"value": _show(name, value), "label": name.replace("_", " ").capitalize()}
+    arguments |= {"info": metadata["help"], "elem_id": name}
     kinds = get_args(hint)
     if hint is bool:
-        return gr.Checkbox(**given)
+        return gr.Checkbox(**arguments)
     if name == "init" or get_origin(hint) is Literal:
-        return gr.Dropdown(list(STARTS if name == "init" else kinds), **given)
+        return gr.Dropdown(list(STARTS if name == "init" else kinds), **arguments)
     if hint in (int, float) or (float in kinds and get_origin(hint) is not tuple):
-        return gr.Number(precision=0 if hint is int else None, **given)
-    return gr.Textbox(max_lines=1, **given)
+        return gr.Number(precision=0 if hint is int else None, **arguments)
+    return gr.Textbox(max_lines=1, **arguments)
 
 
 def _show(name: str, value: Any) -> Any:

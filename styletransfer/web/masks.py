@@ -1,4 +1,4 @@
-"""Masks that were drawn on the photograph with a brush, as the files that `Options` names."""
+"""Masks drawn on the photograph with a brush, as the files that `Options` names."""
 
 import tempfile
 from collections.abc import Mapping
@@ -13,29 +13,29 @@ from ..images import read_picture
 from ..options import WHOLE, Options
 from .watching import keep_input
 
-#: What the colors of the brush mean: the photograph is kept, or the first, second, … painting is to be there.
+#: Colors of the brush: the photograph is kept, or the region gets the style of the first, second, … painting.
 COLORS = {"#ffffff": "keep", "#e6194b": "red", "#3cb44b": "green", "#4363d8": "blue", "#ffe119": "yellow"}
 
 
 def draw_masks(drawn: Mapping[str, Any] | None, styles: int, content: Path, folder: Path) -> dict[str, Any]:
-    """The settings `keep` and `mask` for what is drawn, whose files are in the folder then; empty if nothing is.
+    """Return the settings `keep` and `mask` of a drawing, and write their files; empty if nothing is drawn.
 
     Args:
-        drawn: what Gradio's image editor gives: Pillow images in ``layers``.
-        styles: how many paintings there are.
-        content: the photograph, after which the files are called.
+        drawn: the value of Gradio's image editor, with Pillow images in ``layers``.
+        styles: the number of paintings.
+        content: the photograph; the names of the files begin with its name.
 
     Raises:
-        UsageError: a color is drawn for which there is no painting.
+        UsageError: a color has no painting, or a painting no region.
     """
     layers = [np.asarray(layer.convert("RGBA")) for layer in (drawn or {}).get("layers") or ()]
-    regions = _regions(layers[0]) if layers else None
+    regions = _find_regions(layers[0]) if layers else None
     if regions is None or not (regions >= 0).any():
         return {}
-    with tempfile.TemporaryDirectory() as made:
+    with tempfile.TemporaryDirectory() as temporary:
 
         def save(region: "np.ndarray[Any, Any]", name: str) -> str:
-            path = Path(made) / f"{content.stem}_{name}.png"
+            path = Path(temporary) / f"{content.stem}_{name}.png"
             Image.fromarray(np.where(region, 255, 0).astype(np.uint8)).save(path)
             return str(keep_input(path, folder))
 
@@ -49,16 +49,15 @@ def draw_masks(drawn: Mapping[str, Any] | None, styles: int, content: Path, fold
             parts = [first, *(regions == number for number in range(2, styles + 1))]
             for number, part in enumerate(parts, 1):
                 if not part.any():
-                    raise UsageError(f"no region is left for painting {number}: draw one, or take the painting away")
+                    raise UsageError(f"no region is left for painting {number}: draw one, or remove the painting")
             settings["mask"] = tuple((save(part, f"mask{number}"), WHOLE) for number, part in enumerate(parts, 1))
     return settings
 
 
 def read_masks(options: Options, folder: Path) -> Image.Image | None:
-    """A layer to be drawn on, RGBA, that gives the masks of these options; None without masks in this folder, or if a
-    brush can't draw them.
+    """Return the masks of these options as an RGBA layer to draw on; None if they are missing or not drawable.
 
-    A painting's mask that isn't the first's or all of the painting's can't be, and soft borders become hard ones.
+    A brush can draw at most four regions, each with the style of a whole painting. Soft borders become hard ones.
     """
     _, *others = options.mask or ((WHOLE, WHOLE),)
     names = [here for here, _ in others] + ([options.keep] if options.keep else [])
@@ -74,8 +73,8 @@ def read_masks(options: Options, folder: Path) -> Image.Image | None:
     return layer
 
 
-def _regions(layer: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-    """The number of the nearest of `COLORS` at every pixel H×W of a layer H×W×4, −1 where hardly anything is drawn."""
+def _find_regions(layer: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+    """Return the index in `COLORS` of the color of each pixel, H×W, of a layer H×W×4; −1 where alpha is below 128."""
     colors = np.array([[int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in COLORS])
     distances = np.square(layer[..., None, :3].astype(int) - colors).sum(-1)
     nearest: np.ndarray[Any, Any] = np.where(layer[..., 3] > 127, distances.argmin(-1), -1)

@@ -1,4 +1,4 @@
-"""The server of the page: only for this machine unless told otherwise, and without any connection to elsewhere."""
+"""The page's server: it listens on this machine only, unless set otherwise, and connects to nothing."""
 
 import os
 import secrets
@@ -16,7 +16,7 @@ USER = "styletransfer"
 
 
 def is_local(host: str) -> bool:
-    """Whether only this machine reaches a server that listens on this host."""
+    """Return whether only this machine can reach a server that listens on this host."""
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
@@ -24,15 +24,15 @@ def is_local(host: str) -> bool:
 
 
 def choose_login(host: str, auth: str | None) -> tuple[str, str] | None:
-    """User and password that the page asks for: as given, USER:PASSWORD; made if others reach it; None for nobody.
+    """Return the user and password that the page asks for, or None.
 
-    Raises `UsageError` if it can't be read.
+    Without `auth`, a password is made if others can reach the host. Raises `UsageError` if `auth` is not USER:PASSWORD.
     """
     if auth is None:
         return None if is_local(host) else (USER, secrets.token_urlsafe(9))
     user, colon, password = auth.partition(":")
     if not (user and colon and password):
-        raise UsageError("--auth takes USER:PASSWORD")
+        raise UsageError("--auth must be USER:PASSWORD")
     return user, password
 
 
@@ -45,14 +45,14 @@ def serve(
     ready: Callable[[str], object],
     stopped: Callable[[], object],
 ) -> None:
-    """Serves the page, and paints in this thread, until `stopped` tells true; the picture so far is kept.
+    """Serve the page, and do its runs in this thread, until `stopped` returns true; the image so far is saved.
 
     Args:
-        folder: where the pictures go; made if it isn't there.
-        ready: called with the page's address when it can be opened.
+        folder: for the images; created if it does not exist.
+        ready: called with the page's address once it can be opened.
 
     Raises:
-        UsageError: Gradio isn't installed, the folder can't be made, or the address can't be listened on.
+        UsageError: Gradio is not installed, the folder cannot be created, or the address is not available.
     """
     with tempfile.TemporaryDirectory(prefix="styletransfer-page-") as uploads:
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": uploads, "HF_HUB_OFFLINE": "1"}
@@ -64,7 +64,7 @@ def serve(
 
         make_folder(folder)
         page = Page(folder)
-        # Gradio's own fonts come from the network, and its gray, orange and red are too pale to be read by everyone.
+        # Gradio downloads its default fonts, and its gray, orange and red have too little contrast.
         theme = gr.themes.Default(primary_hue="blue", font=["system-ui"], font_mono=["ui-monospace"]).set(
             block_info_text_color="*neutral_600",
             button_primary_background_fill="*primary_600",
@@ -88,7 +88,7 @@ def serve(
                 allowed_paths=[str(folder.resolve())],
             )
         except OSError as error:
-            raise UsageError(f"{host}:{port} can't be listened on; try another --port: {error}") from error
+            raise UsageError(f"cannot listen on {host}:{port}; try another --port: {error}") from error
         ready(address)
         try:
             page.work(stopped)
