@@ -52,10 +52,12 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFac
     monkeypatch.delenv("STYLETRANSFER_WEIGHTS", raising=False)
     monkeypatch.setenv("TORCH_HOME", str(home / "torch"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
-    log = logging.getLogger("styletransfer")
-    handlers, level = log.handlers[:], log.level
+    loggers = [logging.getLogger(name) for name in ("styletransfer", "styletransfer.transfer")]
+    before = [(log.handlers[:], log.level) for log in loggers]
     yield
-    log.handlers[:], log.level = handlers, level
+    for log, (handlers, level) in zip(loggers, before, strict=True):
+        log.handlers[:] = handlers
+        log.setLevel(level)
 
 
 def stylize_and_listen(
