@@ -1,9 +1,9 @@
-"""What evaluating in parts costs and saves: memory against size, time against the whole, the same picture.
+"""Measure tiled evaluation: memory by size, time relative to untiled evaluation, differences between the images.
 
     python benchmarks/any_size.py                    everything; 10800×8100 takes 10 GB and some minutes
     python benchmarks/any_size.py --part memory --sizes 1024 2048 4096
 
-Every measurement runs in a process of its own. Peak memory is resident, above what the process had before.
+Every measurement runs in its own process. Peak memory is resident memory beyond what the process had before.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def objective(name: str, width: int, height: int, tiling: Tiling, precision: str
 
 
 def memory(name: str, width: int, height: int, tiling: Tiling) -> dict[str, float]:
-    """MiB at the peak of one evaluation: in all, and beyond image, gradient and the content's features."""
+    """Return the peak MiB of one evaluation, in total and beyond image, gradient and the content's features."""
     with hardware.runtime_settings(CPU):
         warm, x = objective(name, 64, 64, tiling)
         warm.evaluate(x)
@@ -62,7 +62,7 @@ def memory(name: str, width: int, height: int, tiling: Tiling) -> dict[str, floa
 
 
 def overhead(name: str, side: int, tilings: list[Tiling]) -> list[float]:
-    """Seconds of an evaluation in each way, medians of three taken in turn."""
+    """Return the seconds of an evaluation with each tiling: medians of three, taken in turn."""
     with hardware.runtime_settings(CPU):
         tasks = [objective(name, side, side * 3 // 4, tiling) for tiling in tilings]
         return alternating(CPU, 3, *(partial(task.evaluate, image) for task, image in tasks))
@@ -86,7 +86,7 @@ def picture(tile: str, precision: str, iterations: int, threads: int | None = No
 
 
 def processes(count: int) -> dict[str, Any]:
-    """Seconds and losses of the command in so many processes on this machine."""
+    """Run the command in `count` processes on this machine; return what it reports, as seconds and losses."""
     options = shlex.split("--size 1024 --enlarge --scales 1 --iterations 15 --model vgg19-lite --json -q")
     options += shlex.split(f"--device cpu --tile 256 --precision fp32 -o out/ranks{count}.png")
     with socket.socket() as free:
@@ -94,15 +94,15 @@ def processes(count: int) -> dict[str, Any]:
         port = str(free.getsockname()[1])
     run = ["-m", "torch.distributed.run", "--nproc-per-node", str(count), "--master-port", port] if count > 1 else []
     command = [sys.executable, *run, "-m", "styletransfer", str(COFFEE), str(SWIRLS), *options]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    result: dict[str, Any] = json.loads(done.stdout)
+    process = subprocess.run(command, check=True, capture_output=True, text=True)
+    result: dict[str, Any] = json.loads(process.stdout)
     return result
 
 
 def seams(file: Path, period: int, offset: int) -> None:
-    """Prints the mean difference of neighboring rows and columns at the borders of parts, and elsewhere.
+    """Print the mean difference of neighboring rows and columns at tile borders, and elsewhere.
 
-    Other multiples of 16 tell seams from the poolings' own grid, which shows in a picture that isn't optimized long.
+    Other multiples of 16 tell seams from the grid of the poolings, which shows in an image after few iterations.
     """
     Image.MAX_IMAGE_PIXELS = None
     with Image.open(file) as image:
@@ -118,7 +118,7 @@ def seams(file: Path, period: int, offset: int) -> None:
 
 
 def plot(rows: list[dict[str, float]], path: Path) -> None:
-    """Draws memory against the number of pixels as an SVG, both axes logarithmic."""
+    """Draw memory against width as an SVG, both axes logarithmic."""
     left, bottom, width, height = 85, 260, 420, 220
     xs = [np.log2(row["width"]) for row in rows]
     low, high = 5, 14  # log2 MiB
@@ -168,12 +168,12 @@ def show_overhead(args: argparse.Namespace) -> list[Any]:
 
 
 def show_large(args: argparse.Namespace) -> list[Any]:
-    """The whole at once takes 19 GB."""
+    """Compare tilings at 4096 px, where untiled evaluation takes 19 GB."""
     return compared([("vgg19", 4096)], [Tiling(), Tiling(None, 256, 4), Tiling(None, 256, 6)])
 
 
 def compared(pictures: list[tuple[str, int]], tilings: list[Tiling]) -> list[Any]:
-    """Prints how long each of the tilings takes relative to the first."""
+    """Print how long each tiling takes relative to the first; return the seconds."""
     result = []
     for name, side in pictures:
         times = isolated(overhead, name, side, tilings)
@@ -185,15 +185,15 @@ def compared(pictures: list[tuple[str, int]], tilings: list[Tiling]) -> list[Any
 
 
 def show_picture(args: argparse.Namespace) -> list[Any]:
-    """Rounding differs between all of these, and the optimization magnifies it; fewer threads only are the control."""
+    """Compare tiled and untiled images; the control is fewer threads, since the optimization magnifies rounding."""
     result = []
     for precision, iterations in (("fp32", 3), ("fp32", 10), ("fp32", 30), ("auto", 30)):
-        whole = isolated(picture, "off", precision, iterations)
-        print(f"2048 px, {iterations} iterations, {precision}: whole {whole['peak']:.0f} MiB, loss {whole['loss']:.5f}")
-        row: dict[str, Any] = {"precision": precision, "iterations": iterations, "whole": whole["peak"]}
+        plain = isolated(picture, "off", precision, iterations)
+        print(f"2048 px, {iterations} iterations, {precision}: whole {plain['peak']:.0f} MiB, loss {plain['loss']:.5f}")
+        row: dict[str, Any] = {"precision": precision, "iterations": iterations, "whole": plain["peak"]}
         for name, arguments in ((f"--tile {TILE}", (str(TILE), None)), ("whole, two threads", ("off", 2))):
             other = isolated(picture, arguments[0], precision, iterations, arguments[1])
-            difference = abs(whole["pixels"] - other["pixels"])
+            difference = abs(plain["pixels"] - other["pixels"])
             print(
                 f"    {name:20} {other['peak']:.0f} MiB, loss {other['loss']:.5f}; "
                 f"pixels differ by {difference.max()} of 255 at most, {difference.mean():.3f} on average",

@@ -1,4 +1,4 @@
-"""Many pictures: how fast, what is left after kill -9, and what a cluster does that loses workers.
+"""Measure batches: throughput, recovery after kill -9, and a cluster that loses workers.
 
 python benchmarks/batches.py throughput      # --jobs 1, 2, 4 against separate commands
 python benchmarks/batches.py kills           # the batch command is killed ten times
@@ -27,7 +27,7 @@ OPTIONS = shlex.split("--size 128 --model vgg19-lite --device cpu -q")
 
 
 def inputs(folder: Path, contents: int, styles: int) -> tuple[str, str]:
-    """Folders with so many photographs and paintings: parts of the examples."""
+    """Make folders of content and style images, cropped from the examples; return their paths."""
     generator = np.random.default_rng(0)
     for name, count, sources in (
         ("photos", contents, ("astronaut", "chelsea", "coffee", "rocket")),
@@ -35,10 +35,10 @@ def inputs(folder: Path, contents: int, styles: int) -> tuple[str, str]:
     ):
         (folder / name).mkdir()
         for number in range(count):
-            with Image.open(EXAMPLES / f"{sources[number % len(sources)]}.jpg") as picture:
-                side = min(picture.size) // 2
-                x, y = (int(generator.integers(0, length - side)) for length in picture.size)
-                part = picture.convert("RGB").crop((x, y, x + side, y + side))
+            with Image.open(EXAMPLES / f"{sources[number % len(sources)]}.jpg") as image:
+                side = min(image.size) // 2
+                x, y = (int(generator.integers(0, length - side)) for length in image.size)
+                part = image.convert("RGB").crop((x, y, x + side, y + side))
             part.save(folder / name / f"{number:03}.jpg", quality=95)
     return str(folder / "photos"), str(folder / "paintings")
 
@@ -48,7 +48,7 @@ def batch(photos: str, paintings: str, out: Path, *more: str) -> list[str]:
 
 
 def throughput(args: argparse.Namespace) -> None:
-    """Pictures per minute with 1, 2, 4 at once, and by commands of their own, one after the other."""
+    """Print images per minute with 1, 2 and 4 jobs, and with separate commands one after the other."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         photos, paintings = inputs(folder, args.count // 10, 10)
@@ -57,8 +57,10 @@ def throughput(args: argparse.Namespace) -> None:
             options = ("--jobs", str(jobs), "--iterations", str(args.iterations))
             subprocess.run(batch(photos, paintings, folder / f"out{jobs}", *options), check=True, capture_output=True)
             seconds = time.perf_counter() - start
-            made = len(list((folder / f"out{jobs}").glob("*.png")))
-            print(f"--jobs {jobs}: {made} pictures in {seconds:.0f} s, {60 * made / seconds:.1f} a minute", flush=True)
+            count = len(list((folder / f"out{jobs}").glob("*.png")))
+            print(
+                f"--jobs {jobs}: {count} pictures in {seconds:.0f} s, {60 * count / seconds:.1f} a minute", flush=True
+            )
         start = time.perf_counter()
         for number in range(args.separate):
             pair = [f"{photos}/{number % (args.count // 10):03}.jpg", f"{paintings}/{number % 10:03}.jpg"]
@@ -69,37 +71,37 @@ def throughput(args: argparse.Namespace) -> None:
 
 
 def kills(args: argparse.Namespace) -> None:
-    """The command is killed at ten random moments, and said again each time."""
+    """Kill the command at ten random moments, and run it again each time."""
     generator = random.Random(0)
     with TemporaryDirectory() as name:
         folder = Path(name)
         photos, paintings = inputs(folder, 20, 4)
         command = batch(photos, paintings, folder / "out", "--jobs", "4", "--iterations", "100")
         stamps: dict[str, int] = {}
-        again = wrong = 0
+        repeated = wrong = 0
         for _ in range(10):
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             time.sleep(generator.uniform(1, 9))
             process.kill()
             process.wait()
-            time.sleep(0.3)  # for its workers to notice
+            time.sleep(0.3)  # until its workers notice
             for path in sorted((folder / "out").glob("*.png")):
-                with Image.open(path) as picture:
-                    wrong += picture.size != (128, 128) or picture.load() is None
-                again += stamps.setdefault(path.name, path.stat().st_mtime_ns) != path.stat().st_mtime_ns
+                with Image.open(path) as image:
+                    wrong += image.size != (128, 128) or image.load() is None
+                repeated += stamps.setdefault(path.name, path.stat().st_mtime_ns) != path.stat().st_mtime_ns
             print(f"killed; {len(stamps)} of 80 are there", flush=True)
-        done = subprocess.run(command, capture_output=True, text=True)
-        there = {path.name: path.stat().st_mtime_ns for path in (folder / "out").glob("*.png")}
-        again += sum(there[name] != stamp for name, stamp in stamps.items())
+        last = subprocess.run(command, capture_output=True, text=True)
+        present = {path.name: path.stat().st_mtime_ns for path in (folder / "out").glob("*.png")}
+        repeated += sum(present[name] != stamp for name, stamp in stamps.items())
         others = [p.name for p in (folder / "out").iterdir() if p.suffix != ".png" and p.name != "report.jsonl"]
         print(
-            f"exit code {done.returncode}; {len(there)} pictures, {again} made twice, {wrong} not whole; "
+            f"exit code {last.returncode}; {len(present)} pictures, {repeated} made twice, {wrong} not whole; "
             f"{len(others)} other files: {others}"
         )
 
 
 def cluster(args: argparse.Namespace) -> None:
-    """Three nodes of a worker each; one's worker is killed, one with its nanny, and one is frozen."""
+    """Run on three nodes of one worker each: one worker is killed, one with its nanny, and one node is frozen."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         photos, paintings = inputs(folder, 10, 4)
@@ -136,12 +138,12 @@ def cluster(args: argparse.Namespace) -> None:
 
 
 def _cluster(folder: Path) -> tuple[str, list["subprocess.Popen[bytes]"]]:
-    """A scheduler and three nodes; its address and their processes, each the leader of a group."""
+    """Start a scheduler and three nodes; return its address and all processes, each the leader of a group."""
     file = folder / "scheduler.json"
     common = ["--scheduler-file", str(file), "--host", "127.0.0.1", "--no-dashboard"]
     environment = {**os.environ, "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "30s"}
 
-    def started(kind: str, *more: str) -> "subprocess.Popen[bytes]":
+    def start_process(kind: str, *more: str) -> "subprocess.Popen[bytes]":
         program = f"from distributed.cli.dask_{kind} import main; main()"
         return subprocess.Popen(
             [sys.executable, "-c", program, *common, *more],
@@ -151,10 +153,10 @@ def _cluster(folder: Path) -> tuple[str, list["subprocess.Popen[bytes]"]]:
             start_new_session=True,
         )
 
-    scheduler = started("scheduler", "--port", "0")
+    scheduler = start_process("scheduler", "--port", "0")
     while not file.exists() or not file.read_text():
         time.sleep(0.1)
-    workers = [started("worker", "--nthreads", "1", "--local-directory", str(folder / f"w{n}")) for n in range(3)]
+    workers = [start_process("worker", "--nthreads", "1", "--local-directory", str(folder / f"w{n}")) for n in range(3)]
     time.sleep(8)
     return str(json.loads(file.read_text())["address"]), [scheduler, *workers]
 
@@ -174,7 +176,7 @@ def _harm(nodes: list["subprocess.Popen[bytes]"]) -> None:
 
 
 def sweep(args: argparse.Namespace) -> None:
-    """A sheet of four ratios and two content layers, and the same pictures by commands of their own."""
+    """Time a sheet of four ratios and two content layers, and the same images by separate commands."""
     pair, layers = [str(EXAMPLES / "astronaut.jpg"), str(EXAMPLES / "swirls.jpg")], ("conv2_2", "conv4_2")
     fixed = [*OPTIONS, "--size", "256", "--iterations", str(args.iterations)]
     with TemporaryDirectory() as name:

@@ -1,12 +1,12 @@
-"""How fast it is, side by side with what the hardware could do and with what the popular tools do.
+"""Measure speed and memory, side by side with the limits of the hardware and with the popular tools.
 
     make bench                                                      CPU: more than an hour on two cores
     make bench ARGS='--part table'                                  only this
     make bench ARGS='--part quality --size 256 --iterations 100 --pairs 1'
     make bench-gpu                                                  on CUDA
 
-Prints tables and writes everything as JSON. Each part runs in a process of its own, so that none profits from what
-another has set up. Times are medians; floor and ours alternate within one process.
+Prints tables and writes everything as JSON. Each part runs in its own process, so that none profits from what another
+has set up. Times are medians; the floor and our evaluations alternate within one process.
 """
 
 import argparse
@@ -35,11 +35,11 @@ from styletransfer.optim import InverseHessian, Iterate, minimize
 from styletransfer.runtime import hardware
 from styletransfer.transfer import evaluation
 
-# --- what the hardware could do ------------------------------------------------------------------------------------
+# --- limits of the hardware ----------------------------------------------------------------------------------------
 
 
 def peaks(device_name: str) -> dict[str, float]:
-    """GFLOP/s of a 4096 × 4096 matrix product."""
+    """Return the GFLOP/s of a 4096 × 4096 matrix product in each precision."""
     device = hardware.select_device(device_name)
     result = {}
     for name in ("fp32", "tf32", "bf16") if device.type == "cuda" else ("fp32", "bf16"):
@@ -52,7 +52,7 @@ def peaks(device_name: str) -> dict[str, float]:
 
 
 def floor(encoder: Encoder, size: int, device: torch.device, precision: hardware.Precision) -> Callable[[], None]:
-    """The bare convolutions of one evaluation, forward and with respect to their input, as fast as torch has them."""
+    """Return the bare convolutions of an evaluation, forward and backward (input only), as fast as torch has them."""
 
     def tensor(dtype: torch.dtype, *shape: int) -> Tensor:
         return torch.randn(shape, device=device).to(dtype, memory_format=torch.channels_last)
@@ -76,7 +76,7 @@ def floor(encoder: Encoder, size: int, device: torch.device, precision: hardware
 def middle_of_a_run(
     name: str, size: int, precision: hardware.Precision, device: torch.device
 ) -> tuple[Encoder, Tensor, Evaluate, Iterator[Iterate]]:
-    """Network, image, evaluation and steps of L-BFGS with a full history, at size × size."""
+    """Return network, image, evaluation and steps of L-BFGS with a full history, at size × size."""
     options = Options()
     encoder = load_encoder(name).to(device)
     encoder.cast(precision.forward, precision.backward)
@@ -89,7 +89,7 @@ def middle_of_a_run(
 
 
 def full_history(image: Tensor, precision: hardware.Precision) -> InverseHessian:
-    """Filled with pairs of random images like this one."""
+    """Return a history filled with pairs of random images like this one."""
     curvature = InverseHessian(image, dtype=precision.backward)
     for _ in range(curvature.history):
         curvature.learn(*torch.rand(2, *image.shape, device=image.device))
@@ -97,7 +97,7 @@ def full_history(image: Tensor, precision: hardware.Precision) -> InverseHessian
 
 
 def per_evaluation(name: str, size: int, precision_name: str, device_name: str, runs: int) -> dict[str, float]:
-    """Seconds of the floor, of an evaluation and of an iteration all in."""
+    """Return the seconds of the floor, of an evaluation and of a whole iteration, and the GFLOP."""
     device = hardware.select_device(device_name)
     precision = hardware.select_precision(precision_name, device)
     with hardware.runtime_settings(device, tf32=precision.tf32):
@@ -109,14 +109,14 @@ def per_evaluation(name: str, size: int, precision_name: str, device_name: str, 
             seconds = alternating(device, runs, lambda: graph(content), lambda: evaluate(content), lambda: next(steps))
         else:
             seconds = alternating(device, runs, bare, lambda: evaluate(content), lambda: next(steps))
-    gflop = 2 * 2 * encoder.macs_per_pixel * size**2 / 1e9  # multiply and add, there and back
+    gflop = 2 * 2 * encoder.macs_per_pixel * size**2 / 1e9  # multiply and add, forward and backward
     return {**dict(zip(("floor", "evaluation", "iteration"), seconds, strict=True)), "gflop": gflop}
 
 
 def beyond_the_floor(size: int, device_name: str) -> dict[str, float]:
-    """Seconds of the floor, and of what an iteration of VGG-19's shape needs besides, as fast as torch has it.
+    """Return the seconds of the floor, and of what else an iteration with VGG-19 needs, as fast as torch has it.
 
-    Padding, pooling, adding gradients up and the losses themselves come on top.
+    Padding, pooling, summing gradients and the losses themselves come on top.
     """
     device = hardware.select_device(device_name)
     precision = hardware.select_precision("auto", device)
@@ -126,20 +126,23 @@ def beyond_the_floor(size: int, device_name: str) -> dict[str, float]:
         for name in encoder.names:
             channels, side = encoder.convolution(name)[0].shape[0], size >> (int(name[4]) - 1)
             maps[name] = torch.rand(1, channels, side, side, device=device).to(precision.forward, **shape)
-        back = {name: x.to(precision.backward) for name, x in maps.items()}
-        tapped = Options().style_weights
-        mixings = {name: torch.rand(back[name].shape[1], back[name].shape[1], 1, 1).to(back[name]) for name in tapped}
+        gradients = {name: x.to(precision.backward) for name, x in maps.items()}
+        style_layers = Options().style_weights
+        matrices = {
+            name: torch.rand(gradients[name].shape[1], gradients[name].shape[1], 1, 1).to(gradients[name])
+            for name in style_layers
+        }
         curvature = full_history(content, precision)
 
-        def masked(x: Tensor) -> Tensor:
+        def apply_relu_gradient(x: Tensor) -> Tensor:
             return torch.ops.aten.threshold_backward.grad_input(x, x, 0, grad_input=x)
 
         calls: dict[str, Callable[[], object]] = {
             "floor": floor(encoder, size, device, precision),
-            "Gram matrices": lambda: [gram_matrix(maps[name]) for name in tapped],
-            "their gradients K·F": lambda: [F.conv2d(back[name], mixings[name]) for name in tapped],
+            "Gram matrices": lambda: [gram_matrix(maps[name]) for name in style_layers],
+            "their gradients K·F": lambda: [F.conv2d(gradients[name], matrices[name]) for name in style_layers],
             "features to the precision of the way back": lambda: [x.to(precision.backward) for x in maps.values()],
-            "the gradient of ReLU": lambda: [masked(x) for x in back.values()],
+            "the gradient of ReLU": lambda: [apply_relu_gradient(x) for x in gradients.values()],
             "L-BFGS, 50 pairs": lambda: curvature.learn(content, curvature.apply(content)),
         }
         return dict(zip(calls, alternating(device, 5, *calls.values()), strict=True))
@@ -149,7 +152,7 @@ def beyond_the_floor(size: int, device_name: str) -> dict[str, float]:
 
 
 def memory_of_ours(name: str, size: int, precision_name: str, device_name: str) -> int:
-    """Peak bytes of some iterations with a full history."""
+    """Return the peak bytes of some iterations with a full history."""
     device = hardware.select_device(device_name)
     precision = hardware.select_precision(precision_name, device)
     with hardware.runtime_settings(device, tf32=precision.tf32):
@@ -160,14 +163,14 @@ def memory_of_ours(name: str, size: int, precision_name: str, device_name: str) 
 
 
 def memory_of_reference(name: str, size: int, device_name: str) -> int:
-    """Peak bytes of an iteration of the reference with a full history, which is filled on a cheap function."""
+    """Return the peak bytes of an iteration of the reference; its history is filled on a cheap function."""
     device, options = hardware.select_device(device_name), Options()
     encoder = load_encoder(name).to(device)
     content, style = torch.rand(2, 1, 3, size, size, device=device)
     reference = Reference(encoder, content, style, options)
-    true, scales = reference.loss, torch.rand_like(content) + 0.5
+    original, scales = reference.loss, torch.rand_like(content) + 0.5
     count = itertools.count()
-    reference.loss = lambda x: (scales * x * x).sum() if next(count) < 104 else true(x)  # type: ignore[method-assign]
+    reference.loss = lambda x: (scales * x * x).sum() if next(count) < 104 else original(x)  # type: ignore[method-assign]
     reference.optimize(content, "lbfgs", 105, lambda *_: None)
     return hardware.peak_memory(device)
 
@@ -176,7 +179,7 @@ def memory_of_reference(name: str, size: int, device_name: str) -> int:
 
 
 def command(args: argparse.Namespace) -> dict[str, float]:
-    """The command at its defaults with the bundled network, shell to file, and the seconds spent in evaluations."""
+    """Time the command at its defaults with the bundled network, from shell to file; return also the evaluations."""
     with tempfile.TemporaryDirectory() as folder:
         spent = Path(folder) / "seconds"
         start = time.perf_counter()
@@ -234,9 +237,9 @@ def main() -> None:
         name = "vgg19"
         for size in (1024, 2048):
             ours = isolated(memory_of_ours, name, size, "auto", args.device)
-            theirs = isolated(memory_of_reference, name, size, args.device)
-            report[f"memory {size}"] = {"ours": ours, "reference": theirs}
-            sizes = f"ours {ours / 2**20:.0f} MiB, reference {theirs / 2**20:.0f} MiB: {ours / theirs:.2f}"
+            reference = isolated(memory_of_reference, name, size, args.device)
+            report[f"memory {size}"] = {"ours": ours, "reference": reference}
+            sizes = f"ours {ours / 2**20:.0f} MiB, reference {reference / 2**20:.0f} MiB: {ours / reference:.2f}"
             print(f"\npeak memory at {size} with a full history, {name}: {sizes}", flush=True)
     if args.part in (None, "command"):
         report["command"] = run = command(args)

@@ -1,8 +1,8 @@
-"""Runs that are killed and interrupted, and what checkpoints cost (docs/reliability.md).
+"""Measure runs that are killed and interrupted, and the cost of checkpoints (docs/reliability.md).
 
-python benchmarks/interruptions.py kills --count 50     SIGKILL at random moments; pictures against one left alone
-python benchmarks/interruptions.py signals              SIGINT and SIGTERM in every phase: exit code, and what is left
-python benchmarks/interruptions.py checkpoints          seconds and bytes of those of a run
+python benchmarks/interruptions.py kills --count 50     SIGKILL at random moments; images against an uninterrupted one
+python benchmarks/interruptions.py signals              SIGINT and SIGTERM in every phase: exit code and files left
+python benchmarks/interruptions.py checkpoints          seconds and bytes of the checkpoints of a run
 """
 
 import argparse
@@ -34,47 +34,47 @@ def start(target: Path, *options: str) -> "subprocess.Popen[str]":
 
 
 def kills(args: argparse.Namespace) -> None:
-    """One run after the other, each killed and gone on with until its picture is there."""
+    """Start runs one after the other, each killed and resumed until its image is written."""
     options = ("--size", "256", "--iterations", "200", "--checkpoint-every", "0", "--resume")
     random.seed(1)
     with tempfile.TemporaryDirectory() as name:
-        alone, target = Path(name) / "alone.png", Path(name) / "killed.png"
-        start(alone, *options).communicate()
-        killed, same = 0, Counter[bool]()
-        while killed < args.count or target.exists():
+        uninterrupted, target = Path(name) / "alone.png", Path(name) / "killed.png"
+        start(uninterrupted, *options).communicate()
+        kill_count, same = 0, Counter[bool]()
+        while kill_count < args.count or target.exists():
             process = start(target, *options)
             try:
                 process.communicate(timeout=random.uniform(1.2, 5))
                 assert process.returncode == 0
-                same[target.read_bytes() == alone.read_bytes()] += 1
+                same[target.read_bytes() == uninterrupted.read_bytes()] += 1
                 target.unlink()
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.communicate()
-                killed += 1
+                kill_count += 1
             assert not list(Path(name).glob(".styletransfer-*"))
-    print(f"{killed} kills; of {same.total()} pictures {same[True]} are byte for byte that of a run left alone")
+    print(f"{kill_count} kills; of {same.total()} pictures {same[True]} are byte for byte that of a run left alone")
 
 
 def outcome(options: list[str], number: int, when: When, again: float | None) -> tuple[str, float]:
-    """Exit code, files, seconds from the signal to the end, after a signal when it is time, and another one."""
+    """Send a signal once `when` is true, and again after `again` seconds; return a summary and the seconds it took."""
     with tempfile.TemporaryDirectory() as name:
         process = start(Path(name) / "out.png", *options)
         while process.poll() is None and not when(Path(name), process.pid):
             time.sleep(0.005)
-        since = time.monotonic()
+        sent = time.monotonic()
         process.send_signal(number)
         if again is not None:
             time.sleep(again)
             process.send_signal(number)
-        _, told = process.communicate()
-        left = sorted(os.listdir(name))
-        if "out.png" in left:
+        _, stderr = process.communicate()
+        files = sorted(os.listdir(name))
+        if "out.png" in files:
             Image.open(Path(name) / "out.png").load()
-        traceback = ", a traceback" if "Traceback" in told else ""
+        traceback = ", a traceback" if "Traceback" in stderr else ""
         return (
-            f"exit code {process.returncode}, {' '.join(left) or 'nothing'} left{traceback}",
-            time.monotonic() - since,
+            f"exit code {process.returncode}, {' '.join(files) or 'nothing'} left{traceback}",
+            time.monotonic() - sent,
         )
 
 
@@ -114,15 +114,15 @@ def signals(args: argparse.Namespace) -> None:
 
 
 def checkpoints(args: argparse.Namespace) -> None:
-    """With a full history, as often as they are by default."""
+    """Measure checkpoints with a full history, as often as they are written by default."""
     for size, iterations in ((512, 800), (4096, 30)):
-        taken: list[float] = []
+        times: list[float] = []
         write = checkpoint.CheckpointWriter.write
 
         def timed(self, *arguments) -> None:  # type: ignore[no-untyped-def]
             begin = time.monotonic()
             write(self, *arguments)  # noqa: B023
-            taken.append(time.monotonic() - begin)  # noqa: B023
+            times.append(time.monotonic() - begin)  # noqa: B023
 
         checkpoint.CheckpointWriter.write = timed  # type: ignore[method-assign]
         with tempfile.TemporaryDirectory() as name:
@@ -131,8 +131,8 @@ def checkpoints(args: argparse.Namespace) -> None:
             mib = path.stat().st_size / 2**20 if path.exists() else 0
         checkpoint.CheckpointWriter.write = write  # type: ignore[method-assign]
         print(
-            f"{size} px, {result.seconds:.0f} s: {len(taken)} checkpoints of {mib:.0f} MiB in {sum(taken):.2f} s, "
-            f"{sum(taken) / result.seconds:.1%}"
+            f"{size} px, {result.seconds:.0f} s: {len(times)} checkpoints of {mib:.0f} MiB in {sum(times):.2f} s, "
+            f"{sum(times) / result.seconds:.1%}"
         )
 
 

@@ -1,6 +1,6 @@
-"""How close finished pictures are to photograph and painting, as VGG-19 sees them, whatever they were made by.
+"""Compare finished images of any program with their content and style by the features of VGG-19.
 
-A loss at one size can't compare a run from coarse to fine with one at a single size, and is different in each program.
+The loss at one size cannot compare a coarse-to-fine run with one at a single size, and differs between programs.
 """
 
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ from styletransfer.encoder import Encoder, weights
 from styletransfer.images import Picture
 from styletransfer.losses.gram import gram_matrix
 
-#: Sides relative to the picture's own at which its style is compared.
+#: Sides, relative to those of the image, at which its style is compared.
 SIZES = (1.0, 0.5, 0.25)
-#: A picture is as good as another when neither of its distances is more times the other's.
+#: An image is as good as another if neither of its distances is larger than the other's by more than this factor.
 AS_GOOD = 1.02
 CONTENT, STYLE = tuple(Options().content_weights), tuple(Options().style_weights)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Distances of a picture; 0 for the same.
+    """Distances of an image from content and style, 0 for identical ones.
 
     Attributes:
         content: ‖F − P‖² / ‖P‖² at conv4_2.
@@ -41,7 +41,7 @@ class Verdict:
 
 
 class Judge:
-    """Compares pictures of one size with a photograph and a painting, whose longer side is taken as long as theirs.
+    """A comparison of images of one size with a content and a style image, resized to the same longer side.
 
     The network is VGG-19 with its original weights and average pooling, not normalized.
     """
@@ -50,10 +50,10 @@ class Judge:
         self.size = size
         self.encoder = Encoder(weights.load_weights("vgg19-8bit").convolutions, {*CONTENT, *STYLE})
         self.content = self._features(Image.open(content), size)
-        painting = Image.open(style)
-        scale = max(size) / max(painting.size)
-        longest = painting.width * scale, painting.height * scale
-        self.grams = [self._grams(self._features(painting, longest, part)) for part in SIZES]
+        style_image = Image.open(style)
+        scale = max(size) / max(style_image.size)
+        longest = style_image.width * scale, style_image.height * scale
+        self.grams = [self._grams(self._features(style_image, longest, part)) for part in SIZES]
 
     def _features(self, image: Image.Image, size: tuple[float, float], part: float = 1.0) -> dict[str, Tensor]:
         sides = [max(self.encoder.minimum_size, round(side * part)) for side in size]
@@ -64,16 +64,16 @@ class Judge:
         return {layer: gram_matrix(features[layer]) for layer in STYLE}
 
     @torch.no_grad()
-    def __call__(self, picture: Image.Image) -> Verdict:
-        seen = [self._features(picture, self.size, part) for part in SIZES]
-        distances = [
-            float((self.content[layer] - seen[0][layer]).square().sum() / self.content[layer].square().sum())
+    def __call__(self, image: Image.Image) -> Verdict:
+        features = [self._features(image, self.size, part) for part in SIZES]
+        content = [
+            float((self.content[layer] - features[0][layer]).square().sum() / self.content[layer].square().sum())
             for layer in CONTENT
         ]
-        away = torch.tensor(
+        style = torch.tensor(
             [
-                [float((mine[layer] - wanted[layer]).norm() / wanted[layer].norm()) for layer in STYLE]
-                for mine, wanted in zip(map(self._grams, seen), self.grams, strict=True)
+                [float((grams[layer] - targets[layer]).norm() / targets[layer].norm()) for layer in STYLE]
+                for grams, targets in zip(map(self._grams, features), self.grams, strict=True)
             ]
         )
-        return Verdict(sum(distances) / len(distances), float(away.mean()), float(away[0].mean()))
+        return Verdict(sum(content) / len(content), float(style.mean()), float(style[0].mean()))

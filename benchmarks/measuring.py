@@ -1,4 +1,4 @@
-"""What the benchmarks share: processes of their own, medians, networks, the machine's name."""
+"""Helpers of the benchmarks: isolated processes, median times, networks, the name of the processor."""
 
 import concurrent.futures
 import itertools
@@ -21,14 +21,14 @@ EXAMPLES = HERE.parent / "examples"
 
 
 def isolated(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of a call in a fresh process."""
+    """Return the result of a call in a fresh process."""
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def alternating(device: torch.device, runs: int, *functions: Callable[[], object]) -> list[float]:
-    """Median seconds of each of several functions, called in turn, after one call each to warm up."""
+    """Return the median seconds of each function, called in turn after one warm-up call each."""
     times: list[list[float]] = [[] for _ in functions]
     for run, (i, function) in itertools.product(range(runs + 1), enumerate(functions)):
         wait(device)
@@ -46,13 +46,13 @@ def wait(device: torch.device) -> None:
 
 
 def load_encoder(name: str) -> Encoder:
-    """A known network, not normalized, cut to the layers of the default losses."""
+    """Return a known network, not normalized, cut to the layers of the default losses."""
     options = Options()
     return Encoder(weights.load_weights(name).convolutions, {**options.content_weights, **options.style_weights})
 
 
 def processor() -> str:
-    """The CPU's name."""
+    """Return the name of the CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))

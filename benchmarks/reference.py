@@ -1,4 +1,4 @@
-"""What the popular tools do, written plainly: the same objective in float32 through autograd on contiguous tensors, and
+"""A plain version of the popular tools: the same objective in float32 through autograd on contiguous tensors, and
 `torch.optim.LBFGS` with fixed steps and a history of 100, from the content image; or Adam at 0.02."""
 
 import time
@@ -16,7 +16,7 @@ HISTORY = 100
 
 
 class Reference:
-    """Loss by autograd, of an encoder's convolutions and pictures 1×3×H×W."""
+    """Loss by autograd, from the convolutions of an encoder and images 1×3×H×W."""
 
     def __init__(self, encoder: Encoder, content: Tensor, style: Tensor, options: Options) -> None:
         self.names, self.options = encoder.names, options
@@ -57,7 +57,7 @@ class Reference:
     def optimize(
         self, image: Tensor, optimizer: str, iterations: int, listen: Callable[[int, float, float, Tensor], object]
     ) -> Tensor:
-        """Runs for so many iterations; `listen` gets iteration, loss, seconds and image. Returns the last image."""
+        """Return the image after `iterations`; `listen` gets iteration, loss, seconds and image of each."""
         x, count, start = image.clone().contiguous().requires_grad_(), 0, time.perf_counter()
 
         def closure() -> Tensor:

@@ -1,4 +1,4 @@
-"""The command, with the seconds that it spends in evaluations written to a file: python timed_command.py FILE ARGS…"""
+"""Run the command, and write the seconds spent in evaluations to a file: python timed_command.py FILE ARGS…"""
 
 import sys
 import time

@@ -1,11 +1,11 @@
-"""Clips: how much they flicker, whether they drift, what a frame takes.
+"""Measure clips: flicker, drift, seconds per frame, memory.
 
     python benchmarks/video.py                          everything, about an hour
     python benchmarks/video.py --part flicker --seconds 1
 
 Flicker is the warping error of Lai et al., *Learning Blind Video Temporal Consistency*, ECCV 2018: the mean squared
-difference, values in 0…1, of each picture from the last one moved along the photographs' optical flow, where that can
-be trusted. Beside the command: each frame by itself with the same settings, and another program's clips.
+difference, values in 0…1, of each frame from the previous one, warped along the optical flow of the content where that
+is reliable. Compared with each frame by itself, with the same settings, and with another program's clips.
 """
 
 import argparse
@@ -31,60 +31,60 @@ from styletransfer.video.frames import read_frames
 
 STYLE = EXAMPLES / "swirls.jpg"
 SIZE = (480, 270)
-#: Frames a second of what `examples/draw_clips.py` draws.
+#: Frames per second of the clips that `examples/draw_clips.py` draws.
 RATE = 25
-#: Each so many-th frame is judged.
+#: One in so many frames is judged.
 JUDGED = 6
 COMMAND = [sys.executable, "-m", "styletransfer", "video"]
 
 
 def frames_of(path: Path) -> Iterator[Array]:
-    return (np.asarray(picture.rgb) for _, picture in read_frames(path, 0, sys.maxsize))
+    return (np.asarray(image.rgb) for _, image in read_frames(path, 0, sys.maxsize))
 
 
 def draw(name: str, folder: Path, size: tuple[int, int], count: int) -> Path:
-    """One of the clips of examples/draw_clips.py, lossless; each size and length in a folder of its own."""
+    """Draw a clip of examples/draw_clips.py, lossless, in a folder for its size and length; return its path."""
     folder /= "{}x{}-{}".format(*size, count)
-    rest = ["--size", "{}x{}".format(*size), "--frames", str(count), "--ending", ".mkv"]
-    drawn = [sys.executable, EXAMPLES / "draw_clips.py", folder, "--clips", name, *rest]
-    subprocess.run(drawn, check=True, stdout=subprocess.DEVNULL)
+    options = ["--size", "{}x{}".format(*size), "--frames", str(count), "--ending", ".mkv"]
+    command = [sys.executable, EXAMPLES / "draw_clips.py", folder, "--clips", name, *options]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return folder / f"{name}.mkv"
 
 
 def warping_error(clip: Path, painted: Path) -> float:
-    """Of a painted clip, by the motion of the clip."""
+    """Return the warping error of an output clip, by the motion of its source."""
     errors = []
     pairs = itertools.pairwise(zip(frames_of(clip), frames_of(painted), strict=True))
     for (before, old), (now, new) in pairs:
         height, width = new.shape[:2]
-        seen = [np.asarray(Image.fromarray(x).resize((width, height), Image.Resampling.LANCZOS)) for x in (before, now)]
-        motion = find_motion(*seen)
+        pair = [np.asarray(Image.fromarray(x).resize((width, height), Image.Resampling.LANCZOS)) for x in (before, now)]
+        motion = find_motion(*pair)
         change = np.square((motion.move(old).astype(float) - new) / 255).mean(2)
         errors.append((motion.trust * change).sum() / motion.trust.sum())
     return float(np.mean(errors))
 
 
 def style_of(clip: Path, painted: Path) -> tuple[float, float]:
-    """Mean content and style distance of some frames."""
+    """Return the mean content and style distance of some frames."""
     verdicts = []
     with tempfile.TemporaryDirectory() as folder:
         pairs = zip(frames_of(clip), frames_of(painted), strict=True)
-        for before, made in itertools.islice(pairs, JUDGED - 1, None, JUDGED):
-            photograph = Path(folder) / "frame.png"
-            Image.fromarray(before).save(photograph)
-            verdicts.append(Judge(photograph, STYLE, (made.shape[1], made.shape[0]))(Image.fromarray(made)))
+        for source, output in itertools.islice(pairs, JUDGED - 1, None, JUDGED):
+            content = Path(folder) / "frame.png"
+            Image.fromarray(source).save(content)
+            verdicts.append(Judge(content, STYLE, (output.shape[1], output.shape[0]))(Image.fromarray(output)))
     return statistics.mean(v.content for v in verdicts), statistics.mean(v.style for v in verdicts)
 
 
 def one_by_one(clip: Path, target: Path, options: Options) -> None:
-    """Every frame by itself."""
-    given = survey(clip)
+    """Write a clip with every frame stylized by itself."""
+    source = survey(clip)
 
     def frames() -> Iterator[tuple[int, Image.Image]]:
-        for number, picture in read_frames(clip, 0, len(given.times)):
-            yield given.times[number], stylize(picture.rgb, STYLE, options).image
+        for number, image in read_frames(clip, 0, len(source.times)):
+            yield source.times[number], stylize(image.rgb, STYLE, options).image
 
-    write_clip(target, frames(), given.base, given.rate)
+    write_clip(target, frames(), source.base, source.rate)
 
 
 def flicker(folder: Path, seconds: float, arguments: list[str], other: list[str]) -> None:
@@ -97,31 +97,31 @@ def flicker(folder: Path, seconds: float, arguments: list[str], other: list[str]
         }
         if other:
             makers |= {"the other": [*other, clip, "-o"], "smoothed": [*other, clip, "--smooth", "0.5", "-o"]}
-        made = {}
-        for who, command in makers.items():
-            target = folder / f"{name}-{who.replace(' ', '')}.{'mkv' if who == 'ours' else 'mp4'}"
+        outputs = {}
+        for program, command in makers.items():
+            target = folder / f"{name}-{program.replace(' ', '')}.{'mkv' if program == 'ours' else 'mp4'}"
             start = time.perf_counter()
             subprocess.run([*command, target], check=True, stdout=subprocess.DEVNULL)
-            made[who] = target, (time.perf_counter() - start) / count
+            outputs[program] = target, (time.perf_counter() - start) / count
         target, start = folder / f"{name}-onebyone.mkv", time.perf_counter()
         isolated(one_by_one, clip, target, Options(**{**PRESETS["fast"], "size": max(SIZE)}))
-        made["one by one"] = target, (time.perf_counter() - start) / count
-        for who, (path, each) in made.items():
+        outputs["one by one"] = target, (time.perf_counter() - start) / count
+        for program, (path, each) in outputs.items():
             error, (content, style) = warping_error(clip, path), isolated(style_of, clip, path)
-            print(f"{name + ', ' + who:28}{error:15.6f}{content:10.3f}{style:8.3f}{each:11.2f}", flush=True)
+            print(f"{name + ', ' + program:28}{error:15.6f}{content:10.3f}{style:8.3f}{each:11.2f}", flush=True)
 
 
 def drift(folder: Path, frames: int, arguments: list[str]) -> None:
-    """The mean of every color from the first to the last frame of a clip that stands still."""
+    """Print how far the mean of each channel drifts in a still clip."""
     clip, out = draw("still", folder, (240, 134), frames), folder / "still-ours.mkv"
     subprocess.run([*COMMAND, clip, STYLE, *arguments, "-q", "-o", out], check=True, stdout=subprocess.DEVNULL)
     means = np.array([frame.mean((0, 1)) for frame in frames_of(out)])
-    away = np.abs(means - means[0]).max(0)
-    print(f"{frames} frames that stand still: red, green, blue at most {np.round(away, 2)} of 255 from the first's")
+    drifts = np.abs(means - means[0]).max(0)
+    print(f"{frames} frames that stand still: red, green, blue at most {np.round(drifts, 2)} of 255 from the first's")
 
 
 def pace(folder: Path, arguments: list[str]) -> None:
-    """Seconds of a frame that follows, and of the two flows both ways that it needs."""
+    """Print the seconds until the first frame, of each other frame, and the share of the two flows that it needs."""
     for size in (SIZE, (960, 540)):
         times = list[float]()
         for count in (2, 8):
@@ -138,7 +138,7 @@ def pace(folder: Path, arguments: list[str]) -> None:
 
 
 def memory(folder: Path) -> None:
-    """Peak resident memory of the command, at 50 and at 500 frames."""
+    """Print the peak resident memory of the command at 50 and at 500 frames."""
     for count in (50, 500):
         clip = draw("pan", folder, (160, 90), count)
         peak = isolated(_peak_of, [*COMMAND, clip, STYLE, "--iterations", "2", "-q", "-o", folder / "out.mkv"])

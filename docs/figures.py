@@ -1,4 +1,4 @@
-"""Draws the figures of the README and of docs/: `make figures` (an hour and a half on two cores), or some of them:
+"""Draw the figures of the README and of docs/: `make figures` (an hour and a half on two cores), or some of them:
 `make figures ARGS='ratios colors'`."""
 
 import io
@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES, FIGURES = ROOT / "examples", ROOT / "docs" / "figures"
 ASTRONAUT, SWIRLS = EXAMPLES / "astronaut.jpg", EXAMPLES / "swirls.jpg"
 OPTIONS = Options()
-#: What most figures of the controls are drawn with.
+#: Options of most figures of the controls.
 SMALL = replace(OPTIONS, size=256, iterations=100)
 Labeled = tuple[str, Image.Image]
 
@@ -53,7 +53,7 @@ def load(name: str) -> Image.Image:
 
 
 def row(options: Options, *changes: dict[str, Any], content: Path = ASTRONAUT, style: Path = SWIRLS) -> list[Labeled]:
-    """A picture for every set of changes, labeled as on the command line."""
+    """Return an image for every set of changes, labeled as on the command line."""
     return [
         (
             " ".join(f"--{name.replace('_', '-')} {value}" for name, value in change.items()) or "as usual",
@@ -63,64 +63,64 @@ def row(options: Options, *changes: dict[str, Any], content: Path = ASTRONAUT, s
     ]
 
 
-# --- the README's, and the paper's figures 4 and 5 -------------------------------------------------------------------
+# --- README, and the paper's figures 4 and 5 -------------------------------------------------------------------------
 
 
 def overview() -> None:
-    """Content, style and result of three pairs."""
+    """Draw content, style and output image of three pairs."""
     pairs = [("astronaut.jpg", "swirls.jpg"), ("chelsea.jpg", "mosaic.jpg"), ("coffee.jpg", "woodblock.jpg")]
     rows = []
     for content, style in pairs:
-        photograph = ImageOps.fit(load(content), (600, 400), centering=(0.5, 0.1))
-        painting = ImageOps.fit(load(style), (500, 400))
-        result = stylize(photograph, EXAMPLES / style, OPTIONS).image
-        rows.append([("", photograph), ("", painting), ("", result)])
+        content_image = ImageOps.fit(load(content), (600, 400), centering=(0.5, 0.1))
+        style_image = ImageOps.fit(load(style), (500, 400))
+        result = stylize(content_image, EXAMPLES / style, OPTIONS).image
+        rows.append([("", content_image), ("", style_image), ("", result)])
     save("overview.jpg", rows, 320, quality=90)
 
 
 def ratios() -> None:
-    """The ratio α/β, the lecture's 1e-4 to 1e-1 and one more: with 1 the photograph shows through."""
-    pictures = []
+    """Draw ratios α/β: the lecture's 1e-4 to 1e-1, and 1, where the content dominates."""
+    images = []
     for ratio in (1e-4, 1e-3, 1e-2, 1e-1, 1.0):
         result = stylize(ASTRONAUT, SWIRLS, OPTIONS, size=384, beta=1 / ratio)
-        pictures.append((f"alpha/beta = {ratio:.0e}", result.image))
-    save("ratio.jpg", [pictures], 320, quality=90)
+        images.append((f"alpha/beta = {ratio:.0e}", result.image))
+    save("ratio.jpg", [images], 320, quality=90)
 
 
 def content_layers() -> None:
-    """conv2_2 against conv4_2 as the content layer."""
-    pictures = [("content", load("rocket.jpg")), ("style", load("swirls.jpg"))]
+    """Draw conv2_2 against conv4_2 as the content layer."""
+    images = [("content", load("rocket.jpg")), ("style", load("swirls.jpg"))]
     for layer in ("conv2_2", "conv4_2"):
         result = stylize(EXAMPLES / "rocket.jpg", SWIRLS, OPTIONS, content_layers=(layer,))
-        pictures.append((layer, result.image))
-    save("content-layer.jpg", [pictures], 320, quality=90)
+        images.append((layer, result.image))
+    save("content-layer.jpg", [images], 320, quality=90)
 
 
 # --- docs/controls.md ------------------------------------------------------------------------------------------------
 
 
 def colors() -> None:
-    """--color style, content and luminance, and how far the colors are from the content's."""
+    """Draw --color style, content and luminance; print how far the colors are from the content's."""
     content = load("astronaut.jpg").resize((256, 256), Image.Resampling.LANCZOS)
-    pictures = [("content", content), ("style", load("swirls.jpg"))]
+    images = [("content", content), ("style", load("swirls.jpg"))]
     for color in ("style", "content", "luminance"):
         result = stylize(ASTRONAUT, SWIRLS, SMALL, color=color)
-        pictures.append((f"--color {color}", result.image))
-    wanted = np.asarray(content).reshape(-1, 3)
-    for label, picture in (pictures[0], *pictures[2:]):
-        x = np.asarray(picture).reshape(-1, 3)
-        mean, covariance, other = x.mean(0), np.cov(x.T), np.cov(wanted.T)
-        off = np.linalg.norm(mean - wanted.mean(0)), np.linalg.norm(covariance - other) / np.linalg.norm(other)
+        images.append((f"--color {color}", result.image))
+    content_pixels = np.asarray(content).reshape(-1, 3)
+    for label, image in (images[0], *images[2:]):
+        x = np.asarray(image).reshape(-1, 3)
+        mean, covariance, other = x.mean(0), np.cov(x.T), np.cov(content_pixels.T)
+        off = np.linalg.norm(mean - content_pixels.mean(0)), np.linalg.norm(covariance - other) / np.linalg.norm(other)
         at_border = ((x == 0) | (x == 255)).any(1).mean()
         print(
             f"{label:18} mean {mean.round()} deviation {x.std(0).round()}; mean off by {off[0]:.1f}, "
             f"covariance by {off[1]:.0%}; {at_border:.0%} of the pixels have a channel at 0 or 255"
         )
-    save("controls-color.jpg", [pictures])
+    save("controls-color.jpg", [images])
 
 
 def regions() -> None:
-    """Two styles blended, each in a region of its own, and one with a part kept."""
+    """Draw two styles blended, each in its own region, and one with a part of the content kept."""
     content, styles = ASTRONAUT, [SWIRLS, EXAMPLES / "mosaic.jpg"]
     person = Image.new("L", load(content.name).size)
     draw, (w, h) = ImageDraw.Draw(person), person.size
@@ -134,16 +134,16 @@ def regions() -> None:
         blend = stylize(content, styles, SMALL)
         parts = stylize(content, styles[::-1], SMALL, mask=tuple((mask, "-") for mask in masks))
         kept = stylize(content, styles[0], SMALL, keep=masks[0])
-    pictures = [("content", load(content.name)), ("mask", person.convert("RGB"))]
-    pictures += [("two styles, blended", blend.image), ("one in each region", parts.image), ("--keep", kept.image)]
-    save("controls-regions.jpg", [pictures])
+    images = [("content", load(content.name)), ("mask", person.convert("RGB"))]
+    images += [("two styles, blended", blend.image), ("one in each region", parts.image), ("--keep", kept.image)]
+    save("controls-regions.jpg", [images])
 
     layers = {**SMALL.content_weights, **SMALL.style_weights}
     encoder = Encoder(weights.load_weights(parts.model).convolutions, layers, SMALL.pooling)
     white = torch.from_numpy(np.array(person.resize(parts.size)))[None, None] / 255
     for name, mask in (("person", white), ("rest", 1 - white)):
         for style in styles:
-            # As evaluated: the style loss of one region, before anything is optimized.
+            # The style loss of one region of the output image, by its own objective.
             region = Region([Style(read_picture(style).resize(parts.size).tensor())], mask)
             objective = Objective(
                 encoder, parts.tensor, [region], {}, OPTIONS.style_weights, 0.0, 1.0, style_loss=LOSSES["gram"]
@@ -156,16 +156,16 @@ def regions() -> None:
 
 
 def blends() -> None:
-    """Two styles by weight."""
-    styles, pictures = [SWIRLS, EXAMPLES / "mosaic.jpg"], []
+    """Draw two styles by weight."""
+    styles, images = [SWIRLS, EXAMPLES / "mosaic.jpg"], []
     for shares in ((1, 0), (7, 3), (1, 1), (3, 7), (0, 1)):
         label = " ".join(f"--style-weight {share}" for share in shares)
-        pictures.append((label, stylize(ASTRONAUT, styles, SMALL, style_weight=shares).image))
-    save("controls-blend.jpg", [pictures], 280)
+        images.append((label, stylize(ASTRONAUT, styles, SMALL, style_weight=shares).image))
+    save("controls-blend.jpg", [images], 280)
 
 
 def strokes() -> None:
-    """Size of strokes; which layers make the style; poolings."""
+    """Draw sizes of strokes, style layers, and poolings."""
     scales = [{"style_scale": scale} for scale in (0.4, 0.7, 1.0, 1.5)]
     layers = [{"style_layers": tuple(f"conv{n}_1" for n in range(1, last + 1))} for last in (1, 2, 3, 5)]
     rows = [row(SMALL, *scales), row(SMALL, *layers)]
@@ -178,14 +178,14 @@ def strokes() -> None:
 
 
 def starts() -> None:
-    """Where the optimization starts (the paper's figure 6), and how much noise there is in it."""
+    """Draw starting images (the paper's figure 6), and shares of noise in them."""
     first = row(SMALL, {}, {"init": "style"}, {"init": "noise"}, {"init": "noise", "seed": 1})
     second = row(SMALL, *({"init_noise": share} for share in (0.1, 0.3, 0.6, 0.9)))
     save("controls-init.jpg", [first, second])
 
 
 def regularizers() -> None:
-    """Total variation, L1 and L2 of the change, noise in what the network sees."""
+    """Draw total variation, L1 and L2 of the change, and noise in the network's input."""
     rows = [row(SMALL, {}, {"tv": 3}, {"tv": 30}), row(SMALL, {"l1": 3}, {"l1": 30}, {"l2": 100})]
     adam = replace(SMALL, optimizer="adam")
     rows.append(row(adam, {}, {"jitter": 0.05}, {"jitter": 0.1}))
@@ -194,53 +194,53 @@ def regularizers() -> None:
 
 
 def presets() -> None:
-    """What the presets make, all but the large print, with the bundled network."""
-    pictures = [("", load("chelsea.jpg"))]
+    """Draw the presets, all but the large print, with the bundled network."""
+    images = [("", load("chelsea.jpg"))]
     for name in ("paper", "fast", "quality"):
         options = Options(**{**PRESETS[name], "model": "vgg19-lite"})
         result = stylize(EXAMPLES / "chelsea.jpg", EXAMPLES / "woodblock.jpg", options, enlarge=True)
         print(f"--preset {name}: {result.seconds:.0f} s")
-        pictures.append((f"--preset {name}, {result.size[0]}x{result.size[1]}", result.image))
-    save("controls-presets.jpg", [pictures], 400)
+        images.append((f"--preset {name}, {result.size[0]}x{result.size[1]}", result.image))
+    save("controls-presets.jpg", [images], 400)
 
 
 def sizes() -> None:
-    """A picture larger than the strokes that the network sees, from one size and from several."""
+    """Draw an image larger than the network's receptive field, with one to three scales."""
     options = replace(SMALL, size=512)
     save("controls-scales.jpg", [row(options, *({"scales": number} for number in ("1", "2", "3")))], 480)
 
 
 def progress() -> None:
-    """The picture after some iterations, as --animate shows it."""
-    pictures: list[Labeled] = []
+    """Draw the iterates after some iterations, as --animate shows them."""
+    images: list[Labeled] = []
     with open_session(ASTRONAUT, SWIRLS, replace(SMALL, scales="1")) as session:
         for step in session:
             if step.iteration in (0, 3, 10, 30, 100):
-                pictures.append((f"{step.iteration} iterations", to_pil(step.image)))
-    save("controls-iterations.jpg", [pictures])
+                images.append((f"{step.iteration} iterations", to_pil(step.image)))
+    save("controls-iterations.jpg", [images])
 
 
 def textures() -> None:
-    """A style alone, larger than it is; and one that can be laid in rows, laid in rows."""
-    pictures = [("style, 512x410", load("mosaic.jpg").resize((512, 410)))]
+    """Draw textures larger than their style, and a seamless one repeated."""
+    images = [("style, 512x410", load("mosaic.jpg").resize((512, 410)))]
     for style in (EXAMPLES / "mosaic.jpg", SWIRLS):
         content, options = texture(style, (640, 640), replace(OPTIONS, style_scale=0.5))
-        pictures.append((f"texture of {style.stem}, 640x640", stylize(content, style, options).image))
+        images.append((f"texture of {style.stem}, 640x640", stylize(content, style, options).image))
     content, options = texture(SWIRLS, (256, 256), replace(OPTIONS, seamless=True, style_scale=0.5))
     one = stylize(content, SWIRLS, options).image
     tiled = Image.new("RGB", (768, 512))
     for x in range(0, 768, 256):
         for y in range(0, 512, 256):
             tiled.paste(one, (x, y))
-    pictures.append(("--size 256 --seamless, six of the same", tiled))
-    save("controls-texture.jpg", [pictures[:2], pictures[2:]], 400)
+    images.append(("--size 256 --seamless, six of the same", tiled))
+    save("controls-texture.jpg", [images[:2], images[2:]], 400)
 
 
 # --- docs/lecture.md -------------------------------------------------------------------------------------------------
 
 
 def reconstructions() -> None:
-    """The paper's figure 1: what each layer knows of content and style."""
+    """Draw the paper's figure 1: reconstructions of content and style from each layer."""
     layers, rows = [f"conv{n}_1" for n in range(1, 6)], []
     for kind, source in (("content", ASTRONAUT), ("style", SWIRLS)):
         cells = reconstruction(source, layers, kind, SMALL)
@@ -249,7 +249,7 @@ def reconstructions() -> None:
 
 
 def optimizers() -> None:
-    """The losses of the lecture's optimizers, over evaluations and over seconds."""
+    """Draw the losses of the lecture's optimizers, over evaluations and over seconds."""
     options = replace(OPTIONS, size=256, scales="1")
     cells = [Cell("", name, ASTRONAUT, SWIRLS, replace(options, optimizer=name)) for name in ("lbfgs", *LEARNING_RATES)]
     results = list(paint_cells(cells, lambda: False, quiet=False))
@@ -262,18 +262,18 @@ def optimizers() -> None:
 
 
 def painters() -> None:
-    """Five paintings over one photograph."""
-    photograph = ImageOps.fit(load("chelsea.jpg"), (600, 400))
-    above: list[Labeled] = [("content", photograph)]
+    """Draw five styles of one content image."""
+    content_image = ImageOps.fit(load("chelsea.jpg"), (600, 400))
+    above: list[Labeled] = [("content", content_image)]
     below: list[tuple[str, Image.Image | None]] = [("", None)]
     for name in ("swirls", "mosaic", "woodblock", "ink", "points"):
-        above.append((name, ImageOps.fit(load(f"{name}.jpg"), photograph.size)))
-        below.append(("", stylize(photograph, EXAMPLES / f"{name}.jpg", OPTIONS, size=384).image))
+        above.append((name, ImageOps.fit(load(f"{name}.jpg"), content_image.size)))
+        below.append(("", stylize(content_image, EXAMPLES / f"{name}.jpg", OPTIONS, size=384).image))
     save("painters.jpg", [above, below], 200)
 
 
 def photographs() -> None:
-    """A photograph as the style: another time of day."""
+    """Draw a photo as the style: another time of day."""
     pairs = [("rocket.jpg", "hubble.jpg"), ("coffee.jpg", "rocket.jpg")]
     rows = []
     for content, style in pairs:
@@ -286,7 +286,7 @@ def photographs() -> None:
 
 
 def networks() -> None:
-    """The losses that VGG-19 and vgg19-lite tell of the same pictures, on the way of a run of each."""
+    """Draw the losses by VGG-19 and vgg19-lite of the same iterates, of a run of each."""
     names, options = ("vgg19", "vgg19-lite"), replace(OPTIONS, size=256, scales="1")
     objectives = []
     for name in names:
@@ -294,18 +294,18 @@ def networks() -> None:
             objectives.append(make_objective(problem, problem.encoder(problem.precision), problem.scales[0], Tiling()))
     figure = Figure(figsize=(11, 4), layout="constrained")
     for name, axes in zip(names, figure.subplots(1, 2, sharey=True), strict=True):
-        told: list[tuple[int, list[float]]] = []
+        history: list[tuple[int, list[float]]] = []
         with open_session(ASTRONAUT, SWIRLS, replace(options, model=name)) as session:
             for step in session:
                 if step.iteration % 5 == 0:
                     canvas = add_bleed(step.image, OPTIONS)
-                    told.append((step.iteration, [o.evaluate(canvas)[0][0].item() for o in objectives]))
-        for teller, losses in zip(names, zip(*(losses for _, losses in told), strict=True), strict=True):
-            axes.plot([iteration for iteration, _ in told], losses, label=f"as {teller} tells it")
+                    history.append((step.iteration, [o.evaluate(canvas)[0][0].item() for o in objectives]))
+        for judge, losses in zip(names, zip(*(losses for _, losses in history), strict=True), strict=True):
+            axes.plot([iteration for iteration, _ in history], losses, label=f"as {judge} tells it")
         axes.set(title=f"a run of {name}", xlabel="iteration", ylabel="total loss", yscale="log")
         axes.grid(alpha=0.3, which="both")
         axes.legend()
-        print(name, [(iteration, *(round(loss, 3) for loss in losses)) for iteration, losses in told[::5]])
+        print(name, [(iteration, *(round(loss, 3) for loss in losses)) for iteration, losses in history[::5]])
     write_figure(figure, FIGURES / "networks.svg")
 
 
@@ -313,7 +313,7 @@ def networks() -> None:
 
 
 def page() -> None:
-    """The page with a finished draft, in Debian's chromium."""
+    """Take a screenshot of the page with a finished draft, in Debian's chromium."""
     from selenium import webdriver
     from selenium.webdriver.support.wait import WebDriverWait
 
@@ -347,20 +347,20 @@ def page() -> None:
 
 
 def video() -> None:
-    """A drawn clip with a cut, and above it the same painted, every second frame of it."""
+    """Draw every second frame of a clip with a cut, beside the stylized one."""
     from styletransfer.video.frames import read_frames
 
     with TemporaryDirectory() as folder:
-        drawn = [sys.executable, EXAMPLES / "draw_clips.py", folder, "--clips", "sample"]
-        subprocess.run(drawn, check=True, stdout=subprocess.DEVNULL)
+        command = [sys.executable, EXAMPLES / "draw_clips.py", folder, "--clips", "sample"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         clip, painted = Path(folder) / "sample.mp4", Path(folder) / "painted.mkv"
         subprocess.run([sys.executable, "-m", "styletransfer", "video", clip, SWIRLS, "-q", "-o", painted], check=True)
         frames = []
-        for (number, given), (_, made) in zip(*(read_frames(path, 0, 999) for path in (clip, painted)), strict=True):
+        for (number, source), (_, output) in zip(*(read_frames(path, 0, 999) for path in (clip, painted)), strict=True):
             if number % 2 == 0:
                 both = Image.new("RGB", (720, 270), "white")
-                both.paste(given.rgb.resize((236, 133), Image.Resampling.LANCZOS), (0, 68))
-                both.paste(made.rgb, (240, 0))
+                both.paste(source.rgb.resize((236, 133), Image.Resampling.LANCZOS), (0, 68))
+                both.paste(output.rgb, (240, 0))
                 frames.append(both)
     path = FIGURES / "video.webp"
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=80, loop=0, quality=60, method=6)

@@ -1,5 +1,5 @@
-"""Clips to try: a drawn landscape that the camera pans over, one before which a balloon flies, a photograph into which
-it zooms, and one of all kinds with a cut. Drawn or of photographs of examples/, so that anybody has them.
+"""Write sample clips: a pan over a drawn landscape, a balloon that flies before it, a zoom into a photo, a still clip,
+and one of two kinds with a cut. They are drawn or made from the photos of examples/, so that everybody has them.
 
     python examples/draw_clips.py FOLDER                         all of them, two seconds each
     python examples/draw_clips.py FOLDER --clips pan zoom --size 160x90 --frames 500 --ending .mkv
@@ -18,7 +18,7 @@ from styletransfer.video.clips import write_clip
 
 EXAMPLES = Path(__file__).resolve().parent
 RATE = 25
-#: A landscape's size in units of a frame's, and how much larger everything is drawn than it is shown.
+#: The width of the landscape in units of a frame's, and the factor by which everything is drawn larger.
 WIDE, FINE = 1.6, 3
 
 Window = tuple[float, float, float, float]
@@ -26,7 +26,7 @@ Scene = Callable[[float], Image.Image]
 
 
 def landscape(width: int, height: int) -> Image.Image:
-    """A drawing: sky, sun, hills, houses and trees."""
+    """Draw sky, sun, hills, houses and trees."""
     random = np.random.default_rng(7)
     rows = np.linspace(0, 1, height)[:, None, None]
     sky = (1 - rows) * (90, 150, 215) + rows * (250, 215, 170)
@@ -77,12 +77,12 @@ def balloon(size: int) -> Image.Image:
 
 
 def look(image: Image.Image, window: Window, size: tuple[int, int]) -> Image.Image:
-    """What is within left, top, right, bottom of an image, at parts of pixels."""
+    """Return the part of an image within left, top, right, bottom, in fractional pixels."""
     return image.resize(size, Image.Resampling.LANCZOS, box=window)
 
 
 def make_scenes(size: tuple[int, int]) -> dict[str, Scene]:
-    """By name, the frame at a share of the clip."""
+    """Return by name the functions from a share of the clip, 0 to 1, to its frame."""
     width, height = size[0] * FINE, size[1] * FINE
     wide = landscape(round(WIDE * width), height)
     photo = Image.open(EXAMPLES / "coffee.jpg").convert("RGB")

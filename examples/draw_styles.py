@@ -1,11 +1,11 @@
-"""Draw the style pictures of this folder: ``python examples/draw_styles.py``, or some, by name.
+"""Draw the style images of this folder: ``python examples/draw_styles.py``, or some, by name.
 
-Each picture is made from nothing but geometry and seeded random numbers, so that running this script again draws
-the very same pictures.  They are meant as *style* inputs: plenty of texture at every scale from two pixels to a
-hundred, a few strong colors, and no large empty areas.
+Each image is made of geometry and seeded random numbers only, so that every run of this script draws the same ones.
+They are meant as *style* inputs: plenty of texture at every scale from two pixels to a hundred, a few strong colors,
+and no large empty areas.
 
-All measures are in pixels of the finished picture; the drawing itself happens on a canvas ``SCALE`` times as large,
-which is reduced at the end so that edges come out smooth.
+All measures are in pixels of the finished image; it is drawn on a canvas ``SCALE`` times as large and downsampled at
+the end, so that edges are smooth.
 """
 
 import argparse
@@ -25,7 +25,7 @@ Array = np.ndarray
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Tools that all pictures share
+# Helpers of all images
 # ---------------------------------------------------------------------------------------------------------------
 
 
@@ -49,14 +49,14 @@ def resize(values: Array, width: int, height: int) -> Array:
 
 
 def noise(width: int, height: int, cell: float, rng: np.random.Generator, stretch: float = 1.0) -> Array:
-    """Smooth random field of mean 0 and deviation 1; blobs are ``cell`` high and ``cell * stretch`` wide."""
+    """Return a smooth random field of mean 0 and deviation 1, of blobs ``cell`` high and ``cell * stretch`` wide."""
     rows, columns = math.ceil(height / cell) + 3, math.ceil(width / (cell * stretch)) + 3
     field = resize(rng.standard_normal((rows, columns)), width, height)
     return (field - field.mean()) / field.std()
 
 
 def blur(values: Array, radius: float) -> Array:
-    """Gaussian blur of values that lie between 0 and 255."""
+    """Return a Gaussian blur of values between 0 and 255."""
     picture = Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
     return np.asarray(picture.filter(ImageFilter.GaussianBlur(radius)), dtype=float)
 
@@ -74,7 +74,7 @@ def light_up(color: Array, light: Array, strength: float) -> Array:
 
 
 def save(color: Array, name: str) -> None:
-    """Reduce the large canvas to its final size and store it as ``name``.jpg in this folder."""
+    """Downsample the canvas to its final size and save it as ``name``.jpg in this folder."""
     picture = Image.fromarray(np.clip(color, 0, 255).round().astype(np.uint8))
     picture = picture.filter(ImageFilter.GaussianBlur(0.3 * SCALE))
     picture = picture.resize((picture.width // SCALE, picture.height // SCALE), Image.Resampling.LANCZOS)
@@ -117,7 +117,7 @@ VORTICES = [
 
 
 def skyline(x: Array) -> Array:
-    """Height of the hills' upper edge at ``x``."""
+    """Return the height of the hills' upper edge at ``x``."""
     return 640 - 52 * np.sin(x / 150 + 0.6) - 30 * np.sin(x / 63 + 2.0) - 0.06 * (x - 512)
 
 
@@ -138,7 +138,7 @@ def swirl_flow(points: Array) -> Array:
 
 
 def swirl_colors(points: Array, field: Array, rng: np.random.Generator) -> Array:
-    """Choose the paint for strokes that start at ``points``; ``field`` is slow noise over the picture."""
+    """Choose the colors of strokes that start at ``points``; ``field`` is low-frequency noise over the image."""
     x, y = points.T
     height, width = field.shape
     slow = field[np.clip(y, 0, height - 1).astype(int), np.clip(x, 0, width - 1).astype(int)]
@@ -248,7 +248,7 @@ STONES = {
     "l": palette("8fa03a", "b7bf4a", "dcd96e"),  # lime
     "s": palette("d8bc84", "eedcaa", "faf2d4"),  # sand
 }
-# Letters name the stones of one row after the other, from the outline inwards.
+# Letters are the colors of the rows of stones, from the outline inward.
 SKY_ROWS = "bbttwywttbbnnnvv"
 # Base line, height, length and shift of the waves that form a range of hills, and its rows.
 HILLS = [
@@ -275,7 +275,7 @@ class Region:
 
 
 def hill(x: Array, base: float, height: float, length: float, shift: float) -> Array:
-    """Upper edge of a range of hills."""
+    """Return the upper edge of a range of hills."""
     return base - height * np.sin(x / length + shift) - 0.3 * height * np.sin(x / length * 2.3 + 2 * shift)
 
 
@@ -287,7 +287,7 @@ def tree(x: Array, y: Array, place: tuple[float, float], size: float) -> list[Re
 
 
 def mosaic_regions(x: Array, y: Array) -> list[Region]:
-    """Lay out the picture from back to front; later regions cover earlier ones."""
+    """Return the regions of the image from back to front; later ones cover earlier ones."""
     dx, dy = x - SUN_PLACE[0], y - SUN_PLACE[1]
     radius, angle = np.hypot(dx, dy), np.arctan2(dy, dx)
     arcs = radius + 12 * np.sin(5 * angle + 0.6) + 7 * np.sin(9 * angle)
@@ -309,7 +309,7 @@ def mosaic_regions(x: Array, y: Array) -> list[Region]:
 
 
 def lay_out(regions: list[Region], shape: tuple[int, int], rng: np.random.Generator) -> dict[str, Array]:
-    """Work out for every pixel its region, its row of stones, the direction of that row and the stone size."""
+    """Return for every pixel its region, its row of stones, the direction of that row and the stone size."""
     height, width = shape
     wobble = 1.3 * noise(width, height, 60 * SCALE, rng)
     plan = {name: np.zeros(shape) for name in ("region", "row", "angle", "stone")}
@@ -369,7 +369,7 @@ def claim(stones: Array, plan: dict[str, Array]) -> Array:
 
 
 def centers(owner: Array, stones: Array) -> Array:
-    """Move every stone to the middle of the pixels that it owns."""
+    """Move every stone to the center of its pixels."""
     height, width = owner.shape
     count = np.bincount(owner.ravel(), minlength=len(stones))
     x = np.bincount(owner.ravel(), np.tile(np.arange(width), height), len(stones))
@@ -397,7 +397,7 @@ def find_joints(owner: Array) -> Array:
 
 
 def light_on_stones(owner: Array, stones: Array, joints: Array, rough: Array, rng: np.random.Generator) -> Array:
-    """Brightness of the stones' faces: rounded edges, a slight tilt of each stone, and a rough surface."""
+    """Return the brightness of the stones: rounded edges, a slight tilt of each stone, and a rough surface."""
     height, width = owner.shape
     y, x = np.mgrid[0:height, 0:width]
     offset = np.stack([x, y]) - stones.T[:, owner]
@@ -443,7 +443,7 @@ CLOUD_LINE = (112, 104, 98)
 
 
 def smooth_curve(points: Sequence[tuple[float, float]], count: int = 160) -> Array:
-    """Catmull-Rom curve through ``points``, as ``count`` points evenly spaced along it."""
+    """Return a Catmull-Rom curve through ``points``, as ``count`` points evenly spaced along it."""
     knots = np.array([points[0], *points, points[-1]], dtype=float)
     t = np.linspace(0, 1, 24, endpoint=False)[:, None]
     parts = []
@@ -463,13 +463,13 @@ def normals(line: Array) -> Array:
 
 
 def ribbon(line: Array, widths: Array) -> Array:
-    """Outline of a line that is ``widths`` wide at its points."""
+    """Return the outline of a line that is ``widths`` wide at its points."""
     side = normals(line) * (widths / 2)[:, None]
     return np.concatenate([line + side, (line - side)[::-1]])
 
 
 def fill(draw: ImageDraw.ImageDraw, outline: Array, color: Sequence[float]) -> None:
-    """Fill a polygon given in picture coordinates."""
+    """Fill a polygon in image coordinates."""
     draw.polygon([tuple(p) for p in outline * SCALE], fill=tuple(int(c) for c in color))
 
 
@@ -534,7 +534,7 @@ def draw_foam(draw: ImageDraw.ImageDraw, fingers: list[Array]) -> None:
 
 
 def crest(line: Array, size: float, spacing: int, curl: float, seed: int) -> list[Array]:
-    """Fingers of foam that rise from a line, growing toward its end."""
+    """Return fingers of foam that rise from a line and grow toward its end."""
     rng = np.random.default_rng(seed)
     outward, tangent = normals(line) * np.sign(line[-1, 0] - line[0, 0]), np.gradient(line, axis=0)
     fingers = []
@@ -569,7 +569,7 @@ def cloud(draw: ImageDraw.ImageDraw, x: float, y: float, length: float, height: 
 
 
 def print_sky(width: int, height: int) -> Image.Image:
-    """Graded sky (bokashi: ink wiped thinner and thinner over the block), with a sun and banks of mist."""
+    """Return a graded sky (bokashi: ink wiped thinner and thinner over the block), with a sun and banks of mist."""
     ramp = blend(SKY_RAMP, np.linspace(0, 1.25, height * SCALE))
     canvas = Image.fromarray(np.repeat(ramp[:, None], width * SCALE, axis=1).astype(np.uint8))
     draw = ImageDraw.Draw(canvas)
@@ -596,14 +596,14 @@ def print_sky(width: int, height: int) -> Image.Image:
 
 
 def swell(base: float, rise: float, length: float, shift: float, width: int) -> Array:
-    """Line of a choppy sea: round troughs and pointed crests."""
+    """Return the line of a choppy sea: round troughs and pointed crests."""
     x = np.linspace(-60, width + 60, 300)
     chop = (1 - np.abs(np.sin(x / length + shift))) ** 1.4
     return np.stack([x + 0.25 * length * chop, base - rise * chop * (0.75 + 0.25 * np.sin(x / 170 + shift))], axis=1)
 
 
 def sea(draw: ImageDraw.ImageDraw, width: int) -> None:
-    """Rows of distant waves, growing as they come nearer, each row with a line of foam on its crests."""
+    """Draw rows of distant waves, larger as they come nearer, each with a line of foam on its crests."""
     rows = [(440, 18, 26), (470, 28, 38), (512, 38, 50), (566, 50, 66)]
     for row, (base, rise, length) in enumerate(rows):
         top = swell(base, rise, length, 1.3 * row, width)
@@ -618,7 +618,7 @@ def sea(draw: ImageDraw.ImageDraw, width: int) -> None:
 
 
 def press(color: Array, rng: np.random.Generator) -> Array:
-    """Add what paper and wood add: the grain of the block, ink that did not take everywhere, fibres."""
+    """Add the traces of paper and wood: the grain of the block, ink that did not take everywhere, fibers."""
     height, width = color.shape[:2]
     y = np.arange(height)[:, None] / SCALE
     rings = y / 6 + 2.5 * noise(width, height, 130, rng, 4.0) + 0.4 * noise(width, height, 24, rng, 10.0)
@@ -696,7 +696,7 @@ LAKE = 640
 
 @dataclass
 class Scene:
-    """What the pen has to render: how dark each place is (0 to 1), the direction of its strokes, and its part."""
+    """Input of the pen: darkness (0 to 1), direction of strokes and part of the scene at each pixel."""
 
     dark: Array
     angle: Array
@@ -705,14 +705,14 @@ class Scene:
 
 
 def ridge(width: int, base: float, rise: float, seed: int) -> Array:
-    """Jagged upper edge of a chain of mountains, one height for each column."""
+    """Return the jagged upper edge of a chain of mountains, one height for each column."""
     rng = np.random.default_rng(seed)
     line = sum(noise(width, 3, cell, rng)[1] * cell for cell in (190, 80, 34, 12))
     return base - rise * line / np.abs(line).max()
 
 
 def moonlit_sky(x: Array, y: Array, rng: np.random.Generator) -> Scene:
-    """Clouds that turn around the moon, and the moon with its seas."""
+    """Return clouds that turn around the moon, and the moon with its seas."""
     height, width = x.shape
     away = np.hypot(x - MOON[0], y - MOON[1])
     billow = noise(width, height, 64, rng, 2.6) + 0.5 * noise(width, height, 30, rng, 2.0)
@@ -724,7 +724,7 @@ def moonlit_sky(x: Array, y: Array, rng: np.random.Generator) -> Scene:
 
 
 def add_mountains(scene: Scene, x: Array, y: Array, rng: np.random.Generator) -> None:
-    """Three chains of mountains; strokes fall down their sides, and mist brightens their feet."""
+    """Add three chains of mountains; strokes fall down their sides, and mist brightens their feet."""
     height, width = x.shape
     for number, (base, rise, lift) in enumerate([(352, 90, 0.0), (450, 100, 0.08), (560, 76, 0.16)]):
         top = ridge(width, base, rise, 41 + number)
@@ -740,7 +740,7 @@ def add_mountains(scene: Scene, x: Array, y: Array, rng: np.random.Generator) ->
 
 
 def add_lake(scene: Scene, x: Array, y: Array, rng: np.random.Generator) -> None:
-    """Water in level strokes, with the moon's glitter."""
+    """Add water in level strokes, with the moon's glitter."""
     lake = y > LAKE + 7 * np.sin(x / 120)
     spread = 46 + 0.5 * np.maximum(y - LAKE, 0)
     glitter = np.exp(-(((x - MOON[0]) / spread) ** 2))
@@ -763,7 +763,7 @@ def pen_stroke(scene: Scene, x: float, y: float, turn: float, steps: int) -> tup
 
 
 def hatch(draw: ImageDraw.ImageDraw, scene: Scene, turn: float, pitch: float, limits: tuple[float, float]) -> None:
-    """Hatch what is darker than the lower limit, turned by ``turn``; from the upper limit on, in broad strokes."""
+    """Hatch regions darker than the lower limit, turned by ``turn``; from the upper limit on, in broad strokes."""
     rng = np.random.default_rng(round(100 * pitch + 10 * limits[0]))
     height, width = scene.dark.shape
     grid = np.mgrid[0 : height / pitch, 0 : width / pitch].reshape(2, -1).T
@@ -806,7 +806,7 @@ def ink() -> None:
 
 POINTS_SIZE = 1024, 768
 CANVAS = (226, 210, 172)
-#: The dots' colors of each part of the picture, dark to light; complements among them, as the pointillists had it.
+#: Colors of the dots in each part of the image, dark to light, with complements among them, as the pointillists did.
 DOTS = {
     "sky": palette("6f8fd0", "f0a58c", "8fb4e6", "b9d3ee", "f7d3a6", "dfe9ea", "fbeec2"),
     "bank": palette("1d2f6e", "2c5a4a", "5a3f86", "3f7f4e", "c0563a", "86a94a", "e2c65a"),
@@ -821,12 +821,12 @@ DOTS = {
 
 
 def oval(x: Array, y: Array, center: tuple[float, float], radii: tuple[float, float]) -> Array:
-    """Distance from the middle of an ellipse, 1 on its outline."""
+    """Return the distance from the center of an ellipse, 1 on its outline."""
     return np.hypot((x - center[0]) / radii[0], (y - center[1]) / radii[1])
 
 
 def riverside(x: Array, y: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Which part of the picture every pixel belongs to, as its number in ``DOTS``, and how light it is, 0 to 1."""
+    """Return for every pixel the part of the image, as its number in ``DOTS``, and the lightness, 0 to 1."""
     parts, light = list(DOTS), 0.25 + y / 400
     part = np.zeros(x.shape, dtype=int)
     height, width = x.shape
@@ -866,7 +866,7 @@ def riverside(x: Array, y: Array, rng: np.random.Generator) -> tuple[Array, Arra
 
 
 def dot(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, color: Sequence[float]) -> None:
-    """A round dab."""
+    """Draw a round dab."""
     draw.ellipse((x - radius, y - radius, x + radius, y + radius), tuple(int(c) for c in color))
 
 

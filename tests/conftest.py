@@ -1,4 +1,4 @@
-"""Pictures and weights that the tests share; everything is made here or ships with the project."""
+"""Images, weights and helpers that the tests share; all data is generated here or ships with the project."""
 
 import logging
 import os
@@ -23,39 +23,39 @@ from styletransfer.images import Source, Styles
 from styletransfer.options import LAYERS
 from styletransfer.transfer import Step, open_session
 
-# Tiny convolutions on several threads of a busy machine wait for each other most of the time. Processes that tests
-# start keep to it too. `OMP_NUM_THREADS=4 make test` is another number.
+# On a busy machine the threads of tiny convolutions mostly wait for each other. Processes that tests start inherit
+# the setting. `OMP_NUM_THREADS=4 make test` overrides it.
 torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
-# With more threads than cores those that wait must not keep the others from working: half the time with two.
+# With more threads than cores, waiting threads must not spin: this halves the time with two.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-# Random inputs may take any time on a busy machine; what fails is printed so that it can be run again.
+# No deadline: random inputs may take any time on a busy machine. Failing inputs are printed, to be run again.
 settings.register_profile("default", deadline=None, print_blob=True, derandomize="CI" in os.environ)
 settings.load_profile("default")
 
-#: Seconds until a test takes what it waits for as hanging, on however busy a machine. Nothing is measured against it.
+#: Seconds after which a test fails as hung, however busy the machine.
 PATIENCE = 600
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The device auto is the CPU wherever the tests run; what is about a GPU says so (`make test-gpu`)."""
+    """Hide GPUs from all tests but those of `make test-gpu`, so that the device auto is the CPU."""
     if config.option.markexpr != "gpu":
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 
 @pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test sees the user's weights or leaves anything in their caches; the log is as it was."""
+def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Hide the user's weights and caches from each test, and restore the loggers after it."""
     home = tmp_path_factory.mktemp("home")
     monkeypatch.delenv("STYLETRANSFER_WEIGHTS", raising=False)
     monkeypatch.setenv("TORCH_HOME", str(home / "torch"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
     loggers = [logging.getLogger(name) for name in ("styletransfer", "styletransfer.transfer")]
-    before = [(log.handlers[:], log.level) for log in loggers]
+    saved = [(log.handlers[:], log.level) for log in loggers]
     yield
-    for log, (handlers, level) in zip(loggers, before, strict=True):
+    for log, (handlers, level) in zip(loggers, saved, strict=True):
         log.handlers[:] = handlers
         log.setLevel(level)
 
@@ -70,7 +70,7 @@ def stylize_and_listen(
     resume: bool = False,
     **changes: object,
 ) -> Result:
-    """As `stylize`, showing each step to `listen`; a true answer interrupts the run."""
+    """Stylize as `stylize` does, calling `listen` with each step; a true return value interrupts the run."""
     with open_session(content, style, options.with_changes(changes), checkpoint, resume=resume) as session:
         for step in session:
             if listen(step):
@@ -79,17 +79,17 @@ def stylize_and_listen(
 
 
 def wait_until(is_true: Callable[[], object], process: "subprocess.Popen[Any] | None" = None) -> None:
-    """Wait for an event, at which the process, if there is one, must still be running."""
+    """Wait for an event; fail if it takes `PATIENCE` seconds or if the process, where given, ends first."""
     end = time.monotonic() + PATIENCE
     while not is_true():
-        assert process is None or process.poll() is None, "the process ended before"
-        assert time.monotonic() < end, "waited in vain"
+        assert process is None or process.poll() is None, "the process ended first"
+        assert time.monotonic() < end, f"no event within {PATIENCE} s"
         time.sleep(0.01)
 
 
 @pytest.fixture(scope="session")
 def content_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small photograph, 80×64."""
+    """Return a small content image, 80×64."""
     path = tmp_path_factory.mktemp("pictures") / "cat.png"
     Image.open(EXAMPLES / "chelsea.jpg").resize((80, 64)).save(path)
     return path
@@ -97,16 +97,16 @@ def content_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def style_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small painting, 64×64."""
+    """Return a small style image, 64×64."""
     path = tmp_path_factory.mktemp("pictures") / "paint.png"
     Image.open(EXAMPLES / "swirls.jpg").crop((200, 200, 456, 456)).resize((64, 64)).save(path)
     return path
 
 
 def random_convolutions(widths: dict[str, int], seed: int = 0, rank: int | None = None) -> Convolutions:
-    """Convolutions of the whole trunk with He-scaled random values, by the paper's layer names.
+    """Return convolutions of the whole network with He-scaled random values, by the paper's layer names.
 
-    With a rank all but the first look at so many directions of the layer before.
+    With a rank, each but the first reads a random projection of its input to so many channels.
     """
     rng, channels, result = np.random.default_rng(seed), 3, {}
     for layer in LAYERS:
@@ -122,7 +122,7 @@ def random_convolutions(widths: dict[str, int], seed: int = 0, rank: int | None 
 
 
 def kernel_of(convolution: Convolution) -> torch.Tensor:
-    """Weight and projection in one, N×C×3×3, double."""
+    """Return weight and projection as one kernel, N×C×3×3, double."""
     weight, _, projection, _ = convolution
     if projection is None:
         return weight.double()
@@ -131,7 +131,7 @@ def kernel_of(convolution: Convolution) -> torch.Tensor:
 
 SMALL = {"1": 4, "2": 6, "3": 8, "4": 10, "5": 12}
 _folder = tempfile.TemporaryDirectory(prefix="styletransfer-tests-")  # deleted when the process ends
-#: A weights file of random convolutions so few that a run takes a third of the time it takes with the bundled network:
-#: for tests in which any network will do.
+#: A weights file of random convolutions, for tests in which any network will do: a run takes a third of the time that
+#: it takes with the bundled network.
 TINY = Path(_folder.name) / "tiny.safetensors"
 weights.save(random_convolutions(SMALL), TINY)

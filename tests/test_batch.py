@@ -1,4 +1,4 @@
-"""Batches: what is to be made, mistakes found before, workers that die, and going on after being killed."""
+"""Batches: manifests, errors reported before any job, workers that die, and resuming after a kill."""
 
 import contextlib
 import dataclasses
@@ -32,7 +32,7 @@ OPTIONS = Options(iterations=3, weights=str(TINY), device="cpu", size=64)
 
 @pytest.fixture
 def albums(here: Path, content_path: Path, style_path: Path) -> Path:
-    """A current folder with photos/ of three and paintings/ of two."""
+    """Return the current folder, with three images in photos/ and two in paintings/."""
     rng = np.random.default_rng(3)
     for folder, source, names in (("photos", content_path, "abc"), ("paintings", style_path, "xy")):
         (here / folder).mkdir()
@@ -44,49 +44,49 @@ def albums(here: Path, content_path: Path, style_path: Path) -> Path:
     return here
 
 
-def rows(folder: Path) -> list[dict[str, object]]:
+def read_report(folder: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in (folder / "report.jsonl").read_text().splitlines()]
 
 
-def test_every_content_with_every_style_each_as_if_alone(albums: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_batch_of_all_combinations_matches_single_runs(albums: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = f"batch photos --styles paintings -o out --gallery -q {QUICK} --jobs 2"
     code, out, err = run(*shlex.split(command), capsys=capsys)
     assert (code, err) == (0, "")
-    made = [f"out/{content}_{style}.png" for content in "abc" for style in "xy"]
-    assert sorted(out.split()) == made
-    assert sorted(map(str, Path("out").iterdir())) == sorted([*made, "out/gallery.html", "out/report.jsonl"])
-    assert {row["status"] for row in rows(Path("out"))} == {"done"}
+    outputs = [f"out/{content}_{style}.png" for content in "abc" for style in "xy"]
+    assert sorted(out.split()) == outputs
+    assert sorted(map(str, Path("out").iterdir())) == sorted([*outputs, "out/gallery.html", "out/report.jsonl"])
+    assert {row["status"] for row in read_report(Path("out"))} == {"done"}
     for content, style in (("a", "x"), ("c", "y")):
         alone = stylize(f"photos/{content}.png", f"paintings/{style}.png", OPTIONS)
         difference = np.asarray(alone.image).astype(int) - np.asarray(Image.open(f"out/{content}_{style}.png"))
-        assert abs(difference).max() <= 1  # of other threads, which round otherwise
+        assert abs(difference).max() <= 1  # other threads round differently
 
     before = {path: path.stat().st_mtime_ns for path in Path("out").glob("*.png")}
     code, out, err = run(*shlex.split(command), capsys=capsys)
     assert (code, out, err) == (0, "", "")
     assert before == {path: path.stat().st_mtime_ns for path in Path("out").glob("*.png")}
-    assert all(row["status"] == "skipped" and row["loss"] for row in rows(Path("out")))
+    assert all(row["status"] == "skipped" and row["loss"] for row in read_report(Path("out")))
     Path("photos/b.png").write_bytes(Path("photos/c.png").read_bytes())
     code, out, err = run(*shlex.split(command), capsys=capsys)
     assert (code, sorted(out.split()), err) == (0, ["out/b_x.png", "out/b_y.png"], "")
 
 
-def test_of_other_pictures_or_options_a_picture_is_not_finished(albums: Path) -> None:
-    (job,) = jobs_of(albums, 1)
+def test_job_is_unfinished_after_its_inputs_or_options_change(albums: Path) -> None:
+    (job,) = make_jobs(albums, 1)
     assert jobs.make_picture(job)["status"] == "done" and jobs.is_finished(job)
     for options in ({"beta": 50.0}, {"iterations": 4}, {"keep": "photos/b.png"}):
         assert not jobs.is_finished(dataclasses.replace(job, options=dataclasses.replace(job.options, **options)))
     assert not jobs.is_finished(dataclasses.replace(job, style=("paintings/y.png",)))
     assert not jobs.is_finished(dataclasses.replace(job, content="photos/b.png"))
-    old = os.stat(job.content)
-    shutil.copy("photos/c.png", job.content)  # another one, that is no newer
-    os.utime(job.content, ns=(old.st_atime_ns, old.st_mtime_ns))
+    status = os.stat(job.content)
+    shutil.copy("photos/c.png", job.content)  # other content, same modification time
+    os.utime(job.content, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert not jobs.is_finished(job)
 
 
 @pytest.mark.parametrize("stopped", ["interrupted", "diverged", "memory"])
-def test_a_picture_that_isnt_what_was_asked_for_is_not_finished(albums: Path, stopped: str) -> None:
-    (job,) = jobs_of(albums, 1)
+def test_job_is_unfinished_if_its_run_stopped_early(albums: Path, stopped: str) -> None:
+    (job,) = make_jobs(albums, 1)
     result = stylize(job.content, job.style[0], job.options)
     result.save(job.output)
     assert jobs.is_finished(job)
@@ -94,19 +94,19 @@ def test_a_picture_that_isnt_what_was_asked_for_is_not_finished(albums: Path, st
     assert not jobs.is_finished(job)
 
 
-def test_a_checkpoint_outlives_errors_that_have_nothing_to_do_with_it(albums: Path) -> None:
-    (job,) = jobs_of(albums, 1, iterations=50)
+def test_checkpoint_survives_unrelated_errors(albums: Path) -> None:
+    (job,) = make_jobs(albums, 1, iterations=50)
     assert jobs.make_picture(job, stop=lambda: True)["status"] == "stopped"
     state = checkpoint_path(Path(job.output))
-    left = state.read_bytes()
+    before = state.read_bytes()
     Path("paintings/x.png").rename("x.png")
-    assert jobs.make_picture(job)["status"] == "failed" and state.read_bytes() == left
+    assert jobs.make_picture(job)["status"] == "failed" and state.read_bytes() == before
     Path("x.png").rename("paintings/x.png")
     row = jobs.make_picture(job)
     assert (row["status"], row["iterations"], state.exists()) == ("done", 50, False)
 
 
-def test_pairs_patterns_and_names(albums: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pairs_glob_patterns_and_output_names(albums: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = "batch 'photos/[ab].png' --styles paintings/x.png paintings/y.png --pairs -o out -q --tv 2"
     command += " --name '{number:02}-{content}-{style}-{tv}.jpg'"
     code, out, err = run(*shlex.split(f"{command} {QUICK}"), capsys=capsys)
@@ -128,8 +128,8 @@ def test_pairs_patterns_and_names(albums: Path, capsys: pytest.CaptureFixture[st
         ("{here}/ph[12]/*.png", ["{here}/ph1/b.png"]),
     ],
 )
-def test_brackets_of_existing_folders_are_no_pattern(here: Path, pattern: str, matches: list[str]) -> None:
-    """Where both are there, ph[1] is meant literally; nothing else in it is a pattern that ph1 could match."""
+def test_brackets_in_existing_folder_names_are_literal(here: Path, pattern: str, matches: list[str]) -> None:
+    """Where both exist, ph[1] is the literal folder; only other patterns, such as ph[12], match ph1."""
     for name in ("ph[1]/a.png", "ph1/b.png", "ph[1]/[x]/c.png"):
         (here / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8)).save(here / name)
@@ -140,7 +140,7 @@ def test_brackets_of_existing_folders_are_no_pattern(here: Path, pattern: str, m
 
 
 @pytest.mark.parametrize("pattern", ["in", "in/*.png", "in/a?*.png"])
-def test_numbers_in_names_are_sorted_as_numbers(here: Path, pattern: str) -> None:
+def test_file_names_are_sorted_numerically(here: Path, pattern: str) -> None:
     (here / "in").mkdir()
     for number in (1, 2, 10, 11, 20, 100):
         Image.new("RGB", (8, 8)).save(here / f"in/a{number}.png")
@@ -150,7 +150,7 @@ def test_numbers_in_names_are_sorted_as_numbers(here: Path, pattern: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ("photos", "--styles"),
         ("", "--styles"),
@@ -176,16 +176,16 @@ def test_numbers_in_names_are_sorted_as_numbers(here: Path, pattern: str) -> Non
         (f"photos --styles {'x' * 5000}", "no such file"),
     ],
 )
-def test_what_cant_be_meant_is_told_before_anything_is_made(
-    albums: Path, capsys: pytest.CaptureFixture[str], arguments: str, said: str
+def test_invalid_arguments_are_reported_before_any_job(
+    albums: Path, capsys: pytest.CaptureFixture[str], arguments: str, message: str
 ) -> None:
-    given = shlex.split(arguments)
-    code, out, err = run("batch", *(["-o", "out"] if "-o" not in given else []), *given, capsys=capsys)
-    assert (code, out) == (2, "") and said in err
+    words = shlex.split(arguments)
+    code, out, err = run("batch", *(["-o", "out"] if "-o" not in words else []), *words, capsys=capsys)
+    assert (code, out) == (2, "") and message in err
     assert not list(Path().glob("out/*"))
 
 
-def test_a_manifest_of_either_kind(albums: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_csv_and_jsonl_manifests(albums: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.new("L", (8, 8), 255).save("photos/white.png")
     Path("photos/jobs.csv").write_text(
         "content,style,output,beta,style-layer,enlarge,init\n"
@@ -197,14 +197,14 @@ def test_a_manifest_of_either_kind(albums: Path, capsys: pytest.CaptureFixture[s
     first, second = (images.read_settings(Path(name)) for name in ("out/first.png", "out/b_x_y.png"))
     assert (first["beta"], first["style_layers"], first["enlarge"]) == (50, ["conv1_1", "conv2_1=2"], True)
     assert (second["beta"], second["style"], second["init"]) == (10, ["x.png", "y.png"], "x.png")
-    told = {"content": "a.png", "style": "../paintings/x.png", "mask": [["white.png", "-"]], "keep": "white.png"}
-    Path("photos/jobs.jsonl").write_text(json.dumps(told) + "\n")
+    job = {"content": "a.png", "style": "../paintings/x.png", "mask": [["white.png", "-"]], "keep": "white.png"}
+    Path("photos/jobs.jsonl").write_text(json.dumps(job) + "\n")
     code, out, err = run(*shlex.split(f"batch --manifest photos/jobs.jsonl -o out -q {QUICK}"), capsys=capsys)
     assert (code, out, err) == (0, "out/a_x.png\n", "")
     assert images.read_settings(Path("out/a_x.png"))["mask"] == [["white.png", "-"]]
 
 
-def test_every_mistake_of_a_manifest_is_found_before_any_job(albums: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_manifest_errors_are_reported_before_any_job(albums: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = "photos/a.png,paintings/x.png"
     table = [
         ("content,style,output,size,beta,pooling,iterations,enlarge,style_layers,learning_rate,tint,mask", ""),
@@ -238,11 +238,11 @@ def test_every_mistake_of_a_manifest_is_found_before_any_job(albums: Path, capsy
     lines = err.splitlines()
     assert (code, out) == (2, "")
     assert not list(Path("out").iterdir())
-    wrong = [(number, said) for number, (_, said) in enumerate(table, 1) if said]
-    assert len(lines) == len(wrong) + 1 and f"{len(wrong)} errors; nothing was started" in lines[-1]
-    for number, said in wrong:
+    errors = [(number, message) for number, (_, message) in enumerate(table, 1) if message]
+    assert len(lines) == len(errors) + 1 and f"{len(errors)} errors; nothing was started" in lines[-1]
+    for number, message in errors:
         (line,) = [line for line in lines if f"jobs.csv, row {number}," in line or f"row {number}:" in line]
-        assert said in line
+        assert message in line
 
     texts = {"twice.csv": "content,style,style\n", "empty.csv": "content,style\n", "none.jsonl": "", "jobs.txt": "a"}
     for name, text in texts.items():
@@ -266,7 +266,7 @@ def test_every_mistake_of_a_manifest_is_found_before_any_job(albums: Path, capsy
     assert (code, out) == (2, "") and "open.csv: cannot read file" in err
 
 
-def test_broken_pictures_are_told_and_the_others_made(
+def test_broken_images_are_reported_and_the_others_stylized(
     albums: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("photos/bad.png").write_bytes(b"no picture")
@@ -275,58 +275,58 @@ def test_broken_pictures_are_told_and_the_others_made(
     code, out, err = run(*command, capsys=capsys)
     assert (code, sorted(out.split())) == (1, [f"out/{name}_x.png" for name in "abc"])
     assert err.count("\n") == 3 and "out/bad_x.png: photos/bad.png: not an image" in err and "2 of 5" in err
-    assert [row["status"] for row in rows(Path("out"))].count("failed") == 2
-    with monkeypatch.context() as patch:  # no process is started
+    assert [row["status"] for row in read_report(Path("out"))].count("failed") == 2
+    with monkeypatch.context() as patch:  # starting a worker would fail
         patch.setattr(sys, "executable", str(albums / "no-python"))
         code, out, again = run(*command, capsys=capsys)
     assert (code, out) == (1, "") and sorted(again.splitlines()) == sorted(err.splitlines())
-    shutil.copy("photos/a.png", "photos/bad.png")  # mended
+    shutil.copy("photos/a.png", "photos/bad.png")  # repaired
     code, out, err = run(*command, capsys=capsys)
     assert (code, out) == (1, "out/bad_x.png\n")
     monkeypatch.setattr(sys, "executable", str(albums / "no-python"))
     assert "no-python" in run(*command, "--retry-failed", capsys=capsys)[2]
 
 
-def jobs_of(folder: Path, count: int, **options: object) -> list[Job]:
-    made = Options(**{"iterations": 3, "weights": str(TINY), "device": "cpu", "size": 64, **options})  # type: ignore[arg-type]
-    return [Job("photos/a.png", ("paintings/x.png",), made, str(folder / f"{n}.png"), str(n)) for n in range(count)]
+def make_jobs(folder: Path, count: int, **options: object) -> list[Job]:
+    settings = Options(**{"iterations": 3, "weights": str(TINY), "device": "cpu", "size": 64, **options})  # type: ignore[arg-type]
+    return [Job("photos/a.png", ("paintings/x.png",), settings, str(folder / f"{n}.png"), str(n)) for n in range(count)]
 
 
-def children(pid: int) -> list[int]:
+def child_pids(pid: int) -> list[int]:
     return [int(p) for task in Path(f"/proc/{pid}/task").iterdir() for p in (task / "children").read_text().split()]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_a_worker_that_another_ends_is_replaced_and_no_picture_lost(albums: Path, number: int) -> None:
-    asked = jobs_of(albums, 2, iterations=40, checkpoint_every="0")
-    sent: list[int] = []
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_killed_worker_is_replaced_and_no_image_is_lost(albums: Path, signal_number: int) -> None:
+    queue = make_jobs(albums, 2, iterations=40, checkpoint_every="0")
+    killed: list[int] = []
 
     def send() -> None:
-        wait_until(checkpoint_path(Path(asked[0].output)).exists)
-        for child in children(os.getpid()):
+        wait_until(checkpoint_path(Path(queue[0].output)).exists)
+        for child in child_pids(os.getpid()):
             if b"styletransfer.batch" in Path(f"/proc/{child}/cmdline").read_bytes():
-                os.kill(child, number)
-                sent.append(child)
+                os.kill(child, signal_number)
+                killed.append(child)
 
     sender = threading.Thread(target=send, daemon=True)
     sender.start()
-    ended = {job.where: row["status"] for job, row in workers.run_locally(asked, 1, lambda: False)}
-    assert ended == {"0": "done", "1": "done"} and len(sent) == 1
-    assert all(Path(job.output).exists() for job in asked)
+    statuses = {job.where: row["status"] for job, row in workers.run_locally(queue, 1, lambda: False)}
+    assert statuses == {"0": "done", "1": "done"} and len(killed) == 1
+    assert all(Path(job.output).exists() for job in queue)
 
 
-def test_a_worker_that_cant_be_started_is_told_of(albums: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_that_cannot_start_is_reported(albums: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", str(albums / "no-python"))
-    rows_ = [row for _, row in workers.run_locally(jobs_of(albums, 2), 2, lambda: False)]
-    assert [row["status"] for row in rows_] == ["failed", "failed"]
-    assert "no-python" in str(rows_[0]["error"])
+    report = [row for _, row in workers.run_locally(make_jobs(albums, 2), 2, lambda: False)]
+    assert [row["status"] for row in report] == ["failed", "failed"]
+    assert "no-python" in str(report[0]["error"])
 
 
 @pytest.fixture
 def poison(albums: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A picture whose reading kills every process that is started from now on."""
+    """Return an image that kills any Python process started from now on that opens it."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(albums), *os.environ.get("PYTHONPATH", "").split(":")]))
-    # Imported at the start of every Python.
+    # Python imports it at startup.
     (albums / "sitecustomize.py").write_text(
         "import os, sys\n"
         "def watch(event, arguments):\n"
@@ -337,25 +337,25 @@ def poison(albums: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path(shutil.copy("photos/a.png", "photos/poison.png"))
 
 
-def test_a_job_that_always_kills_its_process_is_given_up(poison: Path, albums: Path) -> None:
-    good, bad = jobs_of(albums, 2)
+def test_job_that_always_kills_its_worker_fails(poison: Path, albums: Path) -> None:
+    good, bad = make_jobs(albums, 2)
     bad = Job(str(poison), bad.style, bad.options, bad.output, "bad")
-    found = {job.where: row for job, row in workers.run_locally([bad, good], 1, lambda: False)}
-    assert found["bad"]["status"] == "failed" and "died 3 times (SIGKILL)" in str(found["bad"]["error"])
-    assert found["0"]["status"] == "done"
+    report = {job.where: row for job, row in workers.run_locally([bad, good], 1, lambda: False)}
+    assert report["bad"]["status"] == "failed" and "died 3 times (SIGKILL)" in str(report["bad"]["error"])
+    assert report["0"]["status"] == "done"
 
 
-def test_killed_with_its_workers_a_batch_goes_on_where_it_was(albums: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_batch_resumes_after_all_its_processes_are_killed(albums: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = shlex.split("batch photos --styles paintings -o out -q --jobs 2")
     command += shlex.split(f"--iterations 40 --weights {TINY} --device cpu --size 64")
     process = subprocess.Popen([*COMMAND, *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout
     first = process.stdout.readline().strip()
-    workers_ = children(process.pid)
+    pids = child_pids(process.pid)
     process.kill()
     process.wait()
-    assert len(workers_) == 2 and Path(first).is_file()
-    wait_until(lambda: not any(alive(pid) for pid in workers_))
+    assert len(pids) == 2 and Path(first).is_file()
+    wait_until(lambda: not any(is_alive(pid) for pid in pids))
     before = {str(path): path.stat().st_mtime_ns for path in Path("out").glob("*.png")}
     code, out, err = run(*command, "--jobs", "1", capsys=capsys)
     assert (code, err) == (0, "")
@@ -364,14 +364,14 @@ def test_killed_with_its_workers_a_batch_goes_on_where_it_was(albums: Path, caps
     assert sorted(p.suffix for p in Path("out").iterdir()) == [".jsonl"] + [".png"] * 6
 
 
-def alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     try:
         return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return False
 
 
-def test_ctrl_c_ends_a_batch_in_order(albums: Path) -> None:
+def test_ctrl_c_ends_a_batch_cleanly(albums: Path) -> None:
     command = [*COMMAND, "batch", "photos", "--styles", "paintings", "-o", "out", "--jobs", "1"]
     command += shlex.split(f"--iterations 60 --weights {TINY} --device cpu --size 64 --preset fast --tv 3")
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -382,51 +382,51 @@ def test_ctrl_c_ends_a_batch_in_order(albums: Path) -> None:
     assert process.returncode == 130 and "left; run the same command to continue" in err and "Traceback" not in err
 
 
-def test_the_gallery_is_one_page_with_everything_in_it(albums: Path) -> None:
-    jobs = jobs_of(albums / "out", 2, beta=50.0)
+def test_gallery_is_one_self_contained_page(albums: Path) -> None:
+    jobs = make_jobs(albums / "out", 2, beta=50.0)
     Path("out").mkdir()
     shutil.copy("photos/a.png", jobs[0].output)
-    nasty = {"status": "failed", "error": "<script>alert(1)</script>"}
-    gallery.write_gallery(jobs, {jobs[0].output: {"status": "done"}, jobs[1].output: nasty}, Path("out/gallery.html"))
+    failed = {"status": "failed", "error": "<script>alert(1)</script>"}
+    gallery.write_gallery(jobs, {jobs[0].output: {"status": "done"}, jobs[1].output: failed}, Path("out/gallery.html"))
     page = Path("out/gallery.html").read_text()
     assert 'href="0.png"' in page and "data:image/jpeg;base64," in page and "beta=50.0" in page
     assert "<script>" not in page and "&lt;script&gt;" in page
     assert "http" not in page.replace('http-equiv="', "")
-    odd = dataclasses.replace(jobs[0], output="out/caf\udce9.png")
-    shutil.copy("photos/a.png", odd.output)
-    gallery.write_gallery([odd], {odd.output: {"status": "done"}}, Path("out/gallery.html"))
+    non_unicode = dataclasses.replace(jobs[0], output="out/caf\udce9.png")
+    shutil.copy("photos/a.png", non_unicode.output)
+    gallery.write_gallery([non_unicode], {non_unicode.output: {"status": "done"}}, Path("out/gallery.html"))
     assert b'href="caf%E9.png"' in Path("out/gallery.html").read_bytes()
-    gallery.write_gallery([odd], {}, Path("out/gallery.html"))  # of another batch
+    gallery.write_gallery([non_unicode], {}, Path("out/gallery.html"))  # not in the report: of another batch
     assert b"data:image" not in Path("out/gallery.html").read_bytes()
 
 
 @pytest.fixture(name="dask")
 def start_dask(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list["subprocess.Popen[bytes]"]]]:
-    """A scheduler's address; it, and what watches over two workers, in processes of their own."""
+    """Start a scheduler and the nannies of two workers; yield the scheduler's address and both processes."""
     pytest.importorskip("distributed", reason="needs the extra 'cluster'")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as many here as there
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as in the workers
     settings = {"WORKER_TTL": "10s", "ALLOWED_FAILURES": "2"}
     environment = {**os.environ, **{f"DASK_DISTRIBUTED__SCHEDULER__{name}": value for name, value in settings.items()}}
     file = here / "scheduler.json"
 
-    def start(what: str, *options: str) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-m", "dask", what, "--scheduler-file", str(file), "--host", "127.0.0.1"]
+    def start(role: str, *options: str) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-m", "dask", role, "--scheduler-file", str(file), "--host", "127.0.0.1"]
         output: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
         return subprocess.Popen([*command, "--no-dashboard", *options], env=environment, **output)
 
-    started = [start("scheduler", "--port", "0")]
-    started += [start("worker", "--nworkers", "2", "--nthreads", "1", "--local-directory", str(here / "scratch"))]
+    processes = [start("scheduler", "--port", "0")]
+    processes += [start("worker", "--nworkers", "2", "--nthreads", "1", "--local-directory", str(here / "scratch"))]
     wait_until(lambda: file.exists() and file.read_text())
     try:
-        yield json.loads(file.read_text())["address"], started
+        yield json.loads(file.read_text())["address"], processes
     finally:
-        for process in reversed(started):  # the workers with their nannies
+        for process in reversed(processes):  # including the workers
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
-def test_a_cluster_makes_the_same_images_when_a_worker_dies_and_ends_with_its_scheduler(
+def test_cluster_gives_the_same_images_after_a_worker_dies_and_fails_without_scheduler(
     dask: tuple[str, list["subprocess.Popen[bytes]"]], albums: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     address, processes = dask
@@ -434,8 +434,8 @@ def test_a_cluster_makes_the_same_images_when_a_worker_dies_and_ends_with_its_sc
     command += ["--device", "cpu"]
     Path("here").mkdir()
     options = Options(iterations=30, weights=str(TINY), device="cpu", size=64)
-    asked = manifest.combine([Path("photos")], [Path("paintings/x.png")], options, Path("here"), pairs=False)
-    assert [jobs.make_picture(job)["status"] for job in asked] == ["done"] * 3
+    queue = manifest.combine([Path("photos")], [Path("paintings/x.png")], options, Path("here"), pairs=False)
+    assert [jobs.make_picture(job)["status"] for job in queue] == ["done"] * 3
     process = subprocess.Popen(
         [*COMMAND, *command, "-o", "there", "--scheduler", address],
         stdout=subprocess.PIPE,
@@ -444,7 +444,7 @@ def test_a_cluster_makes_the_same_images_when_a_worker_dies_and_ends_with_its_sc
     )
     assert process.stdout
     process.stdout.readline()
-    one, _ = [pid for pid in children(processes[1].pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    one, _ = [pid for pid in child_pids(processes[1].pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     os.kill(one, signal.SIGKILL)
     _, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, err) == (0, "")
@@ -454,7 +454,7 @@ def test_a_cluster_makes_the_same_images_when_a_worker_dies_and_ends_with_its_sc
         for other in ("there", "sent"):
             assert (Path(other) / path.name).read_bytes() == path.read_bytes()
 
-    # A scheduler that is gone is an error, and what was made is reported.
+    # A lost scheduler is an error, and the finished images are in the report.
     command = [*COMMAND, "batch", "photos", "--styles", "paintings", "-q", "-o", "out", "--scheduler", address]
     command += shlex.split(f"--iterations 60 --weights {TINY} --device cpu --size 64")
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -464,11 +464,11 @@ def test_a_cluster_makes_the_same_images_when_a_worker_dies_and_ends_with_its_sc
     _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1 and "Traceback" not in err
     assert err.splitlines()[-1].startswith(f"styletransfer: the Dask scheduler at {address} is gone")
-    assert {row["status"] for row in rows(Path("out"))} == {"done"}
+    assert {row["status"] for row in read_report(Path("out"))} == {"done"}
 
 
 @pytest.mark.slow
-def test_a_job_that_always_kills_its_dask_worker_is_given_up(
+def test_job_that_always_kills_its_dask_worker_fails(
     poison: Path, dask: tuple[str, list["subprocess.Popen[bytes]"]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     address, _ = dask
@@ -477,11 +477,11 @@ def test_a_job_that_always_kills_its_dask_worker_is_given_up(
     assert (code, sorted(out.split())) == (1, [f"out/{name}_x.png" for name in "abc"])
     failed = [line for line in err.splitlines() if "out/poison_x.png: " in line]
     assert len(failed) == 1 and "KilledWorker" in failed[0]
-    told = {str(row["output"]): row["status"] for row in rows(Path("out"))}
-    assert told == {**{f"out/{name}_x.png": "done" for name in "abc"}, "out/poison_x.png": "failed"}
+    statuses = {str(row["output"]): row["status"] for row in read_report(Path("out"))}
+    assert statuses == {**{f"out/{name}_x.png": "done" for name in "abc"}, "out/poison_x.png": "failed"}
 
 
-def test_without_a_scheduler_one_line_says_so(
+def test_unreachable_scheduler_is_reported_in_one_line(
     albums: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("distributed", reason="needs the extra 'cluster'")
@@ -494,6 +494,6 @@ def test_without_a_scheduler_one_line_says_so(
     assert (code, out, err.count("\n")) == (2, "", 1) and "TLS__CA_FILE" in err
 
 
-def test_pairs_that_dont_match(albums: Path) -> None:
+def test_pairs_of_different_counts_are_rejected(albums: Path) -> None:
     with pytest.raises(UsageError, match="there are 2 and 3"):
         manifest.combine([Path("photos")], [Path("paintings")], OPTIONS, Path(), pairs=True)

@@ -1,4 +1,4 @@
-"""The page as people meet it: a real server and a real browser, Debian's chromium (`make test-browser`)."""
+"""The web page, with a real server and a real browser, Debian's chromium (`make test-browser`)."""
 
 import base64
 import os
@@ -33,23 +33,23 @@ pytest.importorskip("gradio")
 T = TypeVar("T")
 
 
-def wait_for(what: Callable[[], T], why: str) -> T:
-    """What a call gives as soon as that is true; an element that is just being replaced counts as not there."""
+def wait_for(call: Callable[[], T], description: str) -> T:
+    """Return the result of a call as soon as it is true; an element that is being replaced counts as absent."""
     from selenium.common.exceptions import WebDriverException
 
     deadline, last = time.monotonic() + PATIENCE, ""
     while time.monotonic() < deadline:
         try:
-            if found := what():
-                return found
+            if result := call():
+                return result
         except WebDriverException as error:
             last = str(error)
         time.sleep(0.1)
-    pytest.fail(f"{why}: not within {PATIENCE} s. {last}")
+    pytest.fail(f"{description}: not within {PATIENCE} s. {last}")
 
 
 class Tab:
-    """A page that is open in a browser of its own."""
+    """The page, open in a browser of its own."""
 
     def __init__(self, address: str, downloads: Path, width: int = 1280) -> None:
         options = webdriver.ChromeOptions()
@@ -71,15 +71,15 @@ class Tab:
         return " ".join(element.text for element in self.driver.find_elements("css selector", selector))
 
     def upload(self, where: str, *paths: Path) -> None:
-        before = self.pictures(where)
+        before = self.image_sources(where)
         self.find(f"#{where} input[type=file]").send_keys("\n".join(map(str, paths)))
-        wait_for(lambda: self.pictures(where) != before, f"the upload of {paths}")
+        wait_for(lambda: self.image_sources(where) != before, f"the upload of {paths}")
 
-    def pictures(self, where: str) -> list[str]:
+    def image_sources(self, where: str) -> list[str]:
         return [image.get_attribute("src") for image in self.driver.find_elements("css selector", f"#{where} img")]
 
     def fill(self, name: str, value: object) -> None:
-        """Types into a field."""
+        """Type a value into a field."""
         field = self.find(f"#{name} input[type=number], #{name} textarea, #{name} input[type=text]")
         self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", field)
         field.send_keys("\ue009a\ue000" + str(value) + "\t")  # Ctrl-A
@@ -102,7 +102,7 @@ class Tab:
         value = self.find("#command textarea, #command input").get_attribute("value")
         return str(value)
 
-    def paint(self, content: Path, style: Path, size: int = 96) -> None:
+    def stylize(self, content: Path, style: Path, size: int = 96) -> None:
         self.upload("photo", content)
         self.upload("paintings", style)
         self.fill("size", size)
@@ -116,7 +116,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> "Iterator[tuple[str, subprocess.Popen[str]]]":
-    """The address of a page, and the process that serves it."""
+    """Start a server; yield its address and its process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -134,14 +134,14 @@ def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> "Iterator[
     assert address == f"http://127.0.0.1:{port}/", process.stderr.read()
     yield address, process
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0 and "Traceback" not in said, said
-    assert list(temporary.glob("styletransfer*")) == []  # no upload is left
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0 and "Traceback" not in errors, errors
+    assert list(temporary.glob("styletransfer*")) == []  # uploads are deleted
 
 
 @pytest.fixture
 def open_tab(server: Any, tmp_path: Path) -> "Iterator[Callable[..., Tab]]":
-    """Opens the page in a window of a width."""
+    """Yield a function that opens the page in a new window."""
     tabs: list[Tab] = []
 
     def open_(width: int = 1280) -> Tab:
@@ -160,71 +160,71 @@ def photo(tmp_path_factory: pytest.TempPathFactory, content_path: Path) -> Path:
     return path
 
 
-def test_a_picture_from_upload_to_download_and_again(
+def test_upload_stylize_download_and_repeat(
     open_tab: Callable[..., Tab], photo: Path, style_path: Path, folder: Path, tmp_path: Path
 ) -> None:
     tab = open_tab()
-    tab.paint(photo, style_path, size=128)
-    seen: dict[str, str] = {}
+    tab.stylize(photo, style_path, size=128)
+    captions: dict[str, str] = {}
 
     def done() -> bool:
-        caption, images = tab.caption, tab.pictures("view")
+        caption, images = tab.caption, tab.image_sources("view")
         if caption and images:
-            seen[images[0]] = caption
+            captions[images[0]] = caption
         return caption.startswith("Done")
 
-    wait_for(done, "the picture")
-    assert len(seen) >= 4, list(seen.values())  # three previews and the picture
-    made = folder / "köln at night_paint.png"
-    assert made.exists() and read_settings(made)["model"] == "vgg19-lite"
+    wait_for(done, "the image")
+    assert len(captions) >= 4, list(captions.values())  # three previews and the final image
+    output = folder / "köln at night_paint.png"
+    assert output.exists() and read_settings(output)["model"] == "vgg19-lite"
 
     wait_for(lambda: tab.find("#download:not([disabled])"), "the download")
     tab.press("download")
-    there = tmp_path / made.name
-    wait_for(there.exists, "the downloaded file")
-    assert there.read_bytes() == made.read_bytes()
+    downloaded = tmp_path / output.name
+    wait_for(downloaded.exists, "the downloaded file")
+    assert downloaded.read_bytes() == output.read_bytes()
 
     words = subprocess.run(["sh", "-c", f"printf '%s\\n' {tab.command}"], capture_output=True, text=True).stdout
     assert words.splitlines()[0] == "styletransfer"
     repeated = tmp_path / "repeated.png"
     command = [sys.executable, "-m", *words.splitlines()[:-1], repeated]
     subprocess.run([*command, "-q"], check=True)
-    assert repeated.read_bytes() == made.read_bytes()
-    again = [sys.executable, "-m", "styletransfer", "again", made, "-q", "-o", tmp_path / "again.png"]
+    assert repeated.read_bytes() == output.read_bytes()
+    again = [sys.executable, "-m", "styletransfer", "again", output, "-q", "-o", tmp_path / "again.png"]
     subprocess.run(again, check=True)
-    assert (tmp_path / "again.png").read_bytes() == made.read_bytes()
+    assert (tmp_path / "again.png").read_bytes() == output.read_bytes()
 
-    # A change goes on from the picture there is.
+    # A changed setting continues from the present image.
     tab.find("#mark3").click()
     tab.press("go")
-    wait_for(lambda: "--init" in tab.command, "the second picture")
+    wait_for(lambda: "--init" in tab.command, "the second image")
     second = folder / "köln at night_paint-2.png"
-    told = read_settings(second)
-    assert (told["init"], told["scales"], told["beta"]) == (made.name, "1", 1000.0)
+    settings = read_settings(second)
+    assert (settings["init"], settings["scales"], settings["beta"]) == (output.name, "1", 1000.0)
 
 
-def test_a_picture_brings_its_settings_and_inputs_back(
+def test_uploaded_result_restores_its_settings_and_inputs(
     open_tab: Callable[..., Tab], content_path: Path, style_path: Path, folder: Path, tmp_path: Path
 ) -> None:
     for path in (content_path, style_path):
         shutil.copy(path, folder / path.name)
-    made = tmp_path / "mine.png"
-    command = [sys.executable, "-m", "styletransfer", content_path, style_path, "-q", "-o", made]
+    output = tmp_path / "mine.png"
+    command = [sys.executable, "-m", "styletransfer", content_path, style_path, "-q", "-o", output]
     changes = ["--model", "vgg19-lite", "--iterations", "1", "--size", "64", "--color", "luminance", "--beta", "100"]
     subprocess.run([*command, *changes], check=True)
     tab = open_tab()
-    tab.upload("photo", made)
-    wait_for(lambda: "settings and the inputs" in tab.texts("#view"), "what it was made with")
+    tab.upload("photo", output)
+    wait_for(lambda: "settings and the inputs" in tab.texts("#view"), "the restored settings")
     values = {name: tab.find(f"#{name} input").get_attribute("value") for name in ("size", "color", "model")}
     assert values == {"size": "64", "color": "luminance", "model": "vgg19-lite"}
     assert float(tab.find("#balance input").get_attribute("value")) == -2
-    wait_for(lambda: tab.pictures("paintings"), "its painting")
+    wait_for(lambda: tab.image_sources("paintings"), "the style image")
     tab.press("go")
-    wait_for(lambda: tab.caption.startswith("Done"), "the picture")
+    wait_for(lambda: tab.caption.startswith("Done"), "the image")
     assert read_settings(folder / "cat_paint.png")["color"] == "luminance"
 
 
-def test_masks_come_back_with_a_picture(
+def test_uploaded_result_restores_its_masks(
     open_tab: Callable[..., Tab], photo: Path, style_path: Path, folder: Path, tmp_path: Path
 ) -> None:
     shutil.copy(photo, folder / photo.name)
@@ -232,24 +232,24 @@ def test_masks_come_back_with_a_picture(
     keep = np.zeros((128, 160), np.uint8)
     keep[20:90, 30:110] = 255
     Image.fromarray(keep).save(folder / "whites.png")
-    made = tmp_path / "masked.png"
+    output = tmp_path / "masked.png"
     command = [sys.executable, "-m", "styletransfer", photo, style_path, "--keep", folder / "whites.png", "-q"]
     changes = ["--model", "vgg19-lite", "--iterations", "1", "--size", "64"]
-    subprocess.run([*command, *changes, "-o", made], check=True)
+    subprocess.run([*command, *changes, "-o", output], check=True)
     tab = open_tab()
-    tab.upload("photo", made)
-    wait_for(lambda: "settings and the inputs" in tab.texts("#view"), "what it was made with")
+    tab.upload("photo", output)
+    wait_for(lambda: "settings and the inputs" in tab.texts("#view"), "the restored settings")
     tab.find("#masks-shown button").click()
     wait_for(lambda: tab.find("#masks canvas"), "the drawing")
     time.sleep(2)
     tab.press("go")
-    wait_for(lambda: tab.caption.startswith("Done"), "the picture")
+    wait_for(lambda: tab.caption.startswith("Done"), "the image")
     newest = max(folder.glob("*.png"), key=lambda path: path.stat().st_mtime)
-    again = Image.open(folder / read_settings(newest)["keep"]).convert("L").resize((160, 128))
-    assert np.abs(np.asarray(again, float) - keep).mean() < 10
+    restored = Image.open(folder / read_settings(newest)["keep"]).convert("L").resize((160, 128))
+    assert np.abs(np.asarray(restored, float) - keep).mean() < 10
 
 
-def test_the_clipboard_and_the_camera_give_photographs(open_tab: Callable[..., Tab], server: Any, photo: Path) -> None:
+def test_content_comes_from_the_clipboard_or_the_camera(open_tab: Callable[..., Tab], server: Any, photo: Path) -> None:
     tab = open_tab()
     granted = {"origin": server[0].rstrip("/"), "permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
     tab.driver.execute_cdp_cmd("Browser.grantPermissions", granted)
@@ -260,29 +260,27 @@ def test_the_clipboard_and_the_camera_give_photographs(open_tab: Callable[..., T
         "data:image/png;base64," + base64.b64encode(photo.read_bytes()).decode(),
     )
     tab.find("#photo button[aria-label='Paste from clipboard']").click()
-    (source,) = wait_for(lambda: tab.pictures("photo"), "the pasted picture")
+    (source,) = wait_for(lambda: tab.image_sources("photo"), "the pasted image")
     size = "const image = document.querySelector('#photo img'); return [image.naturalWidth, image.naturalHeight];"
-    wait_for(lambda: tab.driver.execute_script(size) == [160, 128], "the whole of it")
+    wait_for(lambda: tab.driver.execute_script(size) == [160, 128], "the loaded image")
     other = open_tab()
     other.find("#photo button[aria-label='Capture from camera']").click()
     wait_for(lambda: other.find("#photo button:has(.wrap .icon-wrap):not(.hidden)"), "the camera").click()
     wait_for(lambda: other.find("#photo button[aria-label='capture photo']"), "the shutter").click()
-    wait_for(lambda: other.pictures("photo"), "the photograph")
+    wait_for(lambda: other.image_sources("photo"), "the captured image")
     assert source
 
 
-def test_stop_keeps_the_picture(
-    open_tab: Callable[..., Tab], content_path: Path, style_path: Path, folder: Path
-) -> None:
+def test_stop_keeps_the_image(open_tab: Callable[..., Tab], content_path: Path, style_path: Path, folder: Path) -> None:
     tab = open_tab()
-    tab.paint(content_path, style_path)
-    wait_for(lambda: "Iteration" in tab.caption, "the first view")
+    tab.stylize(content_path, style_path)
+    wait_for(lambda: "Iteration" in tab.caption, "the first preview")
     tab.press("stop")
     wait_for(lambda: tab.caption.startswith("Done"), "the end")
     assert wait_for(lambda: tab.command, "the command")
 
 
-def test_mistakes_are_one_line(
+def test_errors_are_one_line(
     open_tab: Callable[..., Tab], content_path: Path, style_path: Path, tmp_path: Path
 ) -> None:
     tab = open_tab()
@@ -301,25 +299,25 @@ def test_mistakes_are_one_line(
     wait_for(lambda: "size" in tab.error, "the error about the size")
 
 
-def test_two_tabs_take_turns_and_a_closed_one_ends_its_run(
+def test_tabs_queue_and_closing_one_ends_its_run(
     open_tab: Callable[..., Tab], photo: Path, style_path: Path, folder: Path
 ) -> None:
     before = set(folder.glob("*.png"))
     first, second = open_tab(), open_tab()
-    first.paint(photo, style_path, size=160)
-    wait_for(lambda: "Iteration" in first.caption, "the first tab's picture")
-    second.paint(photo, style_path)
+    first.stylize(photo, style_path, size=160)
+    wait_for(lambda: "Iteration" in first.caption, "the first tab's image")
+    second.stylize(photo, style_path)
     wait_for(lambda: "Waiting for 1 other" in second.texts("#view"), "the second tab's place")
     first.driver.quit()
     wait_for(lambda: "Iteration" in second.caption, "the second tab's turn")
-    made = set(folder.glob("*.png")) - before
-    results = [told["result"]["stopped"] for path in made if "result" in (told := read_settings(path))]
+    outputs = set(folder.glob("*.png")) - before
+    results = [settings["result"]["stopped"] for path in outputs if "result" in (settings := read_settings(path))]
     assert results == ["interrupted"]
     second.press("stop")
-    wait_for(lambda: second.caption.startswith("Done"), "the second tab's picture")
+    wait_for(lambda: second.caption.startswith("Done"), "the second tab's image")
 
 
-def test_a_region_that_is_drawn_is_kept(
+def test_drawn_region_is_kept_unchanged(
     open_tab: Callable[..., Tab], photo: Path, style_path: Path, folder: Path
 ) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
@@ -334,57 +332,59 @@ def test_a_region_that_is_drawn_is_kept(
     tab.upload("paintings", style_path)
     tab.fill("size", 160)
     tab.press("go")
-    wait_for(lambda: tab.caption.startswith("Done"), "the picture")
-    made = max(folder.glob("*.png"), key=lambda path: path.stat().st_mtime)
-    keep = np.asarray(Image.open(folder / read_settings(made)["keep"]))
+    wait_for(lambda: tab.caption.startswith("Done"), "the image")
+    output = max(folder.glob("*.png"), key=lambda path: path.stat().st_mtime)
+    keep = np.asarray(Image.open(folder / read_settings(output)["keep"]))
     assert 0 < keep.mean() < 255
-    whole = (np.asarray(Image.open(photo).convert("RGB")), np.asarray(Image.open(made)))
+    arrays = (np.asarray(Image.open(photo).convert("RGB")), np.asarray(Image.open(output)))
     inside = keep > 0
-    assert (whole[0][inside] == whole[1][inside]).mean() > 0.99 and (whole[0] != whole[1]).mean() > 0.5
+    assert (arrays[0][inside] == arrays[1][inside]).mean() > 0.99 and (arrays[0] != arrays[1]).mean() > 0.5
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_everyone_can_use_it(open_tab: Callable[..., Tab], content_path: Path, style_path: Path, width: int) -> None:
-    """axe-core finds nothing, with the page empty and with a picture, and nothing is wider than the window."""
+def test_page_is_accessible_and_fits_the_window(
+    open_tab: Callable[..., Tab], content_path: Path, style_path: Path, width: int
+) -> None:
+    """axe-core reports no violations, with and without an image, and nothing is wider than the window."""
     from axe_core_python.selenium import Axe
 
     tab = open_tab(width)
 
     def check() -> None:
-        found = Axe().run(tab.driver)["violations"]
-        told = [f"{one['id']}: {one['help']}: {node['html'][:160]}" for one in found for node in one["nodes"]]
-        assert not told, "\n".join(told)
+        violations = Axe().run(tab.driver)["violations"]
+        messages = [f"{one['id']}: {one['help']}: {node['html'][:160]}" for one in violations for node in one["nodes"]]
+        assert not messages, "\n".join(messages)
         assert tab.driver.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
 
     check()
-    tab.paint(content_path, style_path)
-    wait_for(lambda: tab.caption.startswith("Done"), "the picture")
+    tab.stylize(content_path, style_path)
+    wait_for(lambda: tab.caption.startswith("Done"), "the image")
     wait_for(lambda: tab.command, "the command")
     check()
 
 
-def test_it_talks_to_nobody_else(
+def test_page_and_server_connect_only_to_this_machine(
     server: Any, open_tab: Callable[..., Tab], content_path: Path, style_path: Path
 ) -> None:
-    """By the kernel's list of connections, and by what the browser asked for."""
+    """Checked by the kernel's list of connections and by the browser's requests."""
     address, process = server
     tab = open_tab()
     tab.driver.execute_cdp_cmd("Performance.enable", {})
-    tab.paint(content_path, style_path)
-    seen: set[str] = set()
+    tab.stylize(content_path, style_path)
+    addresses: set[str] = set()
 
     def done() -> bool:
-        seen.update(remote_ends(process.pid))
+        addresses.update(remote_addresses(process.pid))
         return tab.caption.startswith("Done")
 
-    wait_for(done, "the picture")
-    assert seen and all(end.startswith(("127.", "::1", "::ffff:127.")) for end in seen), seen
-    asked = tab.driver.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
-    assert asked and all(name.startswith((address, "data:", "blob:")) for name in asked)
+    wait_for(done, "the image")
+    assert addresses and all(end.startswith(("127.", "::1", "::ffff:127.")) for end in addresses), addresses
+    urls = tab.driver.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
+    assert urls and all(name.startswith((address, "data:", "blob:")) for name in urls)
 
 
-def remote_ends(pid: int) -> set[str]:
-    """Addresses that a process has TCP connections to."""
+def remote_addresses(pid: int) -> set[str]:
+    """Return the addresses that a process has TCP connections to."""
     inodes = set()
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         try:
@@ -393,19 +393,19 @@ def remote_ends(pid: int) -> set[str]:
             continue
         if target.startswith("socket:["):
             inodes.add(target[8:-1])
-    found = set()
+    addresses = set()
     for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
         for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
             words = line.split()
-            if words[9] in inodes and words[3] != "0A":  # which listens
+            if words[9] in inodes and words[3] != "0A":  # 0A: a listening socket
                 raw = bytes.fromhex(words[2].partition(":")[0])
                 swapped = b"".join(raw[i : i + 4][::-1] for i in range(0, len(raw), 4))
-                found.add(socket.inet_ntop(family, swapped))
-    return found
+                addresses.add(socket.inet_ntop(family, swapped))
+    return addresses
 
 
-def test_only_this_machine_reaches_it_without_a_password(folder: Path) -> None:
-    """Anybody else is asked for the one that is printed."""
+def test_server_on_all_interfaces_requires_a_password(folder: Path) -> None:
+    """A server on all interfaces prints user and password, and answers 401 without them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

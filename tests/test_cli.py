@@ -1,4 +1,4 @@
-"""The command as its users meet it: real processes where the process matters, else main() with its streams."""
+"""The command line: in real processes where the process matters, otherwise main() with captured streams."""
 
 import fcntl
 import json
@@ -29,7 +29,7 @@ QUICK = ("--iterations", "3", "--weights", str(TINY))  # where any network will 
 
 
 def run(*arguments: object, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of the command in this process."""
+    """Run the command in this process; return exit code, stdout and stderr."""
     with pytest.raises(SystemExit) as exit_:
         cli.main([str(a) for a in arguments])
     out, err = capsys.readouterr()
@@ -40,16 +40,16 @@ def run(*arguments: object, capsys: pytest.CaptureFixture[str]) -> tuple[int, st
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current directory."""
+    """Return the current folder, an empty one."""
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)
     return folder
 
 
-def test_the_plain_command_in_a_real_process(content_path: Path, style_path: Path, here: Path) -> None:
-    done = subprocess.run([*COMMAND, content_path, style_path, *LITE], capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "cat_paint.png\n", "")
+def test_plain_command_in_a_real_process(content_path: Path, style_path: Path, here: Path) -> None:
+    process = subprocess.run([*COMMAND, content_path, style_path, *LITE], capture_output=True, text=True)
+    assert (process.returncode, process.stdout, process.stderr) == (0, "cat_paint.png\n", "")
     assert Image.open(here / "cat_paint.png").size == (80, 64)
     assert os.listdir(here) == ["cat_paint.png"]
 
@@ -65,24 +65,24 @@ def test_two_processes_write_the_same_bytes(
     )
     for ending in endings:
         assert run(content_path, style_path, *LITE, "-q", "-o", f"a{ending}", capsys=capsys)[0] == 0
-    # At least a second later, by the start of a process.
+    # Starting a process takes a second, so that a time stamp would differ.
     subprocess.run([sys.executable, "-c", program, content_path, style_path, "b", *endings], check=True)
     for ending in endings:
         assert (here / f"a{ending}").read_bytes() == (here / f"b{ending}").read_bytes()
 
 
 @pytest.mark.parametrize("ending", [".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"])
-def test_the_format_follows_the_ending(
+def test_format_follows_the_file_name_extension(
     content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str], ending: str
 ) -> None:
     target = here / f"out{ending}"
     assert run(content_path, style_path, "-o", target, *QUICK, capsys=capsys)[:2] == (0, f"{target}\n")
-    with Image.open(target) as picture:
-        assert picture.format == images.FORMATS[ending]
-        assert picture.size == (80, 64)
+    with Image.open(target) as image:
+        assert image.format == images.FORMATS[ending]
+        assert image.size == (80, 64)
 
 
-def test_json_is_one_object_with_the_documented_fields(
+def test_json_output_is_one_object_with_the_documented_fields(
     content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, _ = run(content_path, style_path, "--json", "--device", "cpu", *LITE, capsys=capsys)
@@ -114,7 +114,7 @@ def test_every_option_reaches_the_run(
     code, out, err = run(content_path, style_path, *arguments.split(), capsys=capsys)
     assert (code, err) == (0, "")
     settings = images.read_settings(Path(out.strip()))
-    wanted = Options(
+    expected = Options(
         size=40,
         alpha=2,
         beta=50,
@@ -131,11 +131,11 @@ def test_every_option_reaches_the_run(
         device="cpu",
         bit_depth=16,
     )
-    effective = wanted.to_settings()
-    assert {name: settings[name] for name in effective} == json.loads(json.dumps(effective))
+    expected_settings = expected.to_settings()
+    assert {name: settings[name] for name in expected_settings} == json.loads(json.dumps(expected_settings))
 
 
-def test_auto_says_which_network_it_takes(
+def test_auto_reports_which_network_it_uses(
     content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = run(content_path, style_path, "--iterations", "0", capsys=capsys)
@@ -145,18 +145,18 @@ def test_auto_says_which_network_it_takes(
 
 
 @pytest.mark.parametrize(
-    ("options", "told"), [(["--optimizer", "rmsprop", "--learning-rate", "1"], True), (["--optimizer", "lbfgs"], False)]
+    ("options", "rose"), [(["--optimizer", "rmsprop", "--learning-rate", "1"], True), (["--optimizer", "lbfgs"], False)]
 )
-def test_when_the_loss_rises_clearly_the_better_picture_is_told(
-    options: list[str], told: bool, content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
+def test_rising_loss_is_reported_with_the_best_iteration(
+    options: list[str], rose: bool, content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = ["--model", "vgg19-lite", "--size", "64", "--iterations", "5"]
     code, _, err = run(content_path, style_path, *small, *options, capsys=capsys)
-    assert code == 0 and ("the loss rose again at the end; the image is from iteration" in err) == told
+    assert code == 0 and ("the loss rose again at the end; the image is from iteration" in err) == rose
 
 
-def broken_pictures(folder: Path) -> dict[str, Path]:
-    """Files that are no pictures, each in its own way."""
+def make_broken_images(folder: Path) -> dict[str, Path]:
+    """Write files that cannot be used as images, each for another reason; return them by name."""
     (folder / "text.jpg").write_text("not a picture")
     (folder / "empty.jpg").touch()
     Image.effect_noise((200, 200), 50).save(folder / "whole.jpg")
@@ -173,7 +173,7 @@ def broken_pictures(folder: Path) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize(
-    ("name", "code", "said"),
+    ("name", "code", "message"),
     [
         ("missing.jpg", 2, "no such file"),
         ("folder.jpg", 2, "folder"),
@@ -186,7 +186,7 @@ def broken_pictures(folder: Path) -> dict[str, Path]:
     ],
 )
 @pytest.mark.parametrize("place", ["content", "style"])
-def test_a_bad_picture_is_one_line_and_leaves_nothing(
+def test_bad_image_prints_one_line_and_writes_nothing(
     content_path: Path,
     here: Path,
     tmp_path: Path,
@@ -194,22 +194,22 @@ def test_a_bad_picture_is_one_line_and_leaves_nothing(
     place: str,
     name: str,
     code: int,
-    said: str,
+    message: str,
 ) -> None:
     folder = tmp_path / "broken"
     folder.mkdir()
-    bad = broken_pictures(folder).get(name, folder / name)
+    bad = make_broken_images(folder).get(name, folder / name)
     pair = (bad, content_path) if place == "content" else (content_path, bad)
-    got, out, err = run(*pair, *QUICK, capsys=capsys)
-    assert (got, out) == (code, "")
+    exit_code, out, err = run(*pair, *QUICK, capsys=capsys)
+    assert (exit_code, out) == (code, "")
     assert err.startswith("styletransfer: ") and err.count("\n") == 1
     assert name in err
-    assert said in err
+    assert message in err
     assert os.listdir(here) == []
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (["--style-layer", "conv9_9"], 2, "conv9_9"),
         (["--content-layer", "conv5_4"], 2, "conv5_4"),
@@ -230,7 +230,7 @@ def test_a_bad_picture_is_one_line_and_leaves_nothing(
         (["--weights", "{wrong}"], 1, "00000000"),
     ],
 )
-def test_wrong_use_is_one_line_and_leaves_nothing(
+def test_invalid_usage_prints_one_line_and_writes_nothing(
     content_path: Path,
     style_path: Path,
     here: Path,
@@ -238,19 +238,19 @@ def test_wrong_use_is_one_line_and_leaves_nothing(
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
     code: int,
-    said: str,
+    message: str,
 ) -> None:
     wrong = tmp_path / "vgg19-00000000.pth"
     wrong.write_bytes(b"something else")
     filled = [a.format(content=content_path, wrong=wrong) for a in arguments]
-    got, out, err = run(content_path, style_path, *LITE, *filled, capsys=capsys)
-    assert (got, out) == (code, "")
+    exit_code, out, err = run(content_path, style_path, *LITE, *filled, capsys=capsys)
+    assert (exit_code, out) == (code, "")
     assert err.startswith("styletransfer: ") and err.count("\n") == 1
-    assert said in err
+    assert message in err
     assert os.listdir(here) == []
 
 
-def test_without_a_network_vgg19_fails_and_says_what_to_do(
+def test_vgg19_fails_without_internet_and_says_what_to_do(
     content_path: Path,
     style_path: Path,
     here: Path,
@@ -267,7 +267,7 @@ def test_without_a_network_vgg19_fails_and_says_what_to_do(
     assert os.listdir(here) == []
 
 
-def test_an_input_is_never_overwritten(
+def test_input_is_never_overwritten(
     content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (here / "content.png").write_bytes(content_path.read_bytes())
@@ -278,7 +278,7 @@ def test_an_input_is_never_overwritten(
     assert (here / "content.png").read_bytes() == content_path.read_bytes()
 
 
-def test_a_word_that_is_no_file_and_no_command_gets_the_nearest(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+def test_mistyped_command_suggests_the_nearest(capsys: pytest.CaptureFixture[str], here: Path) -> None:
     code, out, err = run("wieghts", "list", capsys=capsys)
     assert (code, out) == (2, "")
     assert err == "styletransfer: 'wieghts' is neither a file nor a command; did you mean 'weights'?\n"
@@ -298,7 +298,7 @@ def test_a_word_that_is_no_file_and_no_command_gets_the_nearest(capsys: pytest.C
     ],
 )
 @pytest.mark.parametrize("place", ["content", "style"])
-def test_a_mistyped_file_name_gets_the_nearest_file(
+def test_mistyped_file_name_suggests_the_nearest_file(
     content_path: Path, here: Path, capsys: pytest.CaptureFixture[str], first: str, message: str, place: str
 ) -> None:
     (here / "in").mkdir()
@@ -308,7 +308,7 @@ def test_a_mistyped_file_name_gets_the_nearest_file(
     assert run(*pair, capsys=capsys) == (2, "", f"styletransfer: {message}\n")
 
 
-def test_a_picture_whose_name_begins_with_a_dash_or_is_a_command(
+def test_image_can_be_named_like_an_option_or_a_command(
     content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (here / "weights").write_bytes(content_path.read_bytes())
@@ -318,15 +318,15 @@ def test_a_picture_whose_name_begins_with_a_dash_or_is_a_command(
     assert {p.name for p in here.iterdir()} == {"weights", "weights_paint.png", "-a b.png", "-a b_paint.png"}
 
 
-def test_a_name_of_two_lines_that_is_not_unicode(
+def test_file_name_with_newline_and_invalid_unicode(
     content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name, target = (os.fsdecode(b"not \xff Unicode\nand two  lines" + end) for end in (b".png", b"_paint.png"))
     (here / name).write_bytes(content_path.read_bytes())
     command = [name, style_path, "--iterations", "0", "--model", "vgg19-lite"]
-    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}  # as it is in most locales
-    done = subprocess.run([*COMMAND, *command], capture_output=True, env=strict)
-    assert (done.returncode, done.stdout, done.stderr) == (0, os.fsencode(target) + b"\n", b"")
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}  # the default in most locales
+    process = subprocess.run([*COMMAND, *command], capture_output=True, env=strict)
+    assert (process.returncode, process.stdout, process.stderr) == (0, os.fsencode(target) + b"\n", b"")
     assert images.read_settings(here / target)["content"] == name
     assert json.loads(run(*command, "--json", capsys=capsys)[1])["output"] == target
 
@@ -336,7 +336,7 @@ def test_a_name_of_two_lines_that_is_not_unicode(
     assert err.startswith(r"styletransfer: not \udcff Unicode\nand two  lines.png: not an image")
 
 
-def test_names_as_long_as_can_be_and_longer(
+def test_file_names_at_and_above_the_length_limit(
     content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("x" * 251 + ".png", "x" * 252 + ".png", "x" * 5000):
@@ -346,7 +346,7 @@ def test_names_as_long_as_can_be_and_longer(
         assert (code, err.count("\n")) == (2, 1)
 
 
-def test_a_preset_sets_what_is_not_given(
+def test_preset_sets_only_options_not_on_the_command_line(
     content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ("--preset", "fast", "--iterations", "2", "-o", "out.png", "-q")
@@ -358,7 +358,7 @@ def test_a_preset_sets_what_is_not_given(
 
 
 @pytest.mark.parametrize("ending", [".png", ".jpg", ".webp", ".tif"])
-def test_again_makes_the_same_file_from_what_the_picture_tells(
+def test_again_reproduces_the_file_from_its_embedded_settings(
     content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str], ending: str
 ) -> None:
     for path in (content_path, style_path):
@@ -373,7 +373,7 @@ def test_again_makes_the_same_file_from_what_the_picture_tells(
     options += " --keep mask.png --style-weight 1 --style-weight 3"
     code, _out, err = run("cat.png", "paint.png", "more", *LITE, *options.split(), "-o", f"a{ending}", capsys=capsys)
     assert (code, err) == (0, "")
-    for name in ("one.png", "two.png"):  # a picture tells no folders
+    for name in ("one.png", "two.png"):  # settings have no folders
         (here / "more" / name).rename(here / name)
     assert run("again", f"a{ending}", "-q", capsys=capsys) == (0, f"a_again{ending}\n", "")
     assert (here / f"a_again{ending}").read_bytes() == (here / f"a{ending}").read_bytes()
@@ -383,7 +383,7 @@ def test_again_makes_the_same_file_from_what_the_picture_tells(
     assert (settings["size"], settings["beta"], settings["style"]) == (48, 50.0, "paint.png")
 
 
-def test_again_finds_inputs_beside_the_picture_and_says_which_it_does_not(
+def test_again_finds_inputs_beside_the_image_and_names_missing_ones(
     content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = here / "elsewhere"
@@ -396,23 +396,23 @@ def test_again_finds_inputs_beside_the_picture_and_says_which_it_does_not(
     (here / "paint.png").write_bytes(style_path.read_bytes())
     assert run("again", folder / "a.png", "-q", capsys=capsys) == (0, "a_again.png\n", "")
     assert (here / "a_again.png").read_bytes() == (folder / "a.png").read_bytes()
-    for picture, said in (
+    for path, message in (
         (content_path, "no embedded settings"),
         (here / "none.png", "no such file"),
         (folder, "a folder"),
     ):
-        code, out, err = run("again", picture, capsys=capsys)
-        assert (code, out, err.count("\n")) == (2, "", 1) and said in err
+        code, out, err = run("again", path, capsys=capsys)
+        assert (code, out, err.count("\n")) == (2, "", 1) and message in err
 
 
-def test_again_changes_what_belongs_together_and_never_takes_the_picture_for_its_content(
+def test_again_resets_dependent_options_and_never_uses_the_image_as_its_content(
     content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (here / "paint.png").write_bytes(style_path.read_bytes())
     (here / "out").mkdir()
     (here / "cat.png").write_bytes(content_path.read_bytes())
-    made = ("--optimizer", "adam", "--learning-rate", "0.01", "--jitter", "0.05", "-q", "-o", "out/cat.png")
-    assert run("cat.png", "paint.png", *LITE, *made, capsys=capsys)[0] == 0
+    options = ("--optimizer", "adam", "--learning-rate", "0.01", "--jitter", "0.05", "-q", "-o", "out/cat.png")
+    assert run("cat.png", "paint.png", *LITE, *options, capsys=capsys)[0] == 0
     for optimizer, jitter in (("rmsprop", 0.05), ("adam", 0.05), ("lbfgs", 0.0)):
         changed = ("out/cat.png", "--optimizer", optimizer, "-q", "-o", "b.png")
         assert run("again", *changed, capsys=capsys) == (0, "b.png\n", "")
@@ -440,7 +440,7 @@ def test_again_changes_what_belongs_together_and_never_takes_the_picture_for_its
         "sweep cat.png paint.png --init content OUT_00001.png -o OUT_00001.png",
     ],
 )
-def test_no_second_file_takes_the_place_of_an_input(
+def test_additional_outputs_never_overwrite_an_input(
     content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str], arguments: str
 ) -> None:
     (here / "more").mkdir()
@@ -454,7 +454,7 @@ def test_no_second_file_takes_the_place_of_an_input(
     assert before == {path: path.read_bytes() for path in here.rglob("*.*")}
 
 
-def test_what_a_format_cant_hold_is_told_before_and_a_sheet_is_saved_as_png(
+def test_size_beyond_the_format_is_refused_but_a_sheet_is_saved_as_png(
     style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.new("RGB", (16500, 16), "green").save("wide.png")
@@ -469,10 +469,10 @@ def test_what_a_format_cant_hold_is_told_before_and_a_sheet_is_saved_as_png(
     two = ("--seed", "1", "2", "--scales", "1")
     code, out, err = run("sweep", "wide.png", style_path, *large, *two, "-o", "sheet.webp", capsys=capsys)
     assert (code, out, err.count("\n")) == (1, "sheet.png\n", 1) and "WEBP cannot hold" in err
-    assert Image.open("sheet.png").width > 3 * 16500  # the photograph and its two pictures
+    assert Image.open("sheet.png").width > 3 * 16500  # the content image and two output images
 
 
-def test_flags_of_a_picture_and_of_a_preset_can_be_taken_back(
+def test_flags_of_an_image_or_a_preset_can_be_negated(
     content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for path in (content_path, style_path):
@@ -488,16 +488,16 @@ def test_flags_of_a_picture_and_of_a_preset_can_be_taken_back(
     assert Image.open("b.png").size == (80, 64)
 
 
-def test_again_takes_nothing_from_folders_that_a_picture_names(
+def test_again_ignores_folders_in_embedded_settings(
     content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A picture may come from anybody."""
-    told = {"version": "0.1", "content": str(content_path), "style": "../paint.png", "weights": "/etc/passwd"}
-    images.write_picture(torch.rand(1, 3, 20, 20), here / "a.png", alpha=None, bit_depth=8, settings=told)
+    """An image may come from an untrusted source."""
+    valid = {"version": "0.1", "content": str(content_path), "style": "../paint.png", "weights": "/etc/passwd"}
+    images.write_picture(torch.rand(1, 3, 20, 20), here / "a.png", alpha=None, bit_depth=8, settings=valid)
     code, _, err = run("again", "a.png", capsys=capsys)
     assert code == 2 and "made from cat.png" in err
     for damage in ({"size": "large"}, {"mask": 5}, {"style": {"a": 1}}, {"content": [[]]}, {"init": {}}):
-        settings = {**told, **damage}
+        settings = {**valid, **damage}
         images.write_picture(torch.rand(1, 3, 20, 20), here / "a.png", alpha=None, bit_depth=8, settings=settings)
         code, _, err = run("again", "a.png", "--content", content_path, capsys=capsys)
         assert (code, err.count("\n")) == (2, 1)
@@ -520,7 +520,7 @@ def test_again_warns_about_an_image_of_another_version(
         assert code == 0 and ("b.png was made with a warm start, which no longer exists" in err) == (value == "auto")
 
 
-def test_the_commonest_options_come_first(capsys: pytest.CaptureFixture[str]) -> None:
+def test_most_common_options_come_first(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run("--help", capsys=capsys)
     options = [word for line in out.splitlines() for word in re.findall(r"^│ (--[a-z-]+)", line)]
     assert options[:5] == ["--output", "--size", "--beta", "--style-scale", "--color"]
@@ -569,11 +569,11 @@ def test_every_nth_iterate_is_saved(
     frames = [np.asarray(Image.open(here / f"out_0000{n}.png")).astype(int) for n in (1, 2, 3)]
     final = np.asarray(Image.open(here / "out.png")).astype(int)
     first, *_, last = (np.abs(frame - final).mean() for frame in frames)
-    assert first > 3 * last  # of the content to begin with, in color, ever nearer the picture
+    assert first > 3 * last  # from the content image, in color, to the final image
     assert np.abs(frames[0] - np.asarray(Image.open(content_path).convert("RGB"))).max() <= 1
 
 
-def test_completion_knows_the_commands_and_the_options() -> None:
+def test_shell_completion_offers_commands_and_options() -> None:
     def complete(words: str, n: int) -> str:
         environment = {
             **os.environ,
@@ -589,26 +589,26 @@ def test_completion_knows_the_commands_and_the_options() -> None:
 
 
 def read_until(terminal: int, pattern: str) -> str:
-    """What a process writes to its terminal, until it matches."""
-    seen = ""
-    while not re.search(pattern, seen):
+    """Return what a process writes to its terminal, until that matches the pattern."""
+    text = ""
+    while not re.search(pattern, text):
         ready, _, _ = select.select([terminal], [], [], PATIENCE)
-        assert ready, f"{pattern!r} not seen in {seen!r}"
-        seen += os.read(terminal, 4096).decode()
-    return seen
+        assert ready, f"{pattern!r} not found in {text!r}"
+        text += os.read(terminal, 4096).decode()
+    return text
 
 
-def test_ctrl_c_keeps_the_picture_so_far(content_path: Path, style_path: Path, here: Path) -> None:
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 120, 0, 0))  # rows and columns
+def test_ctrl_c_keeps_the_image_so_far(content_path: Path, style_path: Path, here: Path) -> None:
+    terminal, child_end = pty.openpty()
+    fcntl.ioctl(child_end, termios.TIOCSWINSZ, struct.pack("4H", 24, 120, 0, 0))  # rows and columns
     long = ("--iterations", "1000000", "--model", "vgg19-lite", "-o", "out.png")
-    process = subprocess.Popen([*COMMAND, content_path, style_path, *long], stdout=subprocess.PIPE, stderr=theirs)
-    os.close(theirs)
-    bar = read_until(ours, r"[1-9]\d*/1000000 \[\d+:\d+<.*loss ")  # iteration, elapsed < left, loss
+    process = subprocess.Popen([*COMMAND, content_path, style_path, *long], stdout=subprocess.PIPE, stderr=child_end)
+    os.close(child_end)
+    bar = read_until(terminal, r"[1-9]\d*/1000000 \[\d+:\d+<.*loss ")  # iteration, elapsed < left, loss
     process.send_signal(signal.SIGINT)
-    rest = read_until(ours, r"out\.png")
+    rest = read_until(terminal, r"out\.png")
     out, _ = process.communicate(timeout=PATIENCE)
-    os.close(ours)
+    os.close(terminal)
     assert process.returncode == 130, bar + rest
     assert "interrupted after" in rest
     assert out == b"out.png\n"
@@ -616,7 +616,7 @@ def test_ctrl_c_keeps_the_picture_so_far(content_path: Path, style_path: Path, h
     assert sorted(os.listdir(here)) == [".out.png.checkpoint", "out.png"]
 
 
-def test_ctrl_c_during_the_set_up_leaves_nothing(content_path: Path, style_path: Path, here: Path) -> None:
+def test_ctrl_c_during_startup_writes_nothing(content_path: Path, style_path: Path, here: Path) -> None:
     command = [*COMMAND, content_path, style_path, "--model", "vgg19-lite"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_until(lambda: "libtorch" in Path(f"/proc/{process.pid}/maps").read_text(), process)
@@ -626,7 +626,7 @@ def test_ctrl_c_during_the_set_up_leaves_nothing(content_path: Path, style_path:
     assert os.listdir(here) == []
 
 
-def test_plan_tells_sizes_memory_and_time_and_makes_nothing(
+def test_plan_prints_sizes_memory_and_time_and_writes_nothing(
     content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = shlex.split("--size 160 --enlarge --scales 2 --model vgg19-lite --iterations 90")

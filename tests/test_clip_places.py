@@ -1,4 +1,4 @@
-"""What the video command reads and where it writes: folders apart from each other, limits, sound, upright frames."""
+"""Inputs and outputs of the video command: separate folders, limits, sound, orientation of frames."""
 
 import itertools
 import os
@@ -21,7 +21,7 @@ QUICK = ["--size", "64", "--iterations", "2", "--weights", str(TINY), "-q"]
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a clip of images, masks, a folder of a style, and links to them, in which the command runs."""
+    """Return the current folder, with folders of frames, masks and a style image, and links to them."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     for folder, count in (("walk_frames", 2), ("masks", 2), ("styles", 1)):
@@ -34,12 +34,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*arguments: str | Path) -> int:
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_:
         main(["video", *map(str, arguments)])
-    return int(ended.value.code or 0)
+    return int(exit_.value.code or 0)
 
 
-def contents(folder: Path) -> dict[Path, bytes]:
+def read_files(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
@@ -61,39 +61,39 @@ def contents(folder: Path) -> dict[Path, bytes]:
         ["-o", "masks/out.mp4", "--keep", "masks"],
     ],
 )
-def test_inputs_are_never_added_to(here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
-    before = contents(here)
+def test_input_folders_stay_unchanged(here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    before = read_files(here)
     assert run("walk_frames", "link.png", *(a.format(here=here) for a in arguments), *QUICK) == 2
     message = capsys.readouterr().err
     assert "an input of this run" in message and len(message.splitlines()) == 1
-    assert contents(here) == before and not Path("walk_frames/new").exists()
+    assert read_files(here) == before and not Path("walk_frames/new").exists()
 
 
-def test_frames_may_lie_beside_the_inputs(here: Path) -> None:
-    before = contents(here / "walk_frames")
+def test_frames_folder_beside_the_inputs_is_allowed(here: Path) -> None:
+    before = read_files(here / "walk_frames")
     assert run("walk_frames", "link.png", "-o", "out.mkv", "--frames", "kept", *QUICK) == 0
-    assert contents(here / "walk_frames") == before
+    assert read_files(here / "walk_frames") == before
     assert sorted(os.listdir("kept")) == ["000001.png", "000002.png"] and len(clips.survey(Path("out.mkv")).times) == 2
 
 
-def test_a_foreign_file_among_the_frames_is_refused_before_painting(
+def test_foreign_file_in_the_frames_folder_is_refused_before_the_run(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("kept").mkdir()
     Image.new("RGB", (4, 4)).save("kept/000002.png")
-    before = contents(here)
+    before = read_files(here)
     assert run("walk_frames", "link.png", "-o", "out.mkv", "--frames", "kept", *QUICK) == 2
     assert "000002.png was not written by styletransfer" in capsys.readouterr().err
-    assert contents(here) == before
+    assert read_files(here) == before
 
 
-def test_max_pixels_of_the_command_holds_for_clips(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_max_pixels_applies_to_clips(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("walk_frames", "link.png", "-o", "out.mkv", "--max-pixels", "3071", *QUICK) == 1
     assert "--max-pixels 3072\n" in capsys.readouterr().err
     assert not Path("out.mkv").exists() and not Path("out_frames").exists()
 
 
-def test_the_command_converts_sound_that_the_format_does_not_take(here: Path) -> None:
+def test_sound_that_the_format_does_not_support_is_converted(here: Path) -> None:
     with av.open("camera.avi", "w") as container:
         video, audio = container.add_stream("mjpeg", rate=10), container.add_stream("pcm_u8", rate=8000)
         video.width, video.height, video.pix_fmt, audio.layout = 64, 48, "yuvj420p", "mono"
@@ -108,17 +108,17 @@ def test_the_command_converts_sound_that_the_format_does_not_take(here: Path) ->
     with av.open("out.mp4") as container:
         stream = container.streams.audio[0]
         assert (stream.codec_context.name, stream.codec_context.sample_rate) == ("aac", 8000)
-        assert float(stream.duration * stream.time_base) == pytest.approx(1, abs=0.15)  # the picture ends at 0.2
+        assert float(stream.duration * stream.time_base) == pytest.approx(1, abs=0.15)  # the video ends at 0.2 s
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_frames_of_a_folder_are_painted_upright(tmp_path: Path, style_path: Path, orientation: int) -> None:
-    """Row 0 and column 0 are where EXIF says (CIPA DC-008, 4.6.4); without a style loss the content comes back."""
+def test_frames_of_a_folder_are_stylized_upright(tmp_path: Path, style_path: Path, orientation: int) -> None:
+    """Row 0 and column 0 are where EXIF says (CIPA DC-008, 4.6.4); without a style loss the output is the content."""
     y, x = np.mgrid[0:48, 0:64]
     scene = np.dstack([4 * x, 5 * y, np.where((x < 20) & (y < 12), 255, 40)]).astype(np.uint8)
-    turned = scene.transpose(1, 0, 2)
+    transposed = scene.transpose(1, 0, 2)
     stored = [scene, scene[:, ::-1], scene[::-1, ::-1], scene[::-1]]
-    stored += [turned, turned[::-1], turned[::-1, ::-1], turned[:, ::-1]]
+    stored += [transposed, transposed[::-1], transposed[::-1, ::-1], transposed[:, ::-1]]
     exif = Image.Exif()
     exif[0x0112] = orientation
     (tmp_path / "in").mkdir()

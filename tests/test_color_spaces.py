@@ -1,4 +1,4 @@
-"""Color spaces beside embedded profiles, against the formulas of their standards."""
+"""Color spaces declared by other means than ICC profiles, compared with the formulas of their standards."""
 
 import io
 import re
@@ -23,7 +23,7 @@ PRIMARIES = {
 }
 D65 = (0.3127, 0.3290)
 SRGB_PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-#: Colors of which most are in sRGB's gamut, whatever the primaries.
+#: Colors that are mostly in the gamut of sRGB, whatever the primaries.
 COLORS = np.random.default_rng(0).integers(90, 200, (9, 14, 3))
 
 
@@ -39,15 +39,15 @@ def power(exponent: float) -> Callable[[np.ndarray], np.ndarray]:
     return lambda v: v**exponent
 
 
-def to_xyz(primaries: str) -> np.ndarray:
-    """The matrix to XYZ whose white is D65 (SMPTE RP 177)."""
+def xyz_matrix(primaries: str) -> np.ndarray:
+    """Return the matrix to XYZ with white D65 (SMPTE RP 177)."""
     corners = np.array([(x / y, 1, (1 - x - y) / y) for x, y in PRIMARIES[primaries]]).T
     x, y = D65
     return corners * np.linalg.solve(corners, [x / y, 1, (1 - x - y) / y])
 
 
-def in_srgb(colors: np.ndarray, primaries: str, curve: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    linear = curve(colors / 255) @ (np.linalg.inv(to_xyz("sRGB")) @ to_xyz(primaries)).T
+def to_srgb(colors: np.ndarray, primaries: str, curve: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    linear = curve(colors / 255) @ (np.linalg.inv(xyz_matrix("sRGB")) @ xyz_matrix(primaries)).T
     linear = linear.clip(0, 1)
     return 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
 
@@ -81,16 +81,16 @@ def cicp(primaries: int, transfer: int, matrix: int = 0, is_full: int = 1) -> tu
         ((12, 4), "P3", power(2.2)),
     ],
 )
-def test_code_points_of_a_png_are_honored(
+def test_code_points_of_png_are_applied(
     tmp_path: Path, code: tuple[int, int], primaries: str, curve: Callable[[np.ndarray], np.ndarray]
 ) -> None:
     (tmp_path / "a.png").write_bytes(png(COLORS, 8, RGB, cicp(*code)))
-    assert_reads(tmp_path / "a.png", in_srgb(COLORS, primaries, curve))
+    assert_reads(tmp_path / "a.png", to_srgb(COLORS, primaries, curve))
 
 
 @pytest.mark.parametrize("depth", [8, 16])
 @pytest.mark.parametrize("color", [GRAY, RGB])
-def test_gamma_and_primaries_of_a_png_are_honored(tmp_path: Path, color: int, depth: int) -> None:
+def test_gamma_and_primaries_of_png_are_applied(tmp_path: Path, color: int, depth: int) -> None:
     colors = COLORS if color == RGB else COLORS[..., :1]
     samples, colors = colors * (257 if depth == 16 else 1), colors * np.ones(3)
     for chunks, primaries, curve in (
@@ -101,7 +101,7 @@ def test_gamma_and_primaries_of_a_png_are_honored(tmp_path: Path, color: int, de
         ((chromaticities("P3"),), "P3", srgb),
     ):
         (tmp_path / "a.png").write_bytes(png(samples, depth, color, *chunks))
-        assert_reads(tmp_path / "a.png", in_srgb(colors, primaries, curve))
+        assert_reads(tmp_path / "a.png", to_srgb(colors, primaries, curve))
 
 
 @pytest.mark.parametrize(
@@ -117,15 +117,15 @@ def test_gamma_and_primaries_of_a_png_are_honored(tmp_path: Path, color: int, de
     ],
     ids=lambda chunks: " ".join(kind.decode() for kind, _ in chunks),
 )
-def test_srgb_in_other_words_changes_no_byte(tmp_path: Path, chunks: tuple[tuple[bytes, bytes], ...]) -> None:
+def test_equivalents_of_srgb_change_no_value(tmp_path: Path, chunks: tuple[tuple[bytes, bytes], ...]) -> None:
     (tmp_path / "a.png").write_bytes(png(COLORS, 8, RGB, *chunks))
     np.testing.assert_array_equal(read_picture(tmp_path / "a.png").rgb, COLORS)
 
 
-def test_code_points_come_before_a_profile_and_a_profile_before_gamma(tmp_path: Path) -> None:
+def test_code_points_override_profile_and_profile_overrides_gamma(tmp_path: Path) -> None:
     profile = (b"iCCP", b"name\0\0" + zlib.compress(with_red_and_blue_exchanged(0)))
     (tmp_path / "a.png").write_bytes(png(COLORS, 8, RGB, cicp(12, 13), profile, gama(100000)))
-    assert_reads(tmp_path / "a.png", in_srgb(COLORS, "P3", srgb))
+    assert_reads(tmp_path / "a.png", to_srgb(COLORS, "P3", srgb))
     (tmp_path / "a.png").write_bytes(png(COLORS, 8, RGB, profile, (b"sRGB", b"\0"), gama(100000)))
     assert_reads(tmp_path / "a.png", COLORS[..., ::-1])
 
@@ -142,7 +142,7 @@ def test_code_points_come_before_a_profile_and_a_profile_before_gamma(tmp_path: 
         (((b"cHRM", struct.pack(">8I", *[30000] * 8)),), r"a\.png: its primaries are invalid"),
     ],
 )
-def test_what_cannot_be_honored_is_warned_of(
+def test_unsupported_color_space_is_warned_about(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, chunks: tuple[tuple[bytes, bytes], ...], warning: str
 ) -> None:
     (tmp_path / "a.png").write_bytes(png(COLORS, 8, RGB, *chunks))
@@ -159,7 +159,7 @@ def exif_of(space: int, index: str | None) -> bytes:
 
 
 def tiff_with_exif(image: Image.Image, space: int, index: str | None) -> bytes:
-    """A TIFF with directories of EXIF and interoperability, which Pillow doesn't write."""
+    """Return a TIFF with EXIF and interoperability directories, which Pillow does not write."""
     file = io.BytesIO()
     image.save(file, "TIFF", tiffinfo={34665: 8})
     data = bytearray(file.getvalue())
@@ -179,7 +179,7 @@ def tiff_with_exif(image: Image.Image, space: int, index: str | None) -> bytes:
     ("space", "index", "is_adobe"),
     [(0xFFFF, "R03", True), (2, None, True), (0xFFFF, "R98", False), (0xFFFF, None, False), (1, "R03", False)],
 )
-def test_adobe_rgb_named_by_exif_is_honored(
+def test_adobe_rgb_declared_in_exif_is_applied(
     tmp_path: Path, kind: str, space: int, index: str | None, is_adobe: bool
 ) -> None:
     image = Image.fromarray(np.kron(COLORS, np.ones((8, 8, 1))).astype("u1"))
@@ -190,40 +190,40 @@ def test_adobe_rgb_named_by_exif_is_honored(
         (tmp_path / "a").write_bytes(tiff_with_exif(image, space, index))
     stored = np.asarray(Image.open(tmp_path / "plain").convert("RGB")).astype(float)
     if is_adobe:
-        assert_reads(tmp_path / "a", in_srgb(stored, "Adobe", power(563 / 256)))
+        assert_reads(tmp_path / "a", to_srgb(stored, "Adobe", power(563 / 256)))
     else:
         np.testing.assert_array_equal(read_picture(tmp_path / "a").rgb, stored)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_a_profile_comes_before_exif(tmp_path: Path, kind: str) -> None:
+def test_profile_overrides_exif(tmp_path: Path, kind: str) -> None:
     image = Image.new("RGB", (8, 8), (90, 150, 200))
     image.save(tmp_path / "a", kind, exif=exif_of(0xFFFF, "R03"), icc_profile=SRGB_PROFILE)
     assert np.abs(np.asarray(read_picture(tmp_path / "a").rgb)[0, 0] - (90.0, 150, 200)).max() <= 3
 
 
-def with_code_points(data: bytes, primaries: int, transfer: int) -> bytes:
-    """An AVIF or HEIC whose first "colr" box has other code points."""
+def replace_code_points(data: bytes, primaries: int, transfer: int) -> bytes:
+    """Return an AVIF or HEIC with other code points in its first "colr" box."""
     at = data.index(b"colrnclx") + 8
     return data[:at] + struct.pack(">HH", primaries, transfer) + data[at + 4 :]
 
 
-def test_code_points_of_avif_are_honored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_code_points_of_avif_are_applied(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("PIL._avif")
     file, color = io.BytesIO(), np.full((16, 16, 3), (120, 160, 140))
     Image.fromarray(color.astype("u1")).save(file, "AVIF", quality=100, subsampling="4:4:4")
     (tmp_path / "plain.avif").write_bytes(file.getvalue())
     stored = np.asarray(read_picture(tmp_path / "plain.avif").rgb).astype(float)
-    (tmp_path / "a.avif").write_bytes(with_code_points(file.getvalue(), 12, 13))
-    assert_reads(tmp_path / "a.avif", in_srgb(stored, "P3", srgb))
+    (tmp_path / "a.avif").write_bytes(replace_code_points(file.getvalue(), 12, 13))
+    assert_reads(tmp_path / "a.avif", to_srgb(stored, "P3", srgb))
     assert not caplog.records
-    (tmp_path / "a.avif").write_bytes(with_code_points(file.getvalue(), 9, 16))
+    (tmp_path / "a.avif").write_bytes(replace_code_points(file.getvalue(), 9, 16))
     np.testing.assert_array_equal(read_picture(tmp_path / "a.avif").rgb, stored)
     assert "a.avif is HDR (PQ)" in caplog.text
 
 
-def test_a_profile_in_jpeg_2000_is_used(tmp_path: Path) -> None:
-    """In a "colr" box of method 2 (ISO 15444-1, I.5.3.3)."""
+def test_profile_in_jpeg_2000_is_applied(tmp_path: Path) -> None:
+    """The profile is in a "colr" box of method 2 (ISO 15444-1, I.5.3.3)."""
     file, colors = io.BytesIO(), np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     Image.fromarray(colors).save(file, "JPEG2000", irreversible=False)
     data, profile = file.getvalue(), with_red_and_blue_exchanged(0)
@@ -232,5 +232,5 @@ def test_a_profile_in_jpeg_2000_is_used(tmp_path: Path) -> None:
     new = struct.pack(">I", 11 + len(profile)) + b"colr\2\0\0" + profile
     size = struct.pack(">I", int.from_bytes(data[header : header + 4], "big") + len(new) - old)
     (tmp_path / "a.jp2").write_bytes(data[:header] + size + data[header + 4 : box] + new + data[box + old :])
-    found = np.asarray(read_picture(tmp_path / "a.jp2").rgb).astype(int)
-    assert np.abs(found - colors[..., ::-1]).max() <= 3
+    actual = np.asarray(read_picture(tmp_path / "a.jp2").rgb).astype(int)
+    assert np.abs(actual - colors[..., ::-1]).max() <= 3

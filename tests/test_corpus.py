@@ -1,4 +1,4 @@
-"""Broken, lying and odd files of every kind: each gives a picture or one clear line, soon, and in little memory."""
+"""Broken, deceptive and odd files: each gives an image or a one-line error, soon and in little memory."""
 
 import io
 import os
@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hostile import PIXELS, PROMISED, READ, reader, whole_pictures
+from hostile import PIXELS, PROMISED, READ, make_valid_images, reader
 from PIL import Image
 
 from styletransfer.errors import escape_unprintable
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="measures memory by /proc"),
-    pytest.mark.filterwarnings("ignore"),  # Pillow's, about what is written here
+    pytest.mark.filterwarnings("ignore"),  # Pillow's, about the files written here
 ]
 
 
@@ -33,7 +33,7 @@ def header(width: int, height: int, bits: int = 8, color: int = 2) -> tuple[byte
 
 
 def tiff(*entries: tuple[int, int, int, int], after: bytes = b"", following: int = 0) -> bytes:
-    """A TIFF with one directory of tags (number, type, count, value), in order, and what follows at byte 8192."""
+    """Return a TIFF with one directory of tags (number, type, count, value), in order, and `after` at byte 8192."""
     directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
     return (b"II*\0" + struct.pack("<I", 8) + directory + struct.pack("<I", following)).ljust(8192, b"\0") + after
 
@@ -44,8 +44,8 @@ def gray_tiff(width: int, height: int, *others: tuple[int, int, int, int], **mor
     return tiff(*((tag, *rest) for tag, rest in sorted(tags.items())), **more)
 
 
-def largest_pictures() -> dict[str, bytes]:
-    """Pictures with as many pixels as are allowed, whose ways to RGB take the most memory."""
+def make_largest_images() -> dict[str, bytes]:
+    """Return images of the maximum size, in the modes whose conversion to RGB takes the most memory."""
     side, files = int(PIXELS**0.5), {}
     noise = Image.effect_noise((side, side), 60)
     floats = Image.fromarray(np.asarray(noise).astype("f4"))
@@ -64,8 +64,8 @@ def flat(kind: str, side: int, **extra: object) -> bytes:
     return file.getvalue()
 
 
-def liars() -> dict[str, bytes]:
-    """Files whose headers claim what can't be, or far more than they hold."""
+def make_deceptive_files() -> dict[str, bytes]:
+    """Return files whose headers claim the impossible, or far more than the files hold."""
     idat, iend = (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")
     mebibytes = zlib.compress(bytes(200 * 2**20), 9)  # 200 KB that unpack to 200 MiB
     files = {
@@ -184,10 +184,10 @@ NO_PICTURES = {
 }
 
 
-def damaged(whole: dict[str, bytes], seed: int) -> dict[str, bytes]:
-    """Every file cut off in ten places, and ten times with some bytes changed, half of them in its header."""
+def damage_files(valid: dict[str, bytes], seed: int) -> dict[str, bytes]:
+    """Return each file truncated at ten places, and ten times with some bytes changed, half of them in its header."""
     rng, files = np.random.default_rng(seed), {}
-    for name, data in whole.items():
+    for name, data in valid.items():
         for at in {*range(1, min(len(data), 40), 13), *rng.integers(len(data), size=7).tolist()}:
             files[f"cut at {at} {name}"] = data[:at]
         for turn in range(10):
@@ -198,8 +198,8 @@ def damaged(whole: dict[str, bytes], seed: int) -> dict[str, bytes]:
     return files
 
 
-def odd_files(folder: Path) -> list[Path]:
-    """Names of every kind, on a good picture and on a bad one, and what is no file at all."""
+def make_odd_files(folder: Path) -> list[Path]:
+    """Return paths with odd names, each of a good and of a bad image, and paths that are no regular files."""
     good = flat("PNG", 16)
     names = [
         b"two  words",
@@ -227,7 +227,7 @@ def odd_files(folder: Path) -> list[Path]:
     os.mkfifo(special / "pipe.png")
     with socket.socket(socket.AF_UNIX) as server:
         before = Path.cwd()
-        os.chdir(special)  # a socket's path may have 107 bytes
+        os.chdir(special)  # a socket's path has at most 107 bytes
         server.bind("socket.png")
         os.chdir(before)
     (special / "locked.png").write_bytes(good)
@@ -239,21 +239,21 @@ def odd_files(folder: Path) -> list[Path]:
     ]
 
 
-def test_any_file_gives_a_picture_or_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_file_gives_an_image_or_a_one_line_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ghostscript = tmp_path / "bin" / "gs"
     ghostscript.parent.mkdir()
     ghostscript.write_text(f"#!/bin/sh\ntouch '{tmp_path}/started'\n")
     ghostscript.chmod(0o755)
     monkeypatch.setenv("PATH", f"{ghostscript.parent}{os.pathsep}{os.environ['PATH']}")
-    whole, largest = whole_pictures(), largest_pictures()
-    files = {**whole, **largest, **liars(), **NO_PICTURES, **damaged(whole, 0)}
-    written = {tmp_path / name: data for name, data in files.items()}
-    for path, data in written.items():
+    valid, largest = make_valid_images(), make_largest_images()
+    files = {**valid, **largest, **make_deceptive_files(), **NO_PICTURES, **damage_files(valid, 0)}
+    contents = {tmp_path / name: data for name, data in files.items()}
+    for path, data in contents.items():
         path.write_bytes(data)
         os.utime(path, ns=(10**18, 10**18))
     answers = {}
     with reader() as process:
-        for path in [*written, *odd_files(tmp_path)]:
+        for path in [*contents, *make_odd_files(tmp_path)]:
             answers[path] = process.read(path)
     counts = Counter(kind for answer in answers.values() for kind in answer)
     print(f"\n{len(answers)} files: {dict(counts)}, {process.memory / 2**20:.0f} MiB")
@@ -267,18 +267,18 @@ def test_any_file_gives_a_picture_or_one_clear_line(tmp_path: Path, monkeypatch:
             assert len(answer["error"]) < len(escape_unprintable(str(path))) + 200, answer
     assert counts["picture"] > 1000 and counts["error"] > 1000
 
-    for name in {*whole, *largest} - {"doubles.tiff", "YCbCr.tiff", "animated.mpo"}:  # not every Pillow can
+    for name in {*valid, *largest} - {"doubles.tiff", "YCbCr.tiff", "animated.mpo"}:  # not every Pillow reads these
         readable = name.rpartition(".")[2].upper() in READ
         assert ("picture" in answers[tmp_path / name]) == readable, (name, answers[tmp_path / name])
     assert all("error" in answers[tmp_path / name] for name in NO_PICTURES)
     for path in answers:
         if path.parent.parent == tmp_path and path.parent.name in "01":
             assert ("picture" in answers[path]) == (path.parent.name == "0")
-    for kind in ("png", "jpeg", "webp", "tiff"):  # lies on its side
+    for kind in ("png", "jpeg", "webp", "tiff"):  # rotated by EXIF
         assert answers[tmp_path / f"described.{kind}"]["picture"] == [16, 24]
     locked = tmp_path / "special" / "locked.png"
-    assert ("picture" in answers[locked]) == os.access(locked, os.R_OK)  # the superuser may read all
+    assert ("picture" in answers[locked]) == os.access(locked, os.R_OK)  # root may read everything
 
     assert not (tmp_path / "started").exists()
-    for path, data in written.items():
+    for path, data in contents.items():
         assert path.read_bytes() == data and path.stat().st_mtime_ns == 10**18

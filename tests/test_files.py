@@ -1,4 +1,4 @@
-"""Where files appear: at the end of symbolic links, whole or not at all."""
+"""Atomic writes: they follow symbolic links and leave no partial file."""
 
 import os
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def link_folder(folder: Path) -> None:
 
 @pytest.mark.parametrize("exists", [True, False])
 @pytest.mark.parametrize("make_links", [link_absolute, link_relative, link_chain, link_folder])
-def test_a_link_is_followed_and_stays(tmp_path: Path, make_links: Callable[[Path], None], exists: bool) -> None:
+def test_symbolic_links_are_followed_and_kept(tmp_path: Path, make_links: Callable[[Path], None], exists: bool) -> None:
     (tmp_path / "real").mkdir()
     make_links(tmp_path)
     target = tmp_path / "real" / "file.png"
@@ -49,7 +49,7 @@ def test_a_link_is_followed_and_stays(tmp_path: Path, make_links: Callable[[Path
     assert [path.name for path in tmp_path.rglob(".*")] == []
 
 
-def test_a_failure_leaves_the_target_of_a_link(tmp_path: Path) -> None:
+def test_failed_write_leaves_the_link_target_unchanged(tmp_path: Path) -> None:
     (tmp_path / "file.png").write_bytes(b"old")
     (tmp_path / "link.png").symlink_to("file.png")
     with pytest.raises(ZeroDivisionError), atomic_write(tmp_path / "link.png") as file:
@@ -58,7 +58,7 @@ def test_a_failure_leaves_the_target_of_a_link(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["file.png", "link.png"]
 
 
-def test_a_loop_of_links_is_one_clear_line(tmp_path: Path) -> None:
+def test_loop_of_links_is_refused_with_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "a.png").symlink_to("b.png")
     (tmp_path / "b.png").symlink_to("a.png")
     with pytest.raises(StyleTransferError, match=r"a\.png: cannot write file: its symbolic links form a loop$"):
@@ -68,7 +68,7 @@ def test_a_loop_of_links_is_one_clear_line(tmp_path: Path) -> None:
     assert os.readlink(tmp_path / "a.png") == "b.png"
 
 
-def test_a_link_into_a_missing_folder_is_refused(tmp_path: Path) -> None:
+def test_link_into_a_missing_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "link.png").symlink_to("gone/file.png")
     with pytest.raises(UsageError, match=r"link\.png: the folder .*gone does not exist"):
         check_folder(tmp_path / "link.png")
@@ -76,7 +76,7 @@ def test_a_link_into_a_missing_folder_is_refused(tmp_path: Path) -> None:
         write_atomically(tmp_path / "link.png", b"new")
 
 
-def test_a_link_to_a_folder_is_refused(tmp_path: Path) -> None:
+def test_link_to_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "link.png").symlink_to("folder")
     with pytest.raises(UsageError, match=r"link\.png is a folder"):
@@ -84,7 +84,7 @@ def test_a_link_to_a_folder_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("through_link", [True, False])
-def test_a_pipe_is_never_replaced_by_a_file(tmp_path: Path, through_link: bool) -> None:
+def test_pipe_is_never_replaced_by_a_file(tmp_path: Path, through_link: bool) -> None:
     path = tmp_path / "pipe.png"
     os.mkfifo(path)
     if through_link:

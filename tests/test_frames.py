@@ -1,4 +1,4 @@
-"""Frames of clips, as players show them: orientation, pixel aspect, transparency, limits, and names of files."""
+"""Frames of video clips: orientation, pixel aspect ratio, transparency, size limits and file names."""
 
 import io
 import os
@@ -21,12 +21,12 @@ from styletransfer.video.frames import read_frames, read_masks  # noqa: E402
 
 HEIGHT, WIDTH = 16, 24
 Y, X = np.mgrid[0:HEIGHT, 0:WIDTH]
-#: Every rotation and mirror image of it looks different.
+#: Every rotation and reflection of it looks different.
 SCENE = np.dstack([10 * X, 15 * Y, np.where((X < 8) & (Y < 5), 255, 40)]).astype(np.uint8)
 
 
 def encode(path: Path, images: Sequence[np.ndarray], codec: str = "ffv1", pixels: str = "bgr0", **options: Any) -> Path:
-    """Write a clip with PyAV alone; `aspect` is that of its pixels."""
+    """Write a clip with PyAV; `aspect` is the sample aspect ratio."""
     aspect, metadata = options.pop("aspect", None), options.pop("metadata", {})
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=10, options=options)
@@ -43,16 +43,16 @@ def encode(path: Path, images: Sequence[np.ndarray], codec: str = "ffv1", pixels
 
 
 def set_matrix(path: Path, matrix: tuple[int, int, int, int]) -> None:
-    """Write a b / c d into the matrix of the first track header (ISO/IEC 14496-12, 8.3.2)."""
+    """Write the matrix a b / c d into the first track header (ISO/IEC 14496-12, 8.3.2)."""
     data = bytearray(path.read_bytes())
     start = data.find(b"tkhd") + 4
-    place = start + (24 if data[start] == 0 else 36) + 16
+    offset = start + (24 if data[start] == 0 else 36) + 16
     a, b, c, d = (value * 0x10000 for value in matrix)
-    data[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 0x40000000)
+    data[offset : offset + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 0x40000000)
     path.write_bytes(data)
 
 
-def first(path: Path) -> np.ndarray:
+def read_first_frame(path: Path) -> np.ndarray:
     ((_, picture),) = read_frames(path, 0, 1)
     assert picture.alpha is None
     return np.asarray(picture.rgb)
@@ -62,8 +62,8 @@ ORIENTATIONS = [(a, 0, 0, d) for a in (1, -1) for d in (1, -1)] + [(0, b, c, 0) 
 
 
 @pytest.mark.parametrize("matrix", ORIENTATIONS)
-def test_clip_is_shown_upright(tmp_path: Path, matrix: tuple[int, int, int, int]) -> None:
-    """The matrix takes the point (p, q) to (a p + c q, b p + d q); negative places are counted from the other end."""
+def test_display_matrix_is_applied(tmp_path: Path, matrix: tuple[int, int, int, int]) -> None:
+    """The matrix maps (p, q) to (a p + c q, b p + d q); negative coordinates count from the opposite edge."""
     path = encode(tmp_path / "clip.mov", [SCENE], "png", "rgb24")
     set_matrix(path, matrix)
     a, b, c, d = matrix
@@ -71,7 +71,7 @@ def test_clip_is_shown_upright(tmp_path: Path, matrix: tuple[int, int, int, int]
     for q, p in np.ndindex(HEIGHT, WIDTH):
         x, y = a * p + c * q, b * p + d * q
         upright[y if b + d > 0 else y - 1, x if a + c > 0 else x - 1] = SCENE[q, p]
-    np.testing.assert_array_equal(first(path), upright)
+    np.testing.assert_array_equal(read_first_frame(path), upright)
     assert clips.survey(path).size == upright.shape[1::-1]
 
 
@@ -88,22 +88,24 @@ def test_clip_is_shown_upright(tmp_path: Path, matrix: tuple[int, int, int, int]
         (".ts", "libx264", "yuv420p"),
     ],
 )
-def test_pixels_become_square(tmp_path: Path, aspect: str, width: int, ending: str, codec: str, pixels: str) -> None:
-    """As wide as round(24 · aspect): by the container's or by the codec's aspect."""
+def test_frames_have_square_pixels(
+    tmp_path: Path, aspect: str, width: int, ending: str, codec: str, pixels: str
+) -> None:
+    """The width is round(24 · aspect), whether the container or the codec stores the aspect ratio."""
     path = encode(tmp_path / f"clip{ending}", [SCENE] * 3, codec, pixels, aspect=Fraction(aspect))
-    shown = first(path)
-    assert shown.shape == (HEIGHT, width, 3) and clips.survey(path).size == (width, HEIGHT)
-    assert np.abs(shown[:, [0, -1]].astype(int) - SCENE[:, [0, -1]]).mean() < 40  # all of it, nothing cut off
-    made = tmp_path / "made.mkv"
-    clips.write_clip(made, [(0, Image.fromarray(shown))], Fraction(1, 10), Fraction(10))
-    with av.open(str(made)) as container:
+    frame = read_first_frame(path)
+    assert frame.shape == (HEIGHT, width, 3) and clips.survey(path).size == (width, HEIGHT)
+    assert np.abs(frame[:, [0, -1]].astype(int) - SCENE[:, [0, -1]]).mean() < 40  # nothing is cropped
+    output = tmp_path / "made.mkv"
+    clips.write_clip(output, [(0, Image.fromarray(frame))], Fraction(1, 10), Fraction(10))
+    with av.open(str(output)) as container:
         assert container.streams.video[0].sample_aspect_ratio in (None, 1)
 
 
-def test_pixels_become_square_before_a_clip_is_turned(tmp_path: Path) -> None:
+def test_pixels_become_square_before_rotation(tmp_path: Path) -> None:
     path = encode(tmp_path / "clip.mov", [SCENE], "png", "rgb24", aspect=Fraction(2))
     set_matrix(path, (0, 1, -1, 0))
-    assert first(path).shape == (2 * WIDTH, HEIGHT, 3)
+    assert read_first_frame(path).shape == (2 * WIDTH, HEIGHT, 3)
 
 
 COLOR, ALPHA = np.array([200, 60, 30]), np.where(X < 8, 0, np.where(X < 16, 128, 255))
@@ -134,22 +136,22 @@ WEBM = {"metadata": {"alpha_mode": "1"}, "auto-alt-ref": "0", "crf": "4", "b": "
         (".webm", "libvpx-vp9", "yuva420p", WEBM),
     ],
 )
-def test_transparent_clip_is_on_white(
+def test_transparent_clip_is_composited_on_white(
     tmp_path: Path, ending: str, codec: str, pixels: str, options: dict[str, Any]
 ) -> None:
     path = encode(tmp_path / f"clip{ending}", [TRANSPARENT] * 3, codec, pixels, **options)
     expected = ON_WHITE
-    if pixels == "ya8":  # its luma by BT.601
+    if pixels == "ya8":  # luma by BT.601
         luma = COLOR @ [0.299, 0.587, 0.114]
         expected = 255 + (ALPHA[..., None] / 255) * (np.full(3, luma) - 255)
     frames = [np.asarray(picture.rgb) for _, picture in read_frames(path, 0, 9)]
     assert len(frames) == 3
-    inner = np.isin(X % 8, (3, 4))  # not where a codec mixes neighbors
+    inner = np.isin(X % 8, (3, 4))  # away from edges, where codecs mix neighboring pixels
     for frame in frames:
         assert np.abs(frame - expected)[inner].max() <= 4
 
 
-def test_transparent_palette_is_on_white(tmp_path: Path) -> None:
+def test_transparent_palette_is_composited_on_white(tmp_path: Path) -> None:
     gif = [Image.new("RGBA", (WIDTH, HEIGHT), (0, 0, 0, 0)) for _ in range(2)]
     for number, image in enumerate(gif):
         image.paste((200, 60, 30, 255), (8 + number, 0, WIDTH, HEIGHT))
@@ -164,15 +166,15 @@ def test_transparent_palette_is_on_white(tmp_path: Path) -> None:
         frame = av.VideoFrame.from_ndarray(((X // 8).astype(np.uint8), palette), format="pal8")
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    assert np.abs(first(tmp_path / "clip.mov") - ON_WHITE).max() <= 1
+    assert np.abs(read_first_frame(tmp_path / "clip.mov") - ON_WHITE).max() <= 1
 
 
-def test_transparent_images_of_a_folder_are_on_white(tmp_path: Path) -> None:
+def test_transparent_images_in_a_folder_are_composited_on_white(tmp_path: Path) -> None:
     Image.fromarray(TRANSPARENT).save(tmp_path / "0.png")
-    assert np.abs(first(tmp_path) - ON_WHITE).max() <= 1
+    assert np.abs(read_first_frame(tmp_path) - ON_WHITE).max() <= 1
 
 
-def test_what_a_mask_shows_transparent_is_not_selected(tmp_path: Path) -> None:
+def test_transparent_parts_of_a_mask_clip_are_not_selected(tmp_path: Path) -> None:
     white = np.dstack([np.full_like(SCENE, 255), ALPHA]).astype(np.uint8)
     encode(tmp_path / "clip.mkv", [white] * 2, "ffv1", "bgra")
     masks = list(read_masks(tmp_path / "clip.mkv", 0, 9))
@@ -180,7 +182,7 @@ def test_what_a_mask_shows_transparent_is_not_selected(tmp_path: Path) -> None:
     assert np.abs(np.asarray(masks[1].rgb)[..., 0] - ALPHA).max() <= 1
 
 
-def test_is_clip_knows_what_can_be_read(tmp_path: Path) -> None:
+def test_is_clip_distinguishes_clips_from_still_images(tmp_path: Path) -> None:
     frames = [Image.fromarray(np.roll(SCENE, number, 1)) for number in range(2)]
     for ending in (".gif", ".png"):
         frames[0].save(tmp_path / f"still{ending}")
@@ -204,15 +206,15 @@ NAMES += ["夜α.mkv", os.fsdecode(b"caf\xe9.mkv"), "no-ending", "*?[a].mkv", "d
 
 
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
-def test_a_file_is_read_whatever_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_clip_with_an_unusual_file_name_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     data = encode(tmp_path / "clip.mkv", [SCENE] * 2).read_bytes()
     monkeypatch.chdir(tmp_path)
     Path(name).write_bytes(data)
     assert len(clips.survey(Path(name)).times) == 2
-    np.testing.assert_array_equal(first(Path(name)), SCENE)
+    np.testing.assert_array_equal(read_first_frame(Path(name)), SCENE)
 
 
-def test_metadata_in_any_encoding_is_no_obstacle(tmp_path: Path) -> None:
+def test_clip_with_metadata_that_is_not_utf8_is_read(tmp_path: Path) -> None:
     path = tmp_path / "clip.avi"
     encode(path, [SCENE], "ffv1", "bgr0", metadata={"title": "cafe?"})
     data = path.read_bytes()
@@ -242,7 +244,7 @@ SDP = "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 50
         (".sdp", SDP),
     ],
 )
-def test_a_clip_opens_nothing_else(
+def test_clip_opens_no_other_file_or_connection(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, text: str, target: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -252,12 +254,12 @@ def test_a_clip_opens_nothing_else(
         Path(f"list{ending}").write_text(text.format(target.format(port=server.getsockname()[1])))
         with pytest.raises(StyleTransferError, match="list"):
             clips.survey(Path(f"list{ending}"))
-        with pytest.raises(BlockingIOError):  # no connection waits
+        with pytest.raises(BlockingIOError):  # no connection is pending
             server.accept()
 
 
 @pytest.mark.parametrize("ending", [".mkv", ".mp4", "folder"])
-def test_max_pixels_holds_for_frames(tmp_path: Path, ending: str) -> None:
+def test_max_pixels_limits_frames(tmp_path: Path, ending: str) -> None:
     path = tmp_path
     if ending == "folder":
         Image.fromarray(SCENE).save(tmp_path / "0.png")
@@ -272,14 +274,14 @@ def test_max_pixels_holds_for_frames(tmp_path: Path, ending: str) -> None:
         list(read_frames(path, 0, 1, pixels - 1))
 
 
-def test_max_pixels_holds_for_square_pixels(tmp_path: Path) -> None:
+def test_max_pixels_limits_frames_after_resampling_to_square_pixels(tmp_path: Path) -> None:
     path = encode(tmp_path / "clip.mov", [SCENE], "png", "rgb24", aspect=Fraction(10))
     with pytest.raises(StyleTransferError, match=rf"--max-pixels {10 * WIDTH * HEIGHT}$"):
         clips.survey(path, max_pixels=9 * WIDTH * HEIGHT)
 
 
-def test_a_huge_frame_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
-    """A GIF of a few bytes that claims a screen of 15000×15000: 900 MB as RGBA."""
+def test_huge_frame_is_refused_before_decoding(tmp_path: Path) -> None:
+    """A GIF of a few bytes whose header claims 15000×15000 pixels: 900 MB as RGBA."""
     data = io.BytesIO()
     Image.new("P", (1, 1)).save(data, "GIF")
     gif = bytearray(data.getvalue())
@@ -289,7 +291,7 @@ def test_a_huge_frame_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
         clips.survey(tmp_path / "clip.gif")
 
 
-def test_images_of_a_folder_must_have_one_size(tmp_path: Path) -> None:
+def test_images_in_a_folder_must_have_the_same_size(tmp_path: Path) -> None:
     Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
     Image.new("RGB", (80, 64)).save(tmp_path / "b.png")
     with pytest.raises(UsageError) as error:
@@ -297,8 +299,8 @@ def test_images_of_a_folder_must_have_one_size(tmp_path: Path) -> None:
     assert str(error.value) == f"{tmp_path / 'b.png'}: frame 2 is 80×64, the ones before are 64×48 pixels"
 
 
-def test_images_of_a_folder_are_sorted_by_number(tmp_path: Path) -> None:
+def test_images_in_a_folder_are_sorted_by_number(tmp_path: Path) -> None:
     for number in range(1, 13):
         Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / f"frame_{number}.png")
-    read = [picture.rgb.getpixel((0, 0))[0] for _, picture in read_frames(tmp_path, 0, 99)]
-    assert read == list(range(1, 13))
+    reds = [picture.rgb.getpixel((0, 0))[0] for _, picture in read_frames(tmp_path, 0, 99)]
+    assert reds == list(range(1, 13))

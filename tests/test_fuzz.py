@@ -1,4 +1,4 @@
-"""Valid files with random damage, for FUZZ_SECONDS each (60 if not given); `make fuzz`. FUZZ_SEED repeats a run."""
+"""Valid files with random damage (`make fuzz`), FUZZ_SECONDS per test (default 60). FUZZ_SEED repeats a run."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_convolutions
-from hostile import PROMISED, READ, reader, whole_pictures
+from hostile import PROMISED, READ, make_valid_images, reader
 from safetensors.torch import save_file
 
 from styletransfer import StyleTransferError
@@ -22,21 +22,21 @@ pytestmark = [pytest.mark.fuzz, pytest.mark.filterwarnings("ignore")]
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "60"))
 
 
-def mutated(data: bytes, rng: np.random.Generator) -> bytes:
-    """The same with one to four damages: bits flipped, bytes set, cut out, inserted, or repeated; or cut off."""
+def mutate(data: bytes, rng: np.random.Generator) -> bytes:
+    """Return the data with one to four changes: bits flipped, bytes set, inserted, deleted, repeated or cut off."""
     result = bytearray(data)
     for _ in range(rng.integers(1, 5)):
-        # Half of them within the first bytes, where the headers are.
+        # Half of the changes are in the first bytes, where the headers are.
         at = int(rng.integers((min(len(result), 128) if rng.random() < 0.5 else len(result)) + 1))
         length = int(rng.integers(1, rng.choice([2, 5, 33, 300])))
-        odd = bytes(rng.choice([0, 1, 0x7F, 0x80, 0xFF, rng.integers(256)]) for _ in range(length))
+        values = bytes(rng.choice([0, 1, 0x7F, 0x80, 0xFF, rng.integers(256)]) for _ in range(length))
         match rng.integers(6):
             case 0:
                 result[at : at + 1] = bytes(byte ^ 1 << rng.integers(8) for byte in result[at : at + 1])
             case 1:
-                result[at : at + length] = odd
+                result[at : at + length] = values
             case 2:
-                result[at:at] = odd
+                result[at:at] = values
             case 3:
                 del result[at : at + length]
             case 4:
@@ -46,13 +46,13 @@ def mutated(data: bytes, rng: np.random.Generator) -> bytes:
     return bytes(result)
 
 
-def spliced(one: bytes, other: bytes, rng: np.random.Generator) -> bytes:
-    """The beginning of one file and the end of another."""
+def splice(one: bytes, other: bytes, rng: np.random.Generator) -> bytes:
+    """Return the beginning of one file and the end of another."""
     return one[: rng.integers(len(one) + 1)] + other[rng.integers(len(other) + 1) :]
 
 
-def with_checksums(data: bytes) -> bytes:
-    """A PNG whose chunks have the right checksums, without which nothing in them is looked at; others as they are."""
+def fix_checksums(data: bytes) -> bytes:
+    """Return a PNG with valid checksums, so that its chunks are decoded; return other files unchanged."""
     at, result = 8, bytearray(data)
     while data.startswith(b"\x89PNG") and at + 12 <= len(data):
         end = at + 8 + int.from_bytes(data[at : at + 4], "big")
@@ -62,17 +62,17 @@ def with_checksums(data: bytes) -> bytes:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="measures memory by /proc")
-def test_pictures(tmp_path: Path) -> None:
+def test_images_with_random_damage(tmp_path: Path) -> None:
     seed = int(os.environ.get("FUZZ_SEED") or time.time())
     rng, counts = np.random.default_rng(seed), Counter[str]()
-    whole = [(name, data) for name, data in whole_pictures().items() if name.rpartition(".")[2].upper() in READ]
+    files = [(name, data) for name, data in make_valid_images().items() if name.rpartition(".")[2].upper() in READ]
     with reader() as process:
         end = time.monotonic() + SECONDS
         while time.monotonic() < end:
-            (name, data), (_, other) = (whole[i] for i in rng.integers(len(whole), size=2))
+            (name, data), (_, other) = (files[i] for i in rng.integers(len(files), size=2))
             path = tmp_path / f"{counts.total()} {name}"
-            data = mutated(spliced(data, other, rng) if rng.random() < 0.1 else data, rng)
-            path.write_bytes(with_checksums(data) if rng.random() < 0.7 else data)
+            data = mutate(splice(data, other, rng) if rng.random() < 0.1 else data, rng)
+            path.write_bytes(fix_checksums(data) if rng.random() < 0.7 else data)
             process.memory = 0
             answer = process.read(path)
             if process.noise:
@@ -84,11 +84,11 @@ def test_pictures(tmp_path: Path) -> None:
             counts.update(answer.keys())
             assert "other" not in answer, f"seed {seed}, {path} is kept: {answer['other']}"
             path.unlink()
-    print(f"\nseed {seed}: {counts.total()} pictures tried, {dict(counts)}")
+    print(f"\nseed {seed}: {counts.total()} images tried, {dict(counts)}")
     assert counts["picture"] and counts["error"]
 
 
-def test_weights_files(tmp_path: Path) -> None:
+def test_weights_files_with_random_damage(tmp_path: Path) -> None:
     tensors = {}
     for layer, (weight, bias, projection, _) in list(random_convolutions(dict.fromkeys("12345", 2), rank=2).items())[
         :4
@@ -106,16 +106,16 @@ def test_weights_files(tmp_path: Path) -> None:
         tried += 1
         suffix, data = files[rng.integers(len(files))]
         path = tmp_path / f"damaged{suffix}"
-        path.write_bytes(mutated(data, rng))
-        told = ""
+        path.write_bytes(mutate(data, rng))
+        message = ""
         try:
             convolutions = load(path)
         except StyleTransferError as error:
-            told = str(error)
+            message = str(error)
         else:
             loaded += 1
             finite = [t.isfinite().all() for layer in convolutions.values() for t in layer if t is not None]
             assert all(finite), f"seed {seed}"
-        assert not told or (str(path) in told and "\n" not in told), f"seed {seed}, {path} is kept: {told}"
+        assert not message or (str(path) in message and "\n" not in message), f"seed {seed}, {path} is kept: {message}"
     print(f"\nseed {seed}: {tried} weights files tried, {loaded} of them loaded")
     assert 0 < loaded < tried

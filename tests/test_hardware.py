@@ -1,4 +1,4 @@
-"""What the machine offers, told by the machine itself."""
+"""Hardware detection: precision, CPUs, memory and runtime settings."""
 
 import os
 import subprocess
@@ -26,25 +26,25 @@ def test_precisions_on_a_cpu() -> None:
 
 
 @pytest.mark.parametrize("slow", [torch.float32, torch.bfloat16])
-def test_auto_is_what_convolutions_are_faster_in(slow: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where one of the two takes the thread 2 ms of work, and the other, which does none, waits for 20 ms.
+def test_auto_precision_has_the_faster_convolutions(slow: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one dtype a convolution is 2 ms of work, in the other a sleep of 20 ms; it is measured once.
 
-    No convolution is computed: how fast those are differs from processor to processor. It is measured once.
+    No convolution is computed, since its speed depends on the processor.
     """
     calls = []
 
-    def laborious(x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    def fake_conv2d(x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         calls.append(x.dtype)
         if x.dtype == slow:
             end = time.thread_time() + 0.002
             while time.thread_time() < end:
                 pass
-        elif sys.platform != "win32":  # where no thread's own time is known as exactly
+        elif sys.platform != "win32":  # which measures a thread's own time less exactly
             time.sleep(0.02)
         return x
 
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
-    monkeypatch.setattr(torch.nn.functional, "conv2d", laborious)
+    monkeypatch.setattr(torch.nn.functional, "conv2d", fake_conv2d)
     hardware.bf16_is_fast.cache_clear()
     fast = ({torch.float32, torch.bfloat16} - {slow}).pop()
     try:
@@ -55,7 +55,7 @@ def test_auto_is_what_convolutions_are_faster_in(slow: torch.dtype, monkeypatch:
         hardware.bf16_is_fast.cache_clear()
 
 
-def test_auto_measures_nothing_where_there_is_no_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_precision_measures_nothing_without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("measured")
 
@@ -69,7 +69,7 @@ def test_auto_measures_nothing_where_there_is_no_bfloat16(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(("content", "expected"), [("50000 100000", 1), ("150000 100000", 2), ("max 100000", None)])
-def test_threads_follow_the_containers_quota(tmp_path: Path, content: str, expected: int | None) -> None:
+def test_available_cpus_follow_the_container_quota(tmp_path: Path, content: str, expected: int | None) -> None:
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     file = tmp_path / "cpu.max"
     file.write_text(content)
@@ -77,7 +77,7 @@ def test_threads_follow_the_containers_quota(tmp_path: Path, content: str, expec
     assert hardware.available_cpus(tmp_path / "none") == available
 
 
-def test_settings_are_as_before_afterwards() -> None:
+def test_runtime_settings_are_restored() -> None:
     def settings() -> tuple[object, ...]:
         cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
         return torch.get_num_threads(), cuda.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
@@ -92,35 +92,35 @@ COUNT_FAULTS = """
 import resource, sys, torch
 from styletransfer.runtime import hardware
 
-def faults():
+def count_faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(10):
         torch.ones(64 << 20, dtype=torch.uint8)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-def resident():
+def resident_pages():
     return int(open("/proc/self/statm").read().split()[1])
 
 torch.set_num_threads(1)
-plain, before = faults(), resident()
+default, before = count_faults(), resident_pages()
 with hardware.runtime_settings(torch.device("cpu")):
-    faults()
-    kept, held = faults(), resident()
-print(plain, kept, held - before, resident() - before)
+    count_faults()
+    reused, resident = count_faults(), resident_pages()
+print(default, reused, resident - before, resident_pages() - before)
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="about glibc")
-def test_memory_is_kept_from_one_evaluation_to_the_next() -> None:
-    """Counted by the kernel: ten times 64 MiB are cleared anew page by page, or not at all; and given back at the end.
+def test_freed_memory_is_reused_between_evaluations() -> None:
+    """Ten allocations of 64 MiB cause almost no page faults; the memory is returned to the system at the end.
 
-    What is larger than 32 MiB glibc always maps anew; of smaller sizes it learns to keep some (mallopt(3)).
+    By default glibc maps blocks above 32 MiB anew each time; for smaller ones it adapts its threshold (mallopt(3)).
     """
     pages = (64 << 20) // os.sysconf("SC_PAGE_SIZE")
-    done = subprocess.run([sys.executable, "-c", COUNT_FAULTS], capture_output=True, text=True, check=True)
-    plain, kept, held, after = map(int, done.stdout.split())
-    assert kept < plain / 20
-    assert held > 0.9 * pages and after < 0.2 * pages
+    process = subprocess.run([sys.executable, "-c", COUNT_FAULTS], capture_output=True, text=True, check=True)
+    default, reused, resident, after = map(int, process.stdout.split())
+    assert reused < default / 20
+    assert resident > 0.9 * pages and after < 0.2 * pages
 
 
 def test_evaluations_on_a_cpu_are_not_captured() -> None:

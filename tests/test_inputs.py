@@ -1,4 +1,4 @@
-"""Several styles, folders of them, masks, and what is kept of the photograph: on small pictures, from end to end."""
+"""Several styles, style folders, masks and kept regions, end to end on small images."""
 
 import dataclasses
 import json
@@ -21,53 +21,53 @@ LITE = Options(iterations=80, model="vgg19-lite", precision="fp32", size=64)
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A photograph, a style of red stripes and one of blue dots, and masks of the left and the right half."""
+    """Return a content image, a style of red stripes, one of blue dots, and masks of the left and the right half."""
     folder, rng = tmp_path_factory.mktemp("inputs"), np.random.default_rng(1)
     y, x = np.mgrid[:64, :64]
     red, blue = np.zeros((2, 64, 64, 3))
     red[..., 0], red[..., 1] = 255 * (y // 4 % 2), 90
     blue[..., 2], blue[..., 1] = 255 * ((x // 6 % 2) & (y // 6 % 2)), 160
-    soft = 96 + 60 * np.sin(x / 9)[..., None] + 40 * np.cos(y / 13)[..., None] + rng.normal(0, 6, (64, 64, 3))
+    photo = 96 + 60 * np.sin(x / 9)[..., None] + 40 * np.cos(y / 13)[..., None] + rng.normal(0, 6, (64, 64, 3))
     left = np.repeat((x < 32)[..., None] * 255, 3, 2)
-    made = {"photo": soft, "red": red, "blue": blue, "left": left, "right": 255 - left, "black": left * 0}
-    paths = {name: folder / f"{name}.png" for name in made}
-    for name, values in made.items():
+    arrays = {"photo": photo, "red": red, "blue": blue, "left": left, "right": 255 - left, "black": left * 0}
+    paths = {name: folder / f"{name}.png" for name in arrays}
+    for name, values in arrays.items():
         Image.fromarray(values.clip(0, 255).astype(np.uint8)).save(paths[name])
     return paths
 
 
-def test_the_ends_of_a_blend_are_the_single_styles(files: dict[str, Path]) -> None:
-    few = dataclasses.replace(LITE, iterations=8, beta=1000.0)
-    red, blue = (stylize(files["photo"], files[name], few) for name in ("red", "blue"))
+def test_blend_with_one_nonzero_weight_is_the_single_style(files: dict[str, Path]) -> None:
+    options = dataclasses.replace(LITE, iterations=8, beta=1000.0)
+    red, blue = (stylize(files["photo"], files[name], options) for name in ("red", "blue"))
     both = [files["red"], files["blue"]]
-    blends = [stylize(files["photo"], both, few, style_weight=w) for w in ((1, 0), (0.5, 0.5), (0, 3))]
+    blends = [stylize(files["photo"], both, options, style_weight=w) for w in ((1, 0), (0.5, 0.5), (0, 3))]
     assert torch.equal(blends[0].tensor, red.tensor) and torch.equal(blends[2].tensor, blue.tensor)
-    equal = stylize(files["photo"], both, few)
+    equal = stylize(files["photo"], both, options)
     assert torch.equal(equal.tensor, blends[1].tensor)
     means = [run.tensor[0, 0].mean().item() for run in (red, blends[1], blue)]  # redness
     assert means[0] > means[1] > means[2]
     assert equal.settings()["style"] == ["red.png", "blue.png"] and red.settings()["style"] == "red.png"
 
 
-def test_what_doesnt_show_in_a_mask_isnt_selected(files: dict[str, Path], tmp_path: Path) -> None:
+def test_transparent_parts_of_a_mask_are_not_selected(files: dict[str, Path], tmp_path: Path) -> None:
     left = Image.open(files["left"]).convert("L")
     white = Image.new("RGB", left.size, "white")
     white.putalpha(left)
     white.save(tmp_path / "cut.png")
-    made = (
+    results = (
         stylize(files["photo"], files["red"], SMALL, iterations=3, keep=str(path))
         for path in (files["left"], tmp_path / "cut.png")
     )
-    assert torch.equal(*(result.tensor for result in made))
+    assert torch.equal(*(result.tensor for result in results))
 
 
-def test_again_takes_pictures_that_are_no_files(files: dict[str, Path], tmp_path: Path) -> None:
-    made = stylize(files["photo"], files["red"], LITE, iterations=1).save(tmp_path / "made.png")
+def test_again_accepts_images_that_are_not_files(files: dict[str, Path], tmp_path: Path) -> None:
+    output = stylize(files["photo"], files["red"], LITE, iterations=1).save(tmp_path / "made.png")
     content, style = torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64)
-    assert again(made, content=content, style=style, beta=7.0)[:2] == (content, style)
+    assert again(output, content=content, style=style, beta=7.0)[:2] == (content, style)
 
 
-def test_a_folder_is_all_its_pictures(files: dict[str, Path], tmp_path: Path) -> None:
+def test_style_folder_stands_for_all_its_images(files: dict[str, Path], tmp_path: Path) -> None:
     for name in ("red", "blue"):
         (tmp_path / f"{name}.png").write_bytes(files[name].read_bytes())
     (tmp_path / "notes.txt").write_text("not a picture")
@@ -81,34 +81,34 @@ def test_a_folder_is_all_its_pictures(files: dict[str, Path], tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("options", [{}, {"tile": "64"}, {"scales": "2"}, {"init": "noise"}, {"optimizer": "adam"}])
-def test_what_is_kept_is_the_photograph_to_the_last_bit(
+def test_kept_region_is_identical_to_the_content_image(
     files: dict[str, Path], tmp_path: Path, options: dict[str, str]
 ) -> None:
     result = stylize(files["photo"], files["red"], LITE, iterations=20, beta=1e4, keep=str(files["left"]), **options)
     photo = np.asarray(Image.open(files["photo"]))
-    made = np.asarray(Image.open(result.save(tmp_path / "out.png")))
-    np.testing.assert_array_equal(made[:, :32], photo[:, :32])
-    assert np.abs(made[:, 36:].astype(int) - photo[:, 36:]).mean() > 20
+    output = np.asarray(Image.open(result.save(tmp_path / "out.png")))
+    np.testing.assert_array_equal(output[:, :32], photo[:, :32])
+    assert np.abs(output[:, 36:].astype(int) - photo[:, 36:]).mean() > 20
 
 
 @pytest.mark.parametrize("tile", ["auto", pytest.param("64", marks=pytest.mark.slow)])
-def test_regions_have_the_style_of_their_own(files: dict[str, Path], tile: str) -> None:
+def test_each_region_has_its_own_style(files: dict[str, Path], tile: str) -> None:
     masks = tuple((str(files[side]), "-") for side in ("left", "right"))
     styles = [files["red"], files["blue"]]
     result = stylize(files["photo"], styles, LITE, mask=masks, iterations=100, beta=1000.0, tile=tile)
     encoder = Encoder(weights.load_weights("vgg19-lite").convolutions, ["conv1_1", "conv2_1"])
 
     def distance(part: torch.Tensor, style: str) -> float:
-        made, wanted = encoder(part), encoder(images.read_picture(files[style]).tensor())
-        return sum(float((gram_matrix(made[k]) - gram_matrix(wanted[k])).norm()) for k in made)
+        features, target = encoder(part), encoder(images.read_picture(files[style]).tensor())
+        return sum(float((gram_matrix(features[k]) - gram_matrix(target[k])).norm()) for k in features)
 
     left, right = result.tensor[..., :28], result.tensor[..., 36:]
     assert distance(left, "red") < 0.3 * distance(left, "blue")
     assert distance(right, "blue") < 0.3 * distance(right, "red")
 
 
-def test_the_mask_of_a_style_says_what_of_it_counts(files: dict[str, Path], tmp_path: Path) -> None:
-    """Half red, half blue, and only the blue half counts."""
+def test_style_mask_selects_a_part_of_the_style(files: dict[str, Path], tmp_path: Path) -> None:
+    """The style is half red, half blue; its mask selects the blue half."""
     mixed = Image.open(files["red"])
     mixed.paste(Image.open(files["blue"]).crop((32, 0, 64, 64)), (32, 0))
     mixed.save(tmp_path / "mixed.png")
@@ -120,7 +120,7 @@ def test_the_mask_of_a_style_says_what_of_it_counts(files: dict[str, Path], tmp_
 
 
 @pytest.mark.parametrize(
-    ("styles", "options", "said"),
+    ("styles", "options", "message"),
     [
         (["red", "blue"], {"style_weight": (1.0,)}, "2 styles, but 1 style weights"),
         (["red", "blue"], {"style_weight": (0.0, 0.0)}, "all 0"),
@@ -132,36 +132,36 @@ def test_the_mask_of_a_style_says_what_of_it_counts(files: dict[str, Path], tmp_
         ([], {}, "no style"),
     ],
 )
-def test_what_does_not_match_is_told(
-    files: dict[str, Path], styles: list[str], options: dict[str, object], said: str
+def test_invalid_inputs_are_refused(
+    files: dict[str, Path], styles: list[str], options: dict[str, object], message: str
 ) -> None:
     def path(name: str) -> str:
         return str(files.get(name, name))
 
     if "mask" in options:
         options = {"mask": tuple(tuple(map(path, pair)) for pair in options["mask"])}  # type: ignore[attr-defined]
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         stylize(files["photo"], [files[name] for name in styles], SMALL, **options)
 
 
-def test_the_command_takes_styles_weights_and_masks(
+def test_command_accepts_styles_weights_and_masks(
     files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fixed = shlex.split(f"--size 64 --iterations 3 --weights {TINY} --precision fp32 -q -o {tmp_path / 'out.png'}")
+    common = shlex.split(f"--size 64 --iterations 3 --weights {TINY} --precision fp32 -q -o {tmp_path / 'out.png'}")
 
-    def made(*arguments: object) -> dict[str, object]:
-        with pytest.raises(SystemExit) as ended:
-            cli.main([str(files["photo"]), *map(str, arguments), *fixed])
+    def read_settings_of_run(*arguments: object) -> dict[str, object]:
+        with pytest.raises(SystemExit) as exit_info:
+            cli.main([str(files["photo"]), *map(str, arguments), *common])
         out, err = capsys.readouterr()
-        assert (ended.value.code or 0, out) == (0, f"{tmp_path / 'out.png'}\n"), err
+        assert (exit_info.value.code or 0, out) == (0, f"{tmp_path / 'out.png'}\n"), err
         return images.read_settings(tmp_path / "out.png")
 
-    blend = made(files["red"], files["blue"], "--style-weight", 3, "--style-weight", 7)
+    blend = read_settings_of_run(files["red"], files["blue"], "--style-weight", 3, "--style-weight", 7)
     assert blend["style"] == ["red.png", "blue.png"] and blend["style_weight"] == [3.0, 7.0]
     left, right = ("--mask", files["left"], "-"), ("--mask", files["right"], files["left"])
-    regions = made(files["red"], files["blue"], *left, *right, "--keep", files["right"])
+    regions = read_settings_of_run(files["red"], files["blue"], *left, *right, "--keep", files["right"])
     assert regions["mask"] == [["left.png", "-"], ["right.png", "left.png"]] and regions["keep"] == "right.png"
     assert str(tmp_path.parent) not in json.dumps(regions)
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_info:
         cli.main([str(files["photo"]), str(files["red"]), "--mask", str(files["left"])])
-    assert ended.value.code == 2 and "two images" in capsys.readouterr().err
+    assert exit_info.value.code == 2 and "two images" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The table of layers against torch's own layers, torchvision's VGG-19 and torch's counter of operations."""
+"""The layer table, compared with torch's layers, torchvision's VGG-19 and torch's FLOP counter."""
 
 import subprocess
 import sys
@@ -14,8 +14,8 @@ from styletransfer.encoder.layers import table
 
 
 @pytest.mark.parametrize("size", [16, 237, 512])
-def test_sizes_channels_parameters_and_operations_are_those_of_torchvisions_vgg19(size: int) -> None:
-    with torch.device("meta"):  # shapes without numbers
+def test_sizes_channels_parameters_and_operations_match_torchvisions_vgg19(size: int) -> None:
+    with torch.device("meta"):  # shapes only
         features = vgg19().features[:-1]  # up to the ReLU of conv5_4
         x = torch.empty(1, 3, size, size)
     rows = iter(table(size))
@@ -27,21 +27,21 @@ def test_sizes_channels_parameters_and_operations_are_those_of_torchvisions_vgg1
             x = module(x)
         assert row.name.startswith("conv" if isinstance(module, nn.Conv2d) else "pool")
         assert (row.channels, row.size, row.size) == x.shape[1:]
-        for told, value in (
+        for value, expected in (
             (row.kernel, module.kernel_size),
             (row.stride, module.stride),
             (row.padding, module.padding),
         ):
-            assert value in (told, (told, told))
+            assert expected in (value, (value, value))
         assert row.parameters == sum(p.numel() for p in module.parameters())
         assert 2 * row.operations == counter.get_total_flops()  # a multiply-add is counted as two
     assert next(rows, None) is None
     assert sum(row.parameters for row in table(size)) == 20_024_384
 
 
-def test_the_receptive_field_is_where_the_gradient_is_not_zero() -> None:
-    picture = torch.rand(1, 1, 640, 640, requires_grad=True)
-    x: torch.Tensor = picture
+def test_receptive_field_is_the_extent_of_the_nonzero_gradient() -> None:
+    image = torch.rand(1, 1, 640, 640, requires_grad=True)
+    x: torch.Tensor = image
     for row in table(640):
         layer: nn.Module = nn.AvgPool2d(row.kernel, row.stride)
         if row.name.startswith("conv"):
@@ -49,29 +49,29 @@ def test_the_receptive_field_is_where_the_gradient_is_not_zero() -> None:
             nn.init.constant_(layer.weight, 1 / 9)
         x = layer(x)
         middle = row.size // 2
-        (gradient,) = torch.autograd.grad(x[0, 0, middle, middle], picture, retain_graph=True)
-        seen = gradient[0, 0].nonzero()
-        assert (seen.amax(0) - seen.amin(0) + 1).tolist() == [row.receptive_field] * 2, row.name
+        (gradient,) = torch.autograd.grad(x[0, 0, middle, middle], image, retain_graph=True)
+        nonzero = gradient[0, 0].nonzero()
+        assert (nonzero.amax(0) - nonzero.amin(0) + 1).tolist() == [row.receptive_field] * 2, row.name
 
 
-def test_the_table_of_the_bundled_network_is_that_of_its_file() -> None:
+def test_table_of_the_bundled_network_matches_its_weights() -> None:
     convolutions = weights.load_weights("vgg19-lite").convolutions
     widths = {name: len(layer.bias) for name, layer in convolutions.items()}
     ranks = {name: len(layer.projection) for name, layer in convolutions.items() if layer.projection is not None}
     rows = [row for row in table(64, widths, ranks) if row.parameters]
     encoder = Encoder(convolutions, convolutions)
     for row, (name, layer) in zip(rows, convolutions.items(), strict=True):
-        held = [layer.weight, layer.bias, *([] if layer.projection is None else [layer.projection])]
-        assert (row.name, row.parameters) == (name, sum(tensor.numel() for tensor in held))
+        tensors = [layer.weight, layer.bias, *([] if layer.projection is None else [layer.projection])]
+        assert (row.name, row.parameters) == (name, sum(tensor.numel() for tensor in tensors))
         assert row.operations == 64 * 64 * encoder.macs(name)
 
 
-def test_the_command_needs_no_torch() -> None:
+def test_layers_command_does_not_import_torch() -> None:
     code = (
         "import sys; from styletransfer import cli\ntry: cli.main(['layers'])\nfinally: print('torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    lines = done.stdout.splitlines()
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (process.returncode, process.stderr) == (0, "")
+    lines = process.stdout.splitlines()
     assert len(lines) == 23 and lines[-1] == "False"
     assert " ".join(lines[-3].split()) == "conv5_4 3×3 1 1 32×32 252 512 2,359,808 2,415,919,104"

@@ -1,4 +1,4 @@
-"""The lecture's worked examples, by hand and by the code that the tool runs; and the commands of docs/lecture.md."""
+"""The lecture's worked examples, by hand and by the package, and the commands of docs/lecture.md."""
 
 import shlex
 from pathlib import Path
@@ -21,34 +21,34 @@ COMMANDS = [
     if line.startswith("    styletransfer ")
 ]
 LAPLACE = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]])
-# The lecture's four patches overlap in this picture; what it doesn't tell is 0.
-PICTURE = np.array([[52, 59, 78, 101], [59, 64, 79, 112], [138, 142, 153, 184], [226, 227, 235, 0], [240, 239, 242, 0]])
+# The lecture's four patches overlap in this image; values it does not give are 0.
+IMAGE = np.array([[52, 59, 78, 101], [59, 64, 79, 112], [138, 142, 153, 184], [226, 227, 235, 0], [240, 239, 242, 0]])
 
 
-def test_the_convolution_worked_by_hand() -> None:
-    """All four of the lecture's numbers are right: the four neighbors less four times the middle."""
+def test_convolution_by_hand_is_correct() -> None:
+    """All four of the lecture's numbers are right: the sum of the four neighbors minus four times the center."""
     for row, column, by_hand in (
         (0, 0, 59 + 59 + 79 + 142 - 4 * 64),
         (1, 0, 64 + 138 + 153 + 227 - 4 * 142),
         (2, 0, 142 + 226 + 235 + 239 - 4 * 227),
         (0, 1, 78 + 64 + 112 + 153 - 4 * 79),
     ):
-        patch = PICTURE[row : row + 3, column : column + 3]
+        patch = IMAGE[row : row + 3, column : column + 3]
         assert (LAPLACE * patch).sum() == by_hand == {(0, 0): 83, (1, 0): 14, (2, 0): -66, (0, 1): 91}[row, column]
 
 
-def test_the_encoder_convolves_as_worked_by_hand() -> None:
-    """What is negative doesn't pass its ReLU; a second filter with the opposite kernel shows it."""
+def test_encoder_matches_the_convolution_by_hand() -> None:
+    """ReLU sets negative values to 0; a second filter with the negated kernel shows them."""
     red = torch.zeros(2, 3, 3, 3)
     red[0, 0], red[1, 0] = torch.tensor(LAPLACE), -torch.tensor(LAPLACE)
-    image = torch.zeros(1, 3, *PICTURE.shape)
-    image[0, 0] = torch.tensor(PICTURE)
+    image = torch.zeros(1, 3, *IMAGE.shape)
+    image[0, 0] = torch.tensor(IMAGE)
     positive, negative = Encoder({"conv1_1": (red, torch.zeros(2))}, ["conv1_1"])(image)["conv1_1"][0]
     assert positive[1:4, 1].tolist() == [83, 14, 0] and positive[1, 2] == 91
     assert negative[1:4, 1].tolist() == [0, 0, 66] and negative[1, 2] == 0
 
 
-def test_backpropagation_by_the_chain_rule_is_what_autograd_does() -> None:
+def test_backpropagation_by_the_chain_rule_matches_autograd() -> None:
     """Two inputs, two hidden and two output neurons, all sigmoid, and the squared error ½ Σ (y − t)²."""
 
     def sigmoid(z: np.ndarray) -> np.ndarray:
@@ -61,7 +61,7 @@ def test_backpropagation_by_the_chain_rule_is_what_autograd_does() -> None:
     h = sigmoid(w1 @ x + b1)
     y = sigmoid(w2 @ h + b2)
     error = 0.5 * np.sum((y - t) ** 2)
-    # δ = ∂E/∂z of each neuron: from its own output on, and the derivative of the sigmoid, σ' = σ (1 − σ).
+    # δ = ∂E/∂z of each neuron: ∂E/∂(its output) times the derivative of the sigmoid, σ' = σ (1 − σ).
     delta2 = (y - t) * y * (1 - y)
     delta1 = np.array([sum(delta2[k] * w2[k, j] for k in range(2)) * h[j] * (1 - h[j]) for j in range(2)])
     by_hand = {
@@ -88,16 +88,16 @@ def test_backpropagation_by_the_chain_rule_is_what_autograd_does() -> None:
 
 
 @given(size=st.integers(1, 60), kernel=st.integers(1, 9), stride=st.integers(1, 6), padding=st.integers(0, 5))
-def test_the_formula_for_the_output_size_holds(size: int, kernel: int, stride: int, padding: int) -> None:
+def test_output_size_formula_matches_torch(size: int, kernel: int, stride: int, padding: int) -> None:
     assume(size + 2 * padding >= kernel)
-    picture, weights = torch.zeros(1, 1, size, size), torch.zeros(1, 1, kernel, kernel)
-    convolved = F.conv2d(picture, weights, stride=stride, padding=padding)
+    image, weights = torch.zeros(1, 1, size, size), torch.zeros(1, 1, kernel, kernel)
+    convolved = F.conv2d(image, weights, stride=stride, padding=padding)
     assert convolved.shape[2:] == (output_size(size, kernel, stride, padding),) * 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_commands_of_the_lecture_work_as_written(
+def test_lecture_commands_run_as_written(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -105,9 +105,9 @@ def test_the_commands_of_the_lecture_work_as_written(
     Path("out").mkdir()
     _, *arguments = shlex.split(command)
     code, out, err = run(*arguments, capsys=capsys)
-    notices = [line for line in err.splitlines() if "this takes up to about" not in line]  # where the processor is slow
+    notices = [line for line in err.splitlines() if "this takes up to about" not in line]  # on slow processors
     assert (code, notices) == (0, []) and out
     if "-o" in arguments:
-        made = Path(arguments[-1])
-        pictures = sorted(made.glob("*.png")) if made.is_dir() else [made]
-        assert pictures and all(picture.stat().st_size > 10_000 for picture in pictures)
+        output = Path(arguments[-1])
+        images = sorted(output.glob("*.png")) if output.is_dir() else [output]
+        assert images and all(image.stat().st_size > 10_000 for image in images)

@@ -1,4 +1,4 @@
-"""The loss terms against plain numpy in float64."""
+"""The loss terms, compared with NumPy in float64."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ RNG = np.random.default_rng(1)
 
 
 def style_loss(gram: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The default's loss and its gradient with respect to the Gram matrix."""
+    """Return the default style loss and its gradient with respect to the Gram matrix."""
     loss, empty = LOSSES["gram"], gram.new_empty(0)
     value, slopes = loss.distance_and_gradient(Moments(gram, empty), loss.prepare(Moments(target, empty)))
     return value, slopes.second
@@ -46,15 +46,15 @@ def test_content_and_style_loss_are_relative_to_their_targets() -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
-def test_the_scale_of_features_makes_no_difference(scale: float) -> None:
-    """So filters need no normalization: networks whose layers differ by factors have the same losses."""
+def test_losses_do_not_depend_on_the_scale_of_features(scale: float) -> None:
+    """Filters need no normalization: networks whose layers differ by factors have the same losses."""
     f, g = torch.tensor(RNG.normal(0, 3, size=(2, 1, 3, 4, 5)))
     for loss, x, y in ((content_loss, f, g), (style_loss, gram_matrix(f), gram_matrix(g))):
         scaled = scale if x is f else scale**2  # Gram matrices are quadratic
         np.testing.assert_allclose(loss(scaled * x, scaled * y)[0].item(), loss(x, y)[0].item())
 
 
-def test_a_target_of_zeros_has_an_absolute_loss() -> None:
+def test_loss_for_a_zero_target_is_absolute() -> None:
     a = RNG.normal(0, 3, size=(1, 3, 4, 5))
     for loss, target in ((content_loss, torch.zeros(1, 3, 4, 5)), (style_loss, torch.zeros(1, 3, 4, 5))):
         np.testing.assert_allclose(loss(torch.tensor(a), target)[0].item(), (a**2).sum())
@@ -66,12 +66,12 @@ def test_total_variation_of_a_ramp() -> None:
     assert total_variation(2 * ramp.mT)[0].item() == 4.0
 
 
-def test_gamut_loss_counts_only_what_lies_outside() -> None:
+def test_gamut_loss_counts_only_values_outside_0_to_1() -> None:
     assert gamut_loss(torch.tensor([0.0, 0.5, 1.0]))[0].item() == 0
     np.testing.assert_allclose(gamut_loss(torch.tensor([-0.5, 0.5, 1.25, 1.0]))[0].item(), (0.25 + 0.0625) / 4)
 
 
-def test_l1_and_l2_are_means_and_l1_is_round_at_the_bottom() -> None:
+def test_l1_and_l2_are_means_and_l1_is_quadratic_near_0() -> None:
     x = RNG.normal(0, 0.3, size=(1, 3, 4, 5))
     np.testing.assert_allclose(squared_change(torch.tensor(x))[0].item(), (x**2).mean())
     expected = np.where(abs(x) < HALF_A_LEVEL, x**2 / (2 * HALF_A_LEVEL), abs(x) - HALF_A_LEVEL / 2).mean()
@@ -92,7 +92,7 @@ def test_l1_and_l2_are_means_and_l1_is_round_at_the_bottom() -> None:
         squared_change,
     ],
 )
-def test_gradients_against_finite_differences(
+def test_gradients_match_finite_differences(
     loss: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
 ) -> None:
     x = torch.tensor(RNG.normal(0.5, 0.6, size=(1, 3, 5, 5)))

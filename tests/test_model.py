@@ -1,4 +1,4 @@
-"""A model that is loaded once, against loading it for each image."""
+"""A model that is loaded once, compared with loading it for each image."""
 
 import dataclasses
 import os
@@ -16,21 +16,21 @@ from styletransfer.transfer import keep_model
 SMALL = Options(iterations=8, weights=str(TINY))
 
 
-def test_a_loaded_model_makes_the_images_that_a_fresh_one_makes(content_path: Path, style_path: Path) -> None:
-    """One after the other, with what each leaves behind: precision, layers, transformed kernels."""
+def test_reused_model_gives_the_same_images_as_a_fresh_one(content_path: Path, style_path: Path) -> None:
+    """Successive runs leave their state in the model: precision, layers, transformed kernels."""
     model = load_model("vgg19-lite")
     changes: list[dict[str, object]] = [
         *({"size": 128, "enlarge": True, "precision": "fp32"}, {"precision": "bf16"}, {"pooling": "max"}),
         *({"content_layers": ("conv2_2",)}, {"size": 128, "enlarge": True, "precision": "fp32"}),
     ]
     for change in changes:
-        kept = model.stylize(content_path, style_path, iterations=3, **change)
+        reused = model.stylize(content_path, style_path, iterations=3, **change)
         fresh = stylize(content_path, style_path, Options(model="vgg19-lite", iterations=3), **change)
-        assert torch.equal(kept.tensor, fresh.tensor) and kept.losses == fresh.losses
-        assert kept.settings() == fresh.settings()
+        assert torch.equal(reused.tensor, fresh.tensor) and reused.losses == fresh.losses
+        assert reused.settings() == fresh.settings()
 
 
-def test_two_runs_of_a_model_at_a_time_do_not_disturb_each_other(content_path: Path, style_path: Path) -> None:
+def test_interleaved_runs_of_a_model_are_independent(content_path: Path, style_path: Path) -> None:
     model = load_model(weights=str(TINY))
     options = [{"precision": "bf16", "pooling": "max"}, {"precision": "fp32", "scales": "2"}]
     with (
@@ -40,13 +40,13 @@ def test_two_runs_of_a_model_at_a_time_do_not_disturb_each_other(content_path: P
         steps = [iter(first), iter(second)]
         while [step for step in steps if next(step, None)]:
             pass
-        made = first.result(), second.result()
-    for change, result in zip(options, made, strict=True):
+        results = first.result(), second.result()
+    for change, result in zip(options, results, strict=True):
         assert torch.equal(stylize(content_path, style_path, SMALL, **change).tensor, result.tensor)
 
 
-def test_a_state_resumes_in_another_model_of_the_same_weights(content_path: Path, style_path: Path) -> None:
-    alone = stylize(content_path, style_path, SMALL)
+def test_state_resumes_only_in_a_model_of_the_same_weights(content_path: Path, style_path: Path) -> None:
+    uninterrupted = stylize(content_path, style_path, SMALL)
     with load_model(weights=str(TINY)).start(content_path, style_path, iterations=8) as run:
         for step in run:
             if step.iteration == 5:
@@ -54,7 +54,7 @@ def test_a_state_resumes_in_another_model_of_the_same_weights(content_path: Path
     state = run.state_dict()
     with load_model(weights=str(TINY)).start(content_path, style_path, iterations=8, state=state) as run:
         assert [step.iteration for step in run] == [6, 7, 8]
-    assert torch.equal(run.result().tensor, alone.tensor)
+    assert torch.equal(run.result().tensor, uninterrupted.tensor)
     with (
         pytest.raises(UsageError, match=r"weights was [0-9a-f]{12}… and is now"),
         load_model("vgg19-lite").start(content_path, style_path, iterations=8, state=state),
@@ -62,7 +62,7 @@ def test_a_state_resumes_in_another_model_of_the_same_weights(content_path: Path
         pass
 
 
-def test_settings_of_a_run_end_with_it(content_path: Path, style_path: Path) -> None:
+def test_runtime_settings_are_restored_after_a_run(content_path: Path, style_path: Path) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(hardware.available_cpus() + 3)
     try:
@@ -84,7 +84,7 @@ def test_options_that_name_another_model_are_refused(content_path: Path, style_p
     assert model.complete(Options()) == Options(model="vgg19-lite", device="cpu")
 
 
-def test_the_last_model_is_kept_as_long_as_its_file_is_the_same(tmp_path: Path) -> None:
+def test_last_model_is_cached_until_its_file_changes(tmp_path: Path) -> None:
     path = Path(shutil.copy(TINY, tmp_path / "own.safetensors"))
     options = Options(weights=str(path))
     model = keep_model(options)

@@ -1,4 +1,4 @@
-"""The gradient that the optimizer gets, against finite differences of the loss in float64."""
+"""The objective, compared with NumPy, and its gradient, with finite differences, in float64."""
 
 import warnings
 
@@ -23,7 +23,7 @@ CONTENT_IMAGE = torch.rand(1, 3, 33, 48, generator=_RNG, dtype=torch.float64)
 STYLE_IMAGE = torch.rand(1, 3, 40, 32, generator=_RNG, dtype=torch.float64)
 
 
-def make(
+def make_objective(
     pooling: str = "avg",
     alpha: float = 1.0,
     beta: float = 10.0,
@@ -36,26 +36,26 @@ def make(
 ) -> tuple[Objective, torch.Tensor]:
     rng = torch.Generator().manual_seed(3)
     content, style = CONTENT_IMAGE, STYLE_IMAGE
-    weights = with_metrics(rng) if metrics else random_convolutions(SMALL)
+    weights = make_convolutions_with_metrics(rng) if metrics else random_convolutions(SMALL)
     encoder = Encoder(weights, {**CONTENT, **STYLE}, pooling).double()
     image = torch.rand(1, 3, 33, 48, generator=rng, dtype=torch.float64) * 1.2 - 0.1  # some values outside [0, 1]
-    styles = masked(style) if regions else style
+    styles = make_regions(style) if regions else style
     prior = TemporalPrior(content.flip(3), 9 * torch.rand(1, 1, 33, 48, generator=rng, dtype=torch.float64))
     weights = CONTENT, STYLE, alpha, beta, tv
     terms = {"style_loss": LOSSES[style_loss], "l1": l1, "l2": l2, "prior": prior}
     return Objective(encoder, content, styles, *weights, **terms), image
 
 
-def with_metrics(rng: torch.Generator) -> Convolutions:
-    """A network whose layers look at three directions of the one before and bring a metric."""
+def make_convolutions_with_metrics(rng: torch.Generator) -> Convolutions:
+    """Return convolutions with projections of rank 3 and a metric each."""
     return {
         layer: convolution._replace(metric=torch.randn(len(convolution.bias), len(convolution.bias), generator=rng))
         for layer, convolution in random_convolutions(SMALL, rank=3).items()
     }
 
 
-def masked(style: torch.Tensor) -> list[Region]:
-    """Two regions with soft masks; the first has a mean of two styles, of which one has a mask too."""
+def make_regions(style: torch.Tensor) -> list[Region]:
+    """Return two regions with soft masks; the first averages two styles, one of which has a mask."""
     rng = torch.Generator().manual_seed(4)
     left, right, part = (torch.rand(1, 1, *s, generator=rng, dtype=torch.float64) for s in [(33, 48)] * 2 + [(40, 32)])
     left[..., 30:], right[..., :25] = 0, 0
@@ -65,8 +65,8 @@ def masked(style: torch.Tensor) -> list[Region]:
 @pytest.mark.parametrize("style_loss", LOSSES)
 @pytest.mark.parametrize("metrics", [False, True])
 @pytest.mark.parametrize(("pooling", "regions"), [("avg", False), ("max", False), ("l2", False), ("avg", True)])
-def test_gradient_against_finite_differences(pooling: str, regions: bool, metrics: bool, style_loss: str) -> None:
-    objective, image = make(pooling, regions=regions, metrics=metrics, style_loss=style_loss)
+def test_gradient_matches_finite_differences(pooling: str, regions: bool, metrics: bool, style_loss: str) -> None:
+    objective, image = make_objective(pooling, regions=regions, metrics=metrics, style_loss=style_loss)
     _, gradient = objective.evaluate(image)
     rng = torch.Generator().manual_seed(5)
     for _ in range(5):
@@ -74,14 +74,14 @@ def test_gradient_against_finite_differences(pooling: str, regions: bool, metric
         h = 1e-6
         ahead, behind = (objective.evaluate(image + s * h * direction)[0][0].item() for s in (1, -1))
         slope = (gradient * direction).sum().item()
-        # Roots of small eigenvalues bend within a step of h.
+        # Square roots of small eigenvalues are not linear within a step of h.
         np.testing.assert_allclose(
             (ahead - behind) / (2 * h), slope, rtol=1e-4 if style_loss == "wasserstein" else 1e-5
         )
 
 
-def test_gradient_of_single_pixels_corners_included() -> None:
-    objective, image = make()
+def test_gradient_of_single_pixels_matches_finite_differences() -> None:
+    objective, image = make_objective()
     _, gradient = objective.evaluate(image)
     for pixel in [(0, 0, 0, 0), (0, 2, 32, 47), (0, 1, 0, 20), (0, 1, 16, 24)]:
         bump = torch.zeros_like(image)
@@ -91,7 +91,7 @@ def test_gradient_of_single_pixels_corners_included() -> None:
 
 
 def features_in_numpy(encoder: Encoder, image: torch.Tensor) -> dict[str, np.ndarray]:
-    """Of each layer, N×H×W, times its metric."""
+    """Return the feature map of each layer, N×H×W, times its metric."""
     features = {layer: f.numpy()[0] for layer, f in encoder(image).items()}
     for layer, f in features.items():
         if (metric := encoder.feature_transform(layer)) is not None:
@@ -100,8 +100,7 @@ def features_in_numpy(encoder: Encoder, image: torch.Tensor) -> dict[str, np.nda
 
 
 def moments_in_numpy(features: np.ndarray, mask: torch.Tensor | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Σ T² F Fᵀ / Σ T² and Σ T² F / Σ T²; T is the mask at the layer's positions, the mean of the 2×2 below it, over
-    and over."""
+    """Return Σ T² F Fᵀ / Σ T² and Σ T² F / Σ T² for the mask T, averaged over 2×2 blocks down to the layer's size."""
     t = np.ones(features.shape[1:]) if mask is None else mask[0, 0].numpy()
     while t.shape != features.shape[1:]:
         h, w = t.shape[0] // 2, t.shape[1] // 2
@@ -113,7 +112,7 @@ def moments_in_numpy(features: np.ndarray, mask: torch.Tensor | None = None) -> 
 def distance_in_numpy(
     style_loss: str, image: tuple[np.ndarray, np.ndarray], style: tuple[np.ndarray, np.ndarray]
 ) -> float:
-    """The style losses by their formulas, from second moments and means."""
+    """Return a style loss by its formula, from second moments and means."""
     (a, mean_a), (b, mean_b) = image, style
     if style_loss == "gram":
         return float(((a - b) ** 2).sum() / (b**2).sum())
@@ -131,23 +130,25 @@ def distance_in_numpy(
     return float((between + means) / np.trace(b))
 
 
-#: What the least variance and the least eigenvalue change, and scipy's root of a matrix without full rank.
+#: Differences due to the minimum variance and eigenvalue, and to scipy's square root of a singular matrix.
 TOLERANCES = {"gram": 1e-9, "moments": 1e-3, "wasserstein": 1e-5}
 
 
 @pytest.mark.parametrize("style_loss", LOSSES)
 @pytest.mark.parametrize("metrics", [False, True])
 def test_total_is_the_weighted_sum_of_the_terms_in_numpy(metrics: bool, style_loss: str) -> None:
-    objective, image = make(alpha=2.0, beta=30.0, tv=4.0, l1=5.0, l2=7.0, metrics=metrics, style_loss=style_loss)
+    objective, image = make_objective(
+        alpha=2.0, beta=30.0, tv=4.0, l1=5.0, l2=7.0, metrics=metrics, style_loss=style_loss
+    )
     losses = Losses(*objective.evaluate(image)[0].tolist())
     features = features_in_numpy(objective.encoder, image)
     content = style = 0.0
     for layer, w in CONTENT.items():
         target = objective.content.targets[layer].numpy()[0]
         content += w * ((features[layer] - target) ** 2).mean() / (target**2).mean()
-    wanted = features_in_numpy(objective.encoder, STYLE_IMAGE)
+    style_features = features_in_numpy(objective.encoder, STYLE_IMAGE)
     for layer, w in STYLE.items():
-        style += w * distance_in_numpy(style_loss, *(moments_in_numpy(f[layer]) for f in (features, wanted)))
+        style += w * distance_in_numpy(style_loss, *(moments_in_numpy(f[layer]) for f in (features, style_features)))
     x = image.numpy()
     tv = (np.diff(x, axis=2) ** 2).mean() + (np.diff(x, axis=3) ** 2).mean()
     outside = (np.maximum(-x, 0) ** 2 + np.maximum(x - 1, 0) ** 2).mean()
@@ -164,10 +165,10 @@ def test_total_is_the_weighted_sum_of_the_terms_in_numpy(metrics: bool, style_lo
 
 @pytest.mark.parametrize("style_loss", LOSSES)
 @pytest.mark.parametrize("metrics", [False, True])
-def test_the_style_of_regions_is_that_of_guided_moments_in_numpy(metrics: bool, style_loss: str) -> None:
-    objective, image = make(regions=True, metrics=metrics, style_loss=style_loss)
+def test_style_loss_of_regions_is_that_of_guided_moments_in_numpy(metrics: bool, style_loss: str) -> None:
+    objective, image = make_objective(regions=True, metrics=metrics, style_loss=style_loss)
     loss, features = 0.0, features_in_numpy(objective.encoder, image)
-    for region in masked(STYLE_IMAGE):
+    for region in make_regions(STYLE_IMAGE):
         assert region.mask is not None
         for layer, w in STYLE.items():
             styles = [
@@ -175,49 +176,49 @@ def test_the_style_of_regions_is_that_of_guided_moments_in_numpy(metrics: bool, 
                 for s in region.styles
             ]
             second, mean = (sum(share * moments[i] for share, moments in styles) for i in (0, 1))
-            made = moments_in_numpy(features[layer], region.mask)
+            image_moments = moments_in_numpy(features[layer], region.mask)
             share = float((region.mask.numpy() ** 2).mean())
-            loss += share * w * distance_in_numpy(style_loss, made, (np.asarray(second), np.asarray(mean)))
-    found = Losses(*objective.evaluate(image)[0].tolist()).style
-    np.testing.assert_allclose(found, loss, rtol=TOLERANCES[style_loss])
+            loss += share * w * distance_in_numpy(style_loss, image_moments, (np.asarray(second), np.asarray(mean)))
+    actual = Losses(*objective.evaluate(image)[0].tolist()).style
+    np.testing.assert_allclose(actual, loss, rtol=TOLERANCES[style_loss])
 
 
-def test_the_content_image_has_no_content_loss() -> None:
-    objective, _ = make()
+def test_content_loss_of_the_content_image_is_0() -> None:
+    objective, _ = make_objective()
     assert Losses(*objective.evaluate(CONTENT_IMAGE)[0].tolist()).content == 0
 
 
 @pytest.mark.parametrize("metrics", [False, True])
 @pytest.mark.parametrize("style_loss", LOSSES)
-def test_the_style_image_has_no_style_loss_and_one_without_features_a_loss_of_1(style_loss: str, metrics: bool) -> None:
+def test_style_loss_is_0_for_the_style_image_and_1_for_zero_features(style_loss: str, metrics: bool) -> None:
     loss = LOSSES[style_loss]
-    objective, _ = make(metrics=metrics)
+    objective, _ = make_objective(metrics=metrics)
     size = STYLE_IMAGE.shape[2:]
-    itself = Objective(
+    style_objective = Objective(
         objective.encoder, torch.zeros(1, 3, *size).double(), STYLE_IMAGE, CONTENT, STYLE, 1.0, 1.0, style_loss=loss
     )
-    terms, gradient = itself.evaluate(STYLE_IMAGE)
+    terms, gradient = style_objective.evaluate(STYLE_IMAGE)
     assert abs(Losses(*terms.tolist()).style) < 1e-6
     assert gradient.isfinite().all()
-    for style in itself.style.styles[0].values():
+    for style in style_objective.style.styles[0].values():
         value, slopes = loss.distance_and_gradient(style.map(torch.zeros_like), loss.prepare(style))
-        np.testing.assert_allclose(value.item(), 1, rtol=1e-2)  # of the least variance something is left
+        np.testing.assert_allclose(value.item(), 1, rtol=1e-2)  # the minimum variance remains
         assert slopes.second.isfinite().all() and torch.allclose(slopes.second, slopes.second.T)
 
 
-def test_a_picture_tiled_twice_has_the_same_style_up_to_its_borders() -> None:
-    """Everything is a mean: the size of a picture doesn't change its Gram matrices."""
+def test_repeating_an_image_keeps_its_gram_matrix_up_to_borders() -> None:
+    """Gram matrices are means over positions, so the image size does not change them."""
     encoder = Encoder(random_convolutions(SMALL), ["conv1_1"]).double()
-    once = torch.rand(1, 3, 64, 64, dtype=torch.float64)
-    grams = [gram_matrix(encoder(x)["conv1_1"]) for x in (once, once.repeat(1, 1, 2, 2))]
+    image = torch.rand(1, 3, 64, 64, dtype=torch.float64)
+    grams = [gram_matrix(encoder(x)["conv1_1"]) for x in (image, image.repeat(1, 1, 2, 2))]
     assert (grams[0] - grams[1]).norm() < 0.02 * grams[0].norm()
 
 
-def test_a_gradient_carried_back_in_bfloat16_is_close_and_the_losses_are_the_same() -> None:
-    exact, image = make()
+def test_bfloat16_backward_pass_keeps_the_losses_and_nearly_the_gradient() -> None:
+    exact, image = make_objective()
     exact.encoder.cast(torch.float32, torch.float32)
     terms, gradient = exact.evaluate(image.float())
-    mixed, _ = make()
+    mixed, _ = make_objective()
     mixed.encoder.cast(torch.float32, torch.bfloat16)
     mixed_terms, mixed_gradient = mixed.evaluate(image.float())
     assert mixed_gradient.dtype == torch.float32 and mixed_gradient.is_contiguous()

@@ -1,4 +1,4 @@
-"""The drivers against scipy, on functions with a known minimum, and on functions that break down."""
+"""The optimizers, compared with scipy, on functions with a known minimum or with values that are not finite."""
 
 import math
 from itertools import islice, pairwise
@@ -19,12 +19,12 @@ def rosenbrock(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.tensor([float(rosen(v)), 0, 0, 0], dtype=torch.float64), torch.tensor(rosen_der(v)).reshape(x.shape)
 
 
-def test_lbfgs_needs_few_more_evaluations_than_scipys() -> None:
+def test_lbfgs_needs_few_more_evaluations_than_scipy() -> None:
     start = torch.full((1, 3, 2, 5), -0.7, dtype=torch.float64)
-    scipys = scipy_minimize(rosen, start.flatten().numpy(), jac=rosen_der, method="L-BFGS-B", options={"maxcor": 20})
+    reference = scipy_minimize(rosen, start.flatten().numpy(), jac=rosen_der, method="L-BFGS-B", options={"maxcor": 20})
     steps = list(islice(minimize(rosenbrock, start, "lbfgs"), 400))
-    first = next(step for step in steps if step.terms[0].item() <= max(scipys.fun, 1e-9))
-    assert first.iteration + 1 <= 1.3 * scipys.nfev  # every iteration is one evaluation
+    first = next(step for step in steps if step.terms[0].item() <= max(reference.fun, 1e-9))
+    assert first.iteration + 1 <= 1.3 * reference.nfev  # every iteration is one evaluation
     np.testing.assert_allclose(steps[-1].image.numpy(), 1, atol=1e-5)
     totals = [step.terms[0].item() for step in steps]
     assert totals == sorted(totals, reverse=True)
@@ -41,7 +41,7 @@ def test_lbfgs_solves_an_ill_conditioned_quadratic() -> None:
 
 
 @pytest.mark.parametrize("factor", [1e-9, 1.0, 1e9])
-def test_the_path_does_not_depend_on_the_scale_of_the_loss(factor: float) -> None:
+def test_iterates_do_not_depend_on_the_scale_of_the_loss(factor: float) -> None:
     """Only the ratio of α and β may matter."""
 
     def scaled(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -54,31 +54,31 @@ def test_the_path_does_not_depend_on_the_scale_of_the_loss(factor: float) -> Non
         np.testing.assert_allclose(other.numpy(), plain.numpy(), rtol=1e-6)
 
 
-def test_every_step_taken_lowers_the_loss_enough_and_the_others_are_not_taken() -> None:
+def test_accepted_steps_decrease_the_loss_and_rejected_ones_change_nothing() -> None:
     steps = list(islice(minimize(rosenbrock, torch.full((1, 3, 2, 5), 3.0, dtype=torch.float64), "lbfgs"), 100))
-    refused = 0
+    rejected = 0
     for before, after in pairwise(steps):
-        moved = (after.image - before.image).flatten()
-        slope = float(moved @ rosenbrock(before.image)[1].flatten())
+        displacement = (after.image - before.image).flatten()
+        slope = float(displacement @ rosenbrock(before.image)[1].flatten())
         if float(after.tried) == after.terms[0].item():
             assert after.terms[0].item() <= before.terms[0].item() + SUFFICIENT_DECREASE * slope
         else:
             assert torch.equal(after.image, before.image) and torch.equal(after.terms, before.terms)
-            refused += 1
-    assert 0 < refused < 20
+            rejected += 1
+    assert 0 < rejected < 20
 
 
-def test_curvature_is_carried_over() -> None:
-    """Going on with what was learned is as good as not having stopped."""
+def test_resuming_with_the_curvature_equals_an_uninterrupted_run() -> None:
+    """A run resumed with its history is as good as an uninterrupted one."""
     start = torch.full((1, 3, 2, 5), -0.7, dtype=torch.float64)
-    whole = list(islice(minimize(rosenbrock, start, "lbfgs"), 41))[-1]
+    uninterrupted = list(islice(minimize(rosenbrock, start, "lbfgs"), 41))[-1]
     curvature = InverseHessian(start)
-    half = list(islice(minimize(rosenbrock, start, "lbfgs", curvature=curvature), 21))[-1]
-    rest = list(islice(minimize(rosenbrock, half.image, "lbfgs", curvature=curvature), 21))[-1]
-    np.testing.assert_allclose(rest.terms[0].item(), whole.terms[0].item(), rtol=1e-9)
+    stopped = list(islice(minimize(rosenbrock, start, "lbfgs", curvature=curvature), 21))[-1]
+    resumed = list(islice(minimize(rosenbrock, stopped.image, "lbfgs", curvature=curvature), 21))[-1]
+    np.testing.assert_allclose(resumed.terms[0].item(), uninterrupted.terms[0].item(), rtol=1e-9)
 
 
-def test_adam_is_kingma_and_bas() -> None:
+def test_adam_matches_kingma_and_ba() -> None:
     start, rate = torch.tensor([[[[0.3, -0.8]]]], dtype=torch.float64), 0.05
     x, m, v = start.numpy().copy().ravel(), np.zeros(2), np.zeros(2)
     steps = minimize(rosenbrock, start, "adam", learning_rate=rate)
@@ -90,8 +90,8 @@ def test_adam_is_kingma_and_bas() -> None:
 
 
 @pytest.mark.parametrize("name", ["sgd", "adagrad", "rmsprop"])
-def test_the_lectures_other_optimizers_by_their_formulas(name: str) -> None:
-    """SGD with momentum as torch has it (v = μ v + g), Duchi et al. 2011, and Hinton's lecture 6e with ρ = 0.99."""
+def test_other_optimizers_match_their_formulas(name: str) -> None:
+    """SGD with torch's momentum (v = μ v + g), AdaGrad (Duchi et al. 2011), RMSProp (Hinton's lecture 6e, ρ = 0.99)."""
     start, rate = torch.tensor([[[[0.3, -0.8]]]], dtype=torch.float64), 0.01
     x, v, total = start.numpy().copy().ravel(), np.zeros(2), np.zeros(2)
     unit = np.abs(rosen_der(x)).mean()
@@ -107,26 +107,26 @@ def test_the_lectures_other_optimizers_by_their_formulas(name: str) -> None:
             x = x - rate * g / np.sqrt(total)
 
 
-def test_a_learning_rate_of_0_is_taken_at_its_word() -> None:
+def test_learning_rate_of_0_changes_nothing() -> None:
     start = torch.full((1, 3, 2, 5), -0.7, dtype=torch.float64)
     last = list(islice(minimize(rosenbrock, start, "adam", learning_rate=0.0), 4))[-1]
     assert torch.equal(last.image, start)
 
 
 @pytest.mark.parametrize("beyond", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_beyond_a_wall_is_backed_away_from(beyond: float) -> None:
-    def walled(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def test_lbfgs_backs_away_from_losses_that_are_not_finite(beyond: float) -> None:
+    def evaluate(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if float(x.max()) > 1:
             return x.new_full((4,), beyond), torch.full_like(x, math.nan)
         return torch.stack([-x.sum(), *x.new_zeros(3)]), -torch.ones_like(x)
 
-    steps = list(islice(minimize(walled, torch.zeros(1, 3, 2, 2, dtype=torch.float64), "lbfgs"), 400))
+    steps = list(islice(minimize(evaluate, torch.zeros(1, 3, 2, 2, dtype=torch.float64), "lbfgs"), 400))
     assert all(math.isfinite(step.terms[0].item()) for step in steps)
     assert 1 - 1e-6 < float(steps[-1].image.max()) <= 1
 
 
 @pytest.mark.parametrize("optimizer", ["lbfgs", *LEARNING_RATES])
-def test_iterates_handed_out_are_not_changed_afterwards(optimizer: str) -> None:
+def test_yielded_iterates_are_not_changed_afterwards(optimizer: str) -> None:
     steps = islice(minimize(rosenbrock, torch.zeros(1, 3, 2, 2, dtype=torch.float64), optimizer), 6)
-    held = [(step.image, step.image.clone()) for step in steps]
-    assert all(torch.equal(image, copy) for image, copy in held)
+    images = [(step.image, step.image.clone()) for step in steps]
+    assert all(torch.equal(image, copy) for image, copy in images)

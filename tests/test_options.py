@@ -34,7 +34,7 @@ def test_layer_weights_are_relative_and_sum_to_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "named"),
+    ("setting", "message"),
     [
         ({"size": -3}, "size"),
         ({"size": 0}, "size"),
@@ -69,22 +69,22 @@ def test_layer_weights_are_relative_and_sum_to_one() -> None:
         ({"content_layers": ()}, "no layer is given"),
     ],
 )
-def test_what_cant_be_meant_is_refused_by_name(setting: dict[str, object], named: str) -> None:
-    with pytest.raises(UsageError, match=named):
+def test_invalid_setting_is_refused_by_name(setting: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         Options(**setting)  # type: ignore[arg-type]
 
 
-def test_paths_numbers_and_single_values_are_taken_as_meant() -> None:
-    made = Options(init=Path("a.png"), scales=2, tile=64, mask=[[Path("m.png"), "-"]], content_layers="conv2_2")
-    assert made == Options(init="a.png", scales="2", tile="64", mask=(("m.png", "-"),), content_layers=("conv2_2",))
-    assert hash(made) == hash(dataclasses.replace(made))
+def test_paths_numbers_and_single_values_are_converted() -> None:
+    options = Options(init=Path("a.png"), scales=2, tile=64, mask=[[Path("m.png"), "-"]], content_layers="conv2_2")
+    assert options == Options(init="a.png", scales="2", tile="64", mask=(("m.png", "-"),), content_layers=("conv2_2",))
+    assert hash(options) == hash(dataclasses.replace(options))
 
 
-def test_texts_as_of_tables_and_pages_are_read() -> None:
+def test_strings_from_tables_and_pages_are_parsed() -> None:
     texts = {"size": "640", "beta": " 2e1", "enlarge": "Yes", "seamless": "0", "learning_rate": "0.1"}
-    made = Options(**texts, optimizer="adam", style_weight="1; 2.5", style_layers="conv1_1, conv2_1=2")  # type: ignore[arg-type]
+    options = Options(**texts, optimizer="adam", style_weight="1; 2.5", style_layers="conv1_1, conv2_1=2")  # type: ignore[arg-type]
     expected = Options(size=640, beta=20.0, enlarge=True, learning_rate=0.1, optimizer="adam", style_weight=(1.0, 2.5))
-    assert made == dataclasses.replace(expected, style_layers=("conv1_1", "conv2_1=2"))
+    assert options == dataclasses.replace(expected, style_layers=("conv1_1", "conv2_1=2"))
     for name, text in {
         "size": "6.4e2",
         "beta": "ten",
@@ -96,22 +96,22 @@ def test_texts_as_of_tables_and_pages_are_read() -> None:
             Options(**{name: text})  # type: ignore[arg-type]
 
 
-def test_times_are_read() -> None:
-    told = {"90s": 90, "1.5m": 90, "2h": 7200, "45": 45, "off": float("inf")}
-    assert {text: Options(time=text).seconds for text in told} == told
+def test_times_are_parsed() -> None:
+    seconds = {"90s": 90, "1.5m": 90, "2h": 7200, "45": 45, "off": float("inf")}
+    assert {text: Options(time=text).seconds for text in seconds} == seconds
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_are_options_that_differ_from_the_defaults(preset: str) -> None:
-    made = Options(**PRESETS[preset])
-    assert all(getattr(made, name) != getattr(Options(), name) for name in PRESETS[preset])
+    options = Options(**PRESETS[preset])
+    assert all(getattr(options, name) != getattr(Options(), name) for name in PRESETS[preset])
 
 
-def test_options_come_back_from_json() -> None:
+def test_options_are_restored_from_json() -> None:
     options = Options(mask=(("a.png", "-"),), keep="k.png", style_layers=("conv1_1", "conv2_1=2"), style_weight=(1, 2))
-    told = json.loads(json.dumps(dataclasses.asdict(options)))
-    assert Options.from_settings({**told, "of a later version": 1}) == options
+    settings = json.loads(json.dumps(dataclasses.asdict(options)))
+    assert Options.from_settings({**settings, "of a later version": 1}) == options
     damages = [{"style_layers": 5}, {"size": "large"}, {"size": [1]}, {"size": 96.5}, {"mask": 3}, {"mask": [["a"]]}]
     for damage in (*damages, {"beta": {}}, {"time": []}, {"init": 5.5}, {"style_weight": ["a"]}, {"pooling": [1]}):
         with pytest.raises(UsageError):
-            Options.from_settings({**told, **damage})
+            Options.from_settings({**settings, **damage})

