@@ -1,14 +1,12 @@
 """The options and their defaults, shared by the library, the command line and the web page."""
 
 import math
-import os
-import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_type_hints
 
+from .conversion import convert_value
 from .errors import UsageError
 
 #: The sixteen convolutions of VGG-19 by the paper's names, in order. A name stands for the output after the ReLU.
@@ -281,72 +279,15 @@ def flag(name: str, *, on: bool = True) -> str:
     return option if on else "--no-" + option.removeprefix("--")
 
 
-def _parse_bool(text: str) -> bool:
-    if text.lower() not in _WORDS:
-        raise ValueError
-    return _WORDS[text.lower()]
-
-
 _HINTS = get_type_hints(Options)
-_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-_PARSERS: dict[type, Callable[[str], Any]] = {str: str, int: int, float: float, bool: _parse_bool}
-#: Types other than str that are accepted for a type.
-_ACCEPTED: dict[type, type | tuple[type, ...]] = {str: int, int: int, float: (int, float), bool: bool}
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 #: Fields that do not affect the image.
 _WITHOUT_EFFECT = ("max_pixels", "checkpoint_every")
 
 
 def convert(name: str, value: Any) -> Any:
-    """Return a value in the type of a field of `Options`.
-
-    Strings, as from a table or a web page, are parsed: numbers, true and false, values separated by commas or
-    semicolons. Paths become strings, lists tuples.
-
-    Raises `UsageError` if the value is invalid.
-    """
-    hint, minimum = _HINTS[name], Options.__dataclass_fields__[name].metadata["minimum"]
-    try:
-        converted = _read(value, hint)
-    except (ValueError, OverflowError):
-        raise UsageError(f"{name} is {value!r}; it must be {_describe(hint)}") from None
-    for number in converted if isinstance(converted, tuple) else [converted]:
-        if minimum is not None and number is not None and not minimum <= number <= sys.float_info.max:
-            raise UsageError(f"{name} is {number}; it must be a number of at least {minimum:g}")
-    return converted
-
-
-def _read(value: Any, hint: Any) -> Any:
-    """Return a value in a type. Raises `ValueError` or `OverflowError` if it does not fit."""
-    origin, kinds = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return kinds[kinds.index(value)]
-    if origin is tuple:
-        items = list(filter(None, map(str.strip, re.split("[,;]", value)))) if isinstance(value, str) else value
-        if not isinstance(items, tuple | list):
-            raise ValueError
-        kinds = kinds[:1] * len(items) if kinds[-1] is Ellipsis else kinds
-        return tuple(_read(item, kind) for item, kind in zip(items, kinds, strict=True))
-    if kinds:  # X | None
-        return None if value is None else _read(value, kinds[0])
-    value = os.fspath(value) if isinstance(value, os.PathLike) else value
-    if isinstance(value, str):
-        return _PARSERS[hint](value)
-    if not isinstance(value, _ACCEPTED[hint]):
-        raise ValueError
-    return str(value) if hint is str else value
-
-
-def _describe(hint: Any) -> str:
-    """Return a description of a type's values, for error messages."""
-    origin, kinds = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return f"one of {', '.join(kinds)}"
-    if origin is tuple:
-        pairs = "pairs of files, as [[CONTENT_MASK, STYLE_MASK], …] in a .jsonl"
-        return pairs if get_origin(kinds[0]) is tuple else f"{_describe(kinds[0])}, or several separated by commas"
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    return names[kinds[0] if kinds else hint]
+    """Return a value as one of a field of `Options` (`convert_value`). Raises `UsageError` if it is invalid."""
+    return convert_value(name, value, _HINTS[name], Options.__dataclass_fields__[name].metadata["minimum"])
 
 
 def _check_number(name: str, value: str, *words: str, least: int) -> None:

@@ -238,7 +238,7 @@ def plan_command(given: dict[str, Any], content: ContentPath, style: StylePaths)
 
 def _explain_end(result: "Result", target: Path, interrupted: int, resume: str) -> int:
     """Return the exit code; report a run that did not end normally on stderr."""
-    from ..transfer.run import SETTLED
+    from ..transfer.stage import SETTLED
 
     log = logging.getLogger(__name__)
     done = f"after {result.iterations} iterations"

@@ -6,8 +6,9 @@ May import options, errors and files. Modules that need torch are imported on fi
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .backward import BackwardPass
     from .tiling import Band, Tiling, bands
-    from .vgg import BackwardPass, Encoder, level
+    from .vgg import Encoder, level
 
 __all__ = ["BackwardPass", "Band", "Encoder", "Tiling", "bands", "level"]
 
@@ -15,6 +16,6 @@ __all__ = ["BackwardPass", "Band", "Encoder", "Tiling", "bands", "level"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import tiling, vgg
+    from . import backward, tiling, vgg
 
-    return getattr(tiling if name in ("Band", "Tiling", "bands") else vgg, name)
+    return next(getattr(module, name) for module in (backward, tiling, vgg) if hasattr(module, name))

@@ -14,7 +14,7 @@ from .canvas import content_canvas
 from .evaluation import make_evaluate
 from .planning import memory_model, plan_scale
 from .problem import Problem, Scale, prepared_problem
-from .run import make_curvature
+from .stage import make_history
 
 #: Longer side in pixels, at most, of the crop on which the time of an iteration is measured.
 SAMPLE = 1024
@@ -61,10 +61,8 @@ def measure_iteration(problem: Problem, scale: Scale, plan: Plan) -> float:
     sample = replace(problem, inputs=replace(problem.inputs, content=middle), scales=[part])
     tiling = replace(plan.tiling, columns=None)
     image = content_canvas(sample, part)
-    evaluate, curvature = (
-        make_evaluate(sample, problem.encoder(problem.precision), part, tiling, image, 0),
-        make_curvature(sample, image, plan, problem.precision.backward),
-    )
+    evaluate = make_evaluate(sample, problem.encoder(problem.precision), part, tiling, image, 0)
+    curvature = make_history(image, plan, problem.precision)
     iterates = minimize(evaluate, image, problem.options.optimizer, problem.options.learning_rate, curvature=curvature)
     times = [(iterate.terms.tolist(), time.monotonic())[1] for iterate in itertools.islice(iterates, 4)]  # syncs GPUs
     full, sampled = (memory_model(problem, scale, problem.precision), memory_model(sample, part, problem.precision))

@@ -1,12 +1,11 @@
 """The optimization of one image: an iterable over its steps, from the coarsest scale to the finest."""
 
-import contextlib
 import dataclasses
 import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,59 +14,20 @@ from torch import Tensor
 from ..encoder import Tiling
 from ..errors import StyleTransferError
 from ..losses import Losses
-from ..optim import PATIENCE, InverseHessian, Iterate, minimize, spectrum_of
-from ..options import LEARNING_RATES
 from ..runtime import distributed, hardware
-from ..runtime.plan import Plan, make_smaller_plan
+from ..runtime.plan import Plan
 from .bleed import add_bleed, trim_bleed
 from .canvas import make_finisher, make_start, upsample_residual
 from .checkpoint import check_same_run
-from .evaluation import make_evaluate
-from .planning import memory_model, plan_scale
-from .problem import WINDOW, Problem, Scale
+from .planning import plan_scale
+from .problem import Problem, Scale
 from .result import Result
+from .stage import Caution, ScaleRecord, Stage
 
 log = logging.getLogger(__name__)
 
-#: A scale ends when the loss fell by less than this share within `WINDOW` iterations: nobody sees such a change.
-SETTLED = 0.02
-#: On a GPU the loss is read once in so many iterations, since reading makes the GPU wait for the host.
-READ_EVERY = {"cuda": 10}
-#: When the loss is no longer finite the run continues more carefully, at most so often, with so much shorter steps.
-RECOVERIES, SHORTER = 3, 0.25
 #: L-BFGS's pairs are in a state only up to so many bytes; without them a resumed run starts with an empty history.
 HISTORY_BYTES = 1 << 30
-
-
-@dataclass
-class ScaleRecord:
-    """One scale of a run: the losses of all iterates, the index of the best, why it ended ("" if it has not)."""
-
-    scale: Scale
-    losses: list[Losses] = field(default_factory=list)
-    best: int = 0
-    stopped: str = ""
-
-    @property
-    def iterations(self) -> int:
-        """The number of iterations done."""
-        return len(self.losses) - 1
-
-    def reason_to_stop(self, tried: Tensor, max_iterations: int, window: int) -> str:
-        """Return why the scale ends here, as in `Result.stopped`; "" if it continues.
-
-        Args:
-            tried: the loss where the last step would have led.
-            window: iterations within which the loss must fall.
-        """
-        totals = [loss.total for loss in self.losses]
-        stuck = len(totals) > 2 * PATIENCE and totals[-1] == totals[-1 - 2 * PATIENCE]
-        if not math.isfinite(totals[-1]) or (stuck and not math.isfinite(float(tried))):
-            return "diverged"
-        if len(totals) > max_iterations:
-            return "iterations"
-        before, now = min(totals[:-window], default=math.inf), min(totals)
-        return "converged" if stuck or before - now < SETTLED * now else ""
 
 
 @dataclass(frozen=True)
@@ -86,7 +46,7 @@ class Step:
     max_iterations: int
     terms: Tensor
     _canvas: Tensor
-    _run: "Run"
+    _problem: Problem
 
     @property
     def losses(self) -> Losses:
@@ -96,30 +56,7 @@ class Step:
     @property
     def image(self) -> Tensor:
         """The iterate, 1×3×H×W. Its values may lie slightly outside [0, 1], which writing a file clips."""
-        return make_finisher(self._run.problem, self.scale.content)(trim_bleed(self._canvas, self._run.problem.options))
-
-
-@dataclass
-class _Stage:
-    """The optimization on one scale.
-
-    Attributes:
-        canvas: the last iterate, 1×3×H×W with the bleed.
-        best: the iterate with the lowest loss that was read.
-        curvature: L-BFGS's history; None for other optimizers.
-        state: of the optimizer, to resume from.
-        iterate: the last one, None before the first.
-        unread: loss terms that are still on the device only.
-    """
-
-    record: ScaleRecord
-    plan: Plan
-    canvas: Tensor
-    best: Tensor
-    curvature: InverseHessian | None = None
-    state: Mapping[str, Tensor] = field(default_factory=dict)
-    iterate: Iterate | None = None
-    unread: list[Tensor] = field(default_factory=list)
+        return make_finisher(self._problem, self.scale.content)(trim_bleed(self._canvas, self._problem.options))
 
 
 class Run:
@@ -134,17 +71,16 @@ class Run:
 
     Attributes:
         records: of the scales so far; the last one may be in progress.
-        precision: of the network.
 
     Raises:
         DifferentError: the state is of a run with other settings or inputs.
     """
 
     def __init__(self, problem: Problem, state: Mapping[str, Any] | None = None) -> None:
-        self.problem, self.records, self.recoveries = problem, list[ScaleRecord](), 0
+        self.problem, self.records = problem, list[ScaleRecord]()
         self._before, self._started = 0.0, time.monotonic()
-        self.precision, self._learning_rate = problem.precision, problem.options.learning_rate
-        self._stage: _Stage | None = None
+        self._caution = Caution(problem.precision, problem.options.learning_rate)
+        self._stage: Stage | None = None
         self._stop = ""
         if state:
             check_same_run(state["run"], problem.identity)
@@ -161,10 +97,14 @@ class Run:
         return self._stop or (self.records[-1].stopped if self.records else "")
 
     @property
+    def precision(self) -> hardware.Precision:
+        """The precision of the network, at present."""
+        return self._caution.precision
+
+    @property
     def spectrum(self) -> dict[str, Tensor]:
         """The part of L-BFGS's history that is of use for another image; empty with other optimizers."""
-        curvature = self._stage and self._stage.curvature
-        return spectrum_of(curvature.state()) if curvature else {}
+        return self._stage.spectrum if self._stage else {}
 
     def stop(self, reason: str = "interrupted") -> None:
         """End the iteration after the present step.
@@ -175,19 +115,18 @@ class Run:
 
     def end_scale(self, reason: str) -> None:
         """End the present scale after the present step, and continue with the next one."""
-        self._read()
+        if self._stage:
+            self._stage.read()
         self.records[-1].stopped = self.records[-1].stopped or reason
 
     def __iter__(self) -> Iterator[Step]:
         """Yield the start and then every iterate of each scale.
 
         Raises:
-            StyleTransferError: memory doesn't suffice.
+            StyleTransferError: memory does not suffice.
         """
         if self._stop == "interrupted":
             self._stop = ""
-        if self._stage and self._stage.iterate:
-            self._stage.state = self._stage.iterate.state()
         ended = [record.scale for record in self.records if record.stopped]
         scales = [scale for scale in self.problem.scales if scale not in ended]
         for scale in scales:
@@ -203,7 +142,37 @@ class Run:
                 log.warning("%s", error)
                 self._stop = "memory"
                 break
-            yield from self._optimize(stage)
+            for iterate in stage.iterates():
+                yield Step(scale, iterate.iteration, stage.max_iterations, iterate.terms, iterate.image, self.problem)
+                together = stage.is_read or distributed.world_size() == 1  # all processes end after the same step
+                if together and distributed.any_process(bool(self._stop)):
+                    self.stop()
+                    break
+
+    def _enter(self, scale: Scale) -> Stage:
+        """Prepare a scale: its plan, its canvas, and an empty L-BFGS history with the spectrum of the last scale."""
+        stage, problem = self._stage, self.problem
+        if stage:
+            stage.suspend()
+        hardware.release_memory(problem.device)
+        plan = plan_scale(problem, scale, self.precision)
+        spectrum = stage.spectrum if stage else problem.prior.spectrum if problem.prior else {}
+        if not stage or stage.record.scale != scale:
+            if stage:
+                image = trim_bleed(stage.best, problem.options)
+                start = upsample_residual(image, problem.base, scale.content, seamless=problem.options.seamless)
+                del image
+            else:
+                start = make_start(problem)
+            self._stage = stage = None  # large
+            canvas = add_bleed(start, problem.options).to(problem.device)
+            del start
+            self.records.append(ScaleRecord(scale))
+            self._stage = stage = Stage(problem, self.records[-1], self._caution, plan, canvas, canvas, {})
+        stage.prepare(plan, spectrum)
+        if stage.plan.tiling.rows:
+            log.info("%d×%d: %s", *scale.content, stage.plan)
+        return stage
 
     def result(self) -> Result:
         """Return the best image so far.
@@ -212,13 +181,10 @@ class Run:
             StyleTransferError: the loss of the start is not finite.
             ValueError: no step was made.
         """
-        if not self._stage or not self.records:
-            raise ValueError("the run has made no step: iterate over it first")
-        self._read()
-        problem, last, size = self.problem, self.records[-1], self.problem.scales[-1].content
+        stage, problem, last = self._check_begun(), self.problem, self.records[-1]
         if not math.isfinite(last.losses[0].total):
             raise StyleTransferError("the loss of the starting image is not finite: the weights are not usable")
-        image = trim_bleed(self._stage.best, problem.options)
+        image, size = trim_bleed(stage.best, problem.options), problem.scales[-1].content
         if last.scale.content != size:
             image = upsample_residual(image, problem.base, size, seamless=problem.options.seamless)
         return Result(
@@ -251,12 +217,8 @@ class Run:
         Raises:
             ValueError: no step was made.
         """
-        self._read()
-        stage = self._stage
-        if not stage or not self.records:
-            raise ValueError("the run has made no step: there is no state yet")
-        learned = stage.iterate.state() if stage.iterate else stage.state
-        state = {f"optimizer.{name}": tensor for name, tensor in learned.items()}
+        stage = self._check_begun()
+        state = {f"optimizer.{name}": tensor for name, tensor in stage.state().items()}
         if sum(tensor.nbytes for tensor in state.values()) > HISTORY_BYTES:
             state = {}
         best = {} if stage.best is stage.canvas else {"best": stage.best}
@@ -264,10 +226,17 @@ class Run:
             "runs": [dataclasses.asdict(record) for record in self.records],
             "plan": dataclasses.asdict(stage.plan),
             "backward": str(self.precision.backward).removeprefix("torch."),
-            "recoveries": self.recoveries,
+            "recoveries": self._caution.recoveries,
             "seconds": self.seconds,
         }
         return {"run": self.problem.identity, "progress": progress, "tensors": {**state, "image": stage.canvas, **best}}
+
+    def _check_begun(self) -> Stage:
+        """Return the stage of the last scale, with all losses read."""
+        if not self._stage or not (self._stage.iterate or self._stage.record.losses):
+            raise ValueError("the run has made no step: iterate over it first")
+        self._stage.read()
+        return self._stage
 
     def _load(self, progress: Mapping[str, Any], tensors: dict[str, Tensor]) -> None:
         for saved in progress["runs"]:
@@ -279,139 +248,9 @@ class Run:
         image = tensors.pop("image")
         best = tensors.pop("best", image)
         state = {name.removeprefix("optimizer."): tensor for name, tensor in tensors.items()}
-        self._stage = _Stage(self.records[-1], plan, image, best, state=state)
+        self._stage = Stage(self.problem, self.records[-1], self._caution, plan, image, best, state)
         self._before = progress["seconds"]
         # Which precision is faster was measured, and may come out otherwise this time.
-        self.precision = replace(self.precision, backward=getattr(torch, progress["backward"]))
+        self._caution.precision = replace(self.precision, backward=getattr(torch, progress["backward"]))
         for _ in range(progress["recoveries"]):
-            self._be_careful()
-
-    # --- the work ---------------------------------------------------------------------------------------------------
-
-    def _enter(self, scale: Scale) -> _Stage:
-        """Prepare a scale: its plan, its canvas, and an empty L-BFGS history with the spectrum of the last scale."""
-        stage, problem = self._stage, self.problem
-        spectrum = problem.prior.spectrum if problem.prior else {}
-        if stage:
-            spectrum = spectrum_of(stage.curvature.state() if stage.curvature else stage.state)
-            stage.curvature = None
-        hardware.release_memory(problem.device)
-        plan = plan_scale(problem, scale, self.precision)
-        if stage and stage.record.scale == scale:
-            if stage.plan.memory > plan.memory:
-                stage.plan, stage.state = plan, {}
-            stage.iterate = None
-        else:
-            if stage:
-                image = trim_bleed(stage.best, problem.options)
-                start = upsample_residual(image, problem.base, scale.content, seamless=problem.options.seamless)
-                del image
-            else:
-                start = make_start(problem)
-            self._stage = stage = None  # large
-            canvas = add_bleed(start, problem.options).to(problem.device)
-            del start
-            self._stage = stage = _Stage(ScaleRecord(scale), plan, canvas, canvas)
-            self.records.append(stage.record)
-        if stage.plan.tiling.rows:
-            log.info("%d×%d: %s", *scale.content, stage.plan)
-        stage.curvature = make_curvature(problem, stage.canvas, stage.plan, self.precision.backward)
-        if stage.curvature:
-            stage.curvature.inherit(spectrum)
-        return stage
-
-    def _optimize(self, stage: _Stage) -> Iterator[Step]:
-        """Yield the steps of a scale until there is a reason to stop."""
-        scale, record = stage.record.scale, stage.record
-        most, every = self.problem.max_iterations(scale), READ_EVERY.get(self.problem.device.type, 1)
-        while True:
-            for iterate in self._iterates(stage):
-                stage.iterate = iterate
-                stage.unread.append(iterate.terms)
-                is_read = iterate.iteration % every == 0 or iterate.iteration >= most
-                if is_read:
-                    self._read()
-                yield Step(scale, iterate.iteration, most, iterate.terms, iterate.image, self)
-                together = is_read or distributed.world_size() == 1  # all processes end after the same step
-                if together and distributed.any_process(bool(self._stop)):
-                    self.stop()
-                    return
-                if record.stopped:
-                    break
-            if record.stopped != "diverged" or not self._recover(stage):
-                return
-
-    def _read(self) -> None:
-        """Read the losses that are only on the device, and see what follows from them."""
-        stage = self._stage
-        if not stage or not stage.iterate or not stage.unread:
-            return
-        record, iterate = stage.record, stage.iterate
-        record.losses += [Losses(*row) for row in torch.stack(stage.unread).tolist()]
-        stage.unread.clear()
-        if iterate.iteration == 0 or record.losses[-1].total <= record.losses[record.best].total:
-            record.best, stage.best = iterate.iteration, iterate.image
-        most, prior = self.problem.max_iterations(record.scale), self.problem.prior
-        record.stopped = record.reason_to_stop(iterate.tried, most, prior.window if prior else WINDOW)
-
-    def _iterates(self, stage: _Stage) -> Iterator[Iterate]:
-        """Yield the optimizer's iterates after those done. When memory runs out, continue in smaller parts."""
-        done = stage.record.iterations
-        while True:
-            first = max(done, 0)
-            try:
-                for number, iterate in enumerate(self._minimize(stage, first), first):
-                    if number > done:
-                        done, stage.canvas = number, iterate.image
-                        yield replace(iterate, iteration=number)
-            except (RuntimeError, MemoryError) as error:
-                # What is free now says nothing: memory that the process keeps for itself is free too.
-                smaller = make_smaller_plan(memory_model(self.problem, stage.record.scale, self.precision), stage.plan)
-                if self.problem.options.tile == "off" or not smaller or not hardware.is_out_of_memory(error):
-                    raise
-                stage.plan = smaller
-            hardware.release_memory(self.problem.device)
-            log.info("out of memory after %d iterations; continuing with: %s", max(done, 0), stage.plan)
-
-    def _minimize(self, stage: _Stage, done: int) -> Iterator[Iterate]:
-        encoder, scale = self.problem.encoder(self.precision), stage.record.scale
-        evaluate = make_evaluate(self.problem, encoder, scale, stage.plan.tiling, stage.canvas, done)
-        state, stage.state = stage.state, {}
-        optimizer = self.problem.options.optimizer
-        return minimize(evaluate, stage.canvas, optimizer, self._learning_rate, curvature=stage.curvature, state=state)
-
-    def _recover(self, stage: _Stage) -> bool:
-        """After a loss that is not finite: return to the best image, to continue more carefully if possible."""
-        record, optimizer = stage.record, self.problem.options.optimizer
-        careful = optimizer in LEARNING_RATES or self.precision.backward != torch.float32
-        if self.recoveries == RECOVERIES or not careful:
-            return False
-        log.warning(
-            "the loss was no longer finite after %d iterations: continuing from the best image, in full precision and "
-            "with shorter steps",
-            record.iterations,
-        )
-        self.recoveries += 1
-        self._be_careful()
-        record.stopped = ""
-        if not math.isfinite(record.losses[0].total):
-            record.losses.clear()
-        with contextlib.suppress(StyleTransferError):  # if it doesn't fit, smaller parts are tried on the way
-            stage.plan = plan_scale(self.problem, record.scale, self.precision)
-        stage.canvas, stage.state, stage.curvature = stage.best, {}, None
-        stage.curvature = make_curvature(self.problem, stage.best, stage.plan, self.precision.backward)
-        return True
-
-    def _be_careful(self) -> None:
-        """Continue in full precision, and with shorter steps; L-BFGS has tried those already."""
-        self.precision = hardware.select_precision("fp32", self.problem.device)
-        optimizer, rate = self.problem.options.optimizer, self._learning_rate
-        if optimizer in LEARNING_RATES:
-            self._learning_rate = SHORTER * (LEARNING_RATES[optimizer] if rate is None else rate)
-
-
-def make_curvature(problem: Problem, image: Tensor, plan: Plan, dtype: torch.dtype) -> InverseHessian | None:
-    """Return an empty L-BFGS history for images like this one, as long as planned; None for other optimizers."""
-    if problem.options.optimizer != "lbfgs":
-        return None
-    return InverseHessian(image, plan.history or 1, dtype)
+            self._caution.increase(self.problem)
