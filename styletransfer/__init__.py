@@ -20,21 +20,23 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .images import again
-    from .transfer import Model, Result, Run, Step, load_model, stylize
+    from .transfer import Model, Result, Run, Session, Step, load_model, open_session, stylize
 
-_LAZY = ("Model", "Result", "Run", "Step", "load_model", "stylize")
+_LAZY = ("Model", "Result", "Run", "Session", "Step", "load_model", "open_session", "stylize")
 __all__ = [
     "PRESETS",
     "Model",
     "Options",
     "Result",
     "Run",
+    "Session",
     "Step",
     "StyleTransferError",
     "UsageError",
     "__version__",
     "again",
     "load_model",
+    "open_session",
     "stylize",
 ]
 

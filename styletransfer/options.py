@@ -49,7 +49,7 @@ PresetName = Literal["paper", "fast", "quality", "print"]
 PRESETS: dict[PresetName, dict[str, Any]] = {
     "paper": {"model": "vgg19", "init": "noise", "scales": "1", "iterations": 500, "precision": "fp32"},
     "fast": {"model": "vgg19-lite", "iterations": 50},
-    "quality": {"size": 1024, "iterations": 200},
+    "quality": {"size": 1024, "iterations": 200, "beta": 15.0},
     "print": {"size": 3600, "enlarge": True},
 }
 

@@ -1,6 +1,7 @@
-"""What a style loss is: a distance between statistics of feature maps that are sums over positions.
+"""What a style loss is: a distance between second moments and means of feature maps, which are sums over positions.
 
 Notation: a feature map F is 1×N×H×W, of N filters at M = H·W positions. Each position may have a weight w, of mean 1.
+The gradient with respect to F is w (2 D F + d) / M, of those with respect to second moments (D) and mean (d).
 """
 
 from abc import ABC, abstractmethod
@@ -61,7 +62,7 @@ class StyleLoss(ABC):
     def distance(self, moments: Moments, target: Any) -> Tensor:
         """Return the distance from the style, a scalar: 0 at the style itself, 1 for an image without features.
 
-        Differentiable with respect to the moments.
+        Differentiable with respect to the moments. Filters that never fire must not change it: no division by N.
 
         Args:
             target: what `prepare` has returned.

@@ -117,7 +117,6 @@ class StyleTerm:
                 loss, slope = self.loss.distance_and_gradient(moments[layer].transform(transform), targets[layer])
                 total = total + share * weight * loss
                 slope = slope.transform(None if transform is None else transform.T)
-                # With respect to F it is w (2 D F + d) / M, with D and d those with respect to the moments.
                 factor, dtype = scale * share * weight, self.encoder.get_buffer(f"{layer}_adjoint").dtype
                 slopes[-1][layer] = Moments(
                     (slope.second * (factor * 2 / positions[layer])).to(dtype),

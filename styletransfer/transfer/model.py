@@ -57,8 +57,8 @@ class Model:
         """Yield a `Run`: iterate over it to do the work. Within, torch and the C library are set up for it.
 
         Args:
-            content, style, options, changes: as in `stylize`. Time limit and checkpoints are left to you
-                (`open_session` has them).
+            content, style, options, changes: as in `stylize`. `Options.time` and checkpoints are left to you;
+                `open_session` has them.
             state: of an earlier run (`Run.state_dict`), to resume from.
 
         Raises:

@@ -32,10 +32,10 @@ HISTORY_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class Step:
-    """One iteration of a run, which costs one evaluation of loss and gradient.
+    """One iteration of a run, which costs one evaluation of loss and gradient. It stays valid after the next one.
 
     Attributes:
-        scale: the size that is worked at.
+        scale: the size that is worked at, one of `Run.problem.scales`. Losses of different scales are not comparable.
         iteration: 0 for the starting image of the scale, then 1, 2, …
         max_iterations: the most that this scale can have.
         terms: the fields of `Losses`, as a tensor on the device.
@@ -55,7 +55,7 @@ class Step:
 
     @property
     def image(self) -> Tensor:
-        """The iterate, 1×3×H×W. Its values may lie slightly outside [0, 1], which writing a file clips."""
+        """The iterate as it would be saved, 1×3×H×W, but that its values may lie slightly outside [0, 1]."""
         return make_finisher(self._problem, self.scale.content)(trim_bleed(self._canvas, self._problem.options))
 
 
@@ -70,6 +70,7 @@ class Run:
         state: of an earlier run (`state_dict`), to resume from.
 
     Attributes:
+        problem: as given; `problem.scales` are the sizes, the coarsest first.
         records: of the scales so far; the last one may be in progress.
 
     Raises:
@@ -110,6 +111,9 @@ class Run:
         """End the iteration after the present step.
 
         Among several processes this ends all of them after the same step, which ``break`` would not.
+
+        Args:
+            reason: as in `Result.stopped`.
         """
         self._stop = self._stop or reason
 
