@@ -24,7 +24,7 @@ from measuring import alternating, isolated, load_encoder
 from PIL import Image
 
 from styletransfer import Options, stylize
-from styletransfer.encoder import Tiling
+from styletransfer.encoder.tiling import Tiling
 from styletransfer.losses import LOSSES, Objective
 from styletransfer.runtime import hardware
 

@@ -28,7 +28,7 @@ from reference import Reference
 from torch import Tensor
 
 from styletransfer import Options
-from styletransfer.encoder import Encoder
+from styletransfer.encoder.vgg import Encoder
 from styletransfer.losses import LOSSES, Evaluate, Objective
 from styletransfer.losses.gram import gram_matrix
 from styletransfer.optim import InverseHessian, Iterate, minimize

@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from styletransfer import Options
-from styletransfer.encoder import Encoder, weights
+from styletransfer.encoder import weights
+from styletransfer.encoder.vgg import Encoder
 from styletransfer.images import Picture
 from styletransfer.losses.gram import gram_matrix
 

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from styletransfer import Options
-from styletransfer.encoder import Encoder, weights
+from styletransfer.encoder import weights
+from styletransfer.encoder.vgg import Encoder
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE.parent / "examples"

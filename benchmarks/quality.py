@@ -27,7 +27,8 @@ from reference import Reference
 from torch import Tensor
 
 from styletransfer import Options, images
-from styletransfer.encoder import Encoder, weights
+from styletransfer.encoder import weights
+from styletransfer.encoder.vgg import Encoder
 from styletransfer.figures.curves import write_figure
 from styletransfer.files import write_atomically
 from styletransfer.runtime import hardware

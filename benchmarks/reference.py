@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from styletransfer import Options
-from styletransfer.encoder import Encoder
+from styletransfer.encoder.vgg import Encoder
 from styletransfer.losses import GAMUT_WEIGHT
 
 HISTORY = 100

@@ -19,7 +19,9 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from styletransfer import PRESETS, Options, stylize
-from styletransfer.encoder import Encoder, Tiling, weights
+from styletransfer.encoder import weights
+from styletransfer.encoder.tiling import Tiling
+from styletransfer.encoder.vgg import Encoder
 from styletransfer.figures.curves import plot_curves, write_figure
 from styletransfer.figures.sheets import Cell, arrange, paint_cells, reconstruction, texture
 from styletransfer.images import read_picture, to_pil

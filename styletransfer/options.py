@@ -43,7 +43,7 @@ PICTURE_NAMES = "{content}_{style}.png"
 #: Stands for the mask of a style when the whole image counts.
 WHOLE = "-"
 #: Default learning rates, in pixel values 0…1; L-BFGS finds its own step size.
-LEARNING_RATES = {"adam": 0.03, "rmsprop": 0.005, "adagrad": 0.1, "sgd": 0.02}
+LEARNING_RATES = {"adam": 0.03, "rmsprop": 0.01, "adagrad": 0.1, "sgd": 0.01}
 PresetName = Literal["paper", "fast", "quality", "print"]
 #: Settings of each preset.
 PRESETS: dict[PresetName, dict[str, Any]] = {

@@ -12,7 +12,8 @@ from test_checkpoint import run_on_tmpfs
 from test_cli import COMMAND, run
 
 from styletransfer import images
-from styletransfer.encoder import Encoder, weights
+from styletransfer.encoder import weights
+from styletransfer.encoder.vgg import Encoder
 from styletransfer.figures import activations
 from styletransfer.images import Picture
 

@@ -134,7 +134,8 @@ def test_statistics_of_large_images_are_summed_in_parts(monkeypatch: pytest.Monk
 def test_luminance_is_matched_in_mean_and_standard_deviation() -> None:
     content, style = (Picture(Image.open(EXAMPLES / f"{name}.jpg")) for name in ("chelsea", "mosaic"))
     sizes = (100, 67), (90, 72)
-    gray, matched = color.match_colors(content, style, "luminance", sizes)
+    gray = color.to_luminance(content)
+    matched = color.transfer_colors(color.to_luminance(style).resize(sizes[1]), gray.resize(sizes[0]))
     assert gray.rgb.size == content.rgb.size and matched.rgb.size == sizes[1]
     np.testing.assert_allclose(pixels(gray), np.repeat(pixels(content) @ YIQ[0][:, None], 3, 1), atol=0.51 / 255)
     s = pixels(color.to_luminance(style).resize(sizes[1]))[:, 0]
@@ -187,8 +188,7 @@ def test_output_has_the_colors_of_the_content(content_path: Path, style_path: Pa
 def test_style_colors_are_the_default(content_path: Path, style_path: Path) -> None:
     explicit = stylize(content_path, style_path, SMALL, color="style")
     assert torch.equal(stylize(content_path, style_path, SMALL).tensor, explicit.tensor)
-    both = (images.read_picture(path) for path in (content_path, style_path))
-    recolored = color.match_colors(*both, "content", ((80, 64), (64, 64)))[1]
+    recolored = color.transfer_colors(*(images.read_picture(path) for path in (style_path, content_path)))
     by_hand = stylize(content_path, recolored.rgb, SMALL)
     assert torch.equal(stylize(content_path, style_path, SMALL, color="content").tensor, by_hand.tensor)
     assert not torch.equal(by_hand.tensor, explicit.tensor)

@@ -15,7 +15,8 @@ from PIL import Image, ImageSequence
 from test_cli import COMMAND, here, run
 
 from styletransfer import Options, images, stylize
-from styletransfer.encoder import Encoder, weights
+from styletransfer.encoder import weights
+from styletransfer.encoder.vgg import Encoder
 from styletransfer.figures import sheets
 from styletransfer.losses.gram import gram_matrix
 

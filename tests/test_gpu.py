@@ -14,7 +14,9 @@ import torch
 from test_checkpoint import stop_and_resume
 
 from styletransfer import Options, images, stylize
-from styletransfer.encoder import Encoder, Tiling, weights
+from styletransfer.encoder import weights
+from styletransfer.encoder.tiling import Tiling
+from styletransfer.encoder.vgg import Encoder
 from styletransfer.losses import LOSSES, Objective
 from styletransfer.optim import InverseHessian, minimize
 from styletransfer.runtime import hardware
@@ -136,7 +138,9 @@ _MEASURE = """
 import sys, torch
 from styletransfer import Options
 from styletransfer.runtime import hardware, plan
-from styletransfer.encoder import Encoder, Tiling, weights
+from styletransfer.encoder import weights
+from styletransfer.encoder.tiling import Tiling
+from styletransfer.encoder.vgg import Encoder
 from styletransfer.losses import LOSSES, Objective
 from styletransfer.optim import InverseHessian, minimize
 from styletransfer.transfer import evaluation

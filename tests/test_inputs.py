@@ -12,7 +12,8 @@ from conftest import TINY
 from PIL import Image
 
 from styletransfer import Options, UsageError, again, cli, images, stylize
-from styletransfer.encoder import Encoder, weights
+from styletransfer.encoder import weights
+from styletransfer.encoder.vgg import Encoder
 from styletransfer.losses.gram import gram_matrix
 
 SMALL = Options(iterations=30, weights=str(TINY), precision="fp32", size=64)

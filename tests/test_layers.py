@@ -9,8 +9,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import vgg19
 
-from styletransfer.encoder import Encoder, weights
+from styletransfer.encoder import weights
 from styletransfer.encoder.layers import table
+from styletransfer.encoder.vgg import Encoder
 
 
 @pytest.mark.parametrize("size", [16, 237, 512])

@@ -11,8 +11,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from test_cli import run
 
-from styletransfer.encoder import Encoder
 from styletransfer.encoder.layers import output_size
+from styletransfer.encoder.vgg import Encoder
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = [

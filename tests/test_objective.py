@@ -9,8 +9,8 @@ import torch
 from conftest import SMALL, random_convolutions
 from scipy.linalg import LinAlgWarning
 
-from styletransfer.encoder import Encoder
 from styletransfer.encoder.formats import Convolutions
+from styletransfer.encoder.vgg import Encoder
 from styletransfer.losses import GAMUT_WEIGHT, LOSSES, Losses, Objective, Region, Style, TemporalPrior
 from styletransfer.losses.gram import gram_matrix
 from styletransfer.losses.pixels import HALF_A_LEVEL

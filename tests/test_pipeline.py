@@ -16,7 +16,8 @@ from conftest import TINY, random_convolutions, stylize_and_listen
 from PIL import Image, ImageFilter
 
 from styletransfer import Options, StyleTransferError, UsageError, images, stylize
-from styletransfer.encoder import Encoder, Tiling
+from styletransfer.encoder.tiling import Tiling
+from styletransfer.encoder.vgg import Encoder
 from styletransfer.images import Inputs, Picture, RegionInput, StyleInput
 from styletransfer.losses import LOSSES, Objective, Region, Style
 from styletransfer.runtime import hardware, plan
@@ -379,7 +380,7 @@ def test_scales_double_from_a_small_size(size: int, scales: str, expected: list[
 
 @pytest.mark.parametrize(
     ("iterations", "brief", "long", "message"),
-    [(25, 0.0, 1e9, " seconds on"), (25, 0.0, 0.0, "--preset fast"), (9, 0.0, 0.0, ""), (25, 1e9, 1e9, "")],
+    [(25, 0.0, 1e9, " seconds on"), (25, 0.0, 0.0, "preset fast"), (9, 0.0, 0.0, ""), (25, 1e9, 1e9, "")],
 )
 def test_expected_duration_is_logged_once_at_the_start(
     content_path: Path,

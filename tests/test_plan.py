@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from styletransfer import StyleTransferError
-from styletransfer.encoder import Encoder, Tiling, weights
+from styletransfer.encoder import weights
+from styletransfer.encoder.tiling import Tiling
+from styletransfer.encoder.vgg import Encoder
 from styletransfer.runtime import hardware, plan
 
 MIB = 2**20
@@ -68,7 +70,9 @@ _MEASURE = """
 import sys, torch
 from styletransfer import Options
 from styletransfer.runtime import hardware, plan
-from styletransfer.encoder import Encoder, Tiling, weights
+from styletransfer.encoder import weights
+from styletransfer.encoder.tiling import Tiling
+from styletransfer.encoder.vgg import Encoder
 from styletransfer.losses import LOSSES, Objective
 from styletransfer.optim import InverseHessian, minimize
 

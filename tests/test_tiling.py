@@ -7,7 +7,8 @@ from conftest import SMALL, random_convolutions
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from styletransfer.encoder import Encoder, Tiling, bands
+from styletransfer.encoder.tiling import Tiling, bands
+from styletransfer.encoder.vgg import Encoder
 from styletransfer.losses import LOSSES, Objective, Region, Style, TemporalPrior
 from styletransfer.options import LAYERS
 

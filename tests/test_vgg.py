@@ -8,7 +8,9 @@ from torch import nn
 from torchvision.models.vgg import cfgs, make_layers
 
 from styletransfer import UsageError
-from styletransfer.encoder import BackwardPass, Encoder, convolution, winograd
+from styletransfer.encoder import convolution, winograd
+from styletransfer.encoder.backward import BackwardPass
+from styletransfer.encoder.vgg import Encoder
 from styletransfer.options import LAYERS
 
 STYLE = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")

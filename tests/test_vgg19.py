@@ -10,7 +10,8 @@ from conftest import EXAMPLES, SMALL, random_convolutions
 from torchvision.models.vgg import cfgs, make_layers
 
 from styletransfer import Options, StyleTransferError, images, stylize
-from styletransfer.encoder import Encoder, weights
+from styletransfer.encoder import weights
+from styletransfer.encoder.vgg import Encoder
 from styletransfer.encoder.weights import find, load_weights, save
 from styletransfer.options import LAYERS
 

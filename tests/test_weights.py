@@ -24,8 +24,9 @@ from safetensors.torch import save_file
 from torchvision.models import VGG19_Weights
 
 from styletransfer import StyleTransferError, UsageError
-from styletransfer.encoder import Encoder, weights
+from styletransfer.encoder import weights
 from styletransfer.encoder.formats import Convolutions
+from styletransfer.encoder.vgg import Encoder
 from styletransfer.encoder.weights import NETWORKS, fetch, find, load, load_weights, save, verify
 from styletransfer.files import sha256_of
 from styletransfer.options import LAYERS

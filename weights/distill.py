@@ -44,10 +44,11 @@ from crops import OWN_CROP, Pictures, Triple, below, crop, load_pictures, make_b
 from torch import Tensor, nn
 
 from styletransfer import Options
-from styletransfer.encoder import Encoder, weights
+from styletransfer.encoder import weights
 from styletransfer.encoder.convolution import Convolution
 from styletransfer.encoder.formats import Convolutions
 from styletransfer.encoder.layers import VGG19_WIDTHS
+from styletransfer.encoder.vgg import Encoder
 from styletransfer.files import sha256_of
 from styletransfer.images import to_pil
 from styletransfer.losses.gram import gram_matrix

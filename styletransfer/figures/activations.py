@@ -14,7 +14,9 @@ from torch import Tensor
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
-from ..encoder import BackwardPass, Encoder, weights
+from ..encoder import weights
+from ..encoder.backward import BackwardPass
+from ..encoder.vgg import Encoder
 from ..images import Picture, check_output, fit_size, read_picture, write_picture
 from ..losses.gram import gram_matrix
 from ..options import Options, layer_weights

@@ -3,7 +3,7 @@
 All values are sRGB-encoded, in [0, 1], as seen by the network, optimized and saved; equal steps look about equal.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,27 +22,6 @@ LEAST_DEVIATION = 4 / 255
 _PIXELS_AT_ONCE = 1 << 20
 
 
-def match_colors(
-    content: Picture,
-    style: Picture,
-    color: Literal["style", "content", "luminance"],
-    sizes: tuple[tuple[int, int], tuple[int, int]],
-) -> tuple[Picture, Picture]:
-    """Return content and style as the network sees them.
-
-    Args:
-        color: "style": both unchanged; "content": the style recolored by `transfer_colors`; "luminance": both gray, and
-            the style recolored likewise, which is then L_S' = σ_C / σ_S · (L_S − μ_S) + μ_C (section 5.1).
-        sizes: (width, height) of content and style at which they are matched. The returned style has its size: at
-            another one, an image of fine strokes has other variances.
-    """
-    if color == "style":
-        return content, style
-    if color == "luminance":
-        content, style = to_luminance(content), to_luminance(style)
-    return content, transfer_colors(style.resize(sizes[1]), content.resize(sizes[0]))
-
-
 def to_luminance(picture: Picture) -> Picture:
     """Return the image in gray: its luma Y' in all three channels."""
     return Picture(picture.rgb.convert("L").convert("RGB"), picture.alpha, picture.name)
@@ -52,7 +31,8 @@ def transfer_colors(style: Picture, content: Picture) -> Picture:
     """Return the style with its colors transformed to the mean and covariance of the content's.
 
     x -> A (x − μ_S) + μ_C with A = Σ_C^½ Σ_S^−½, the symmetric roots: section 5.2, and "Image Analogies" in *Preserving
-    Color in Neural Artistic Style Transfer* (arXiv 1606.05897). Values outside [0, 1] are clipped.
+    Color in Neural Artistic Style Transfer* (arXiv 1606.05897). Values outside [0, 1] are clipped. Of gray images it is
+    L_S' = σ_C / σ_S · (L_S − μ_S) + μ_C (section 5.1).
     """
     (style_mean, style_covariance), (mean, covariance) = _compute_statistics(style), _compute_statistics(content)
     matrix = _raise_to_power(covariance, 0.5) @ _raise_to_power(style_covariance, -0.5, LEAST_DEVIATION**2)

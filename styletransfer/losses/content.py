@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..encoder import Band, Encoder, level
+from ..encoder.tiling import Band
+from ..encoder.vgg import Encoder, level
 from .base import squared_norm
 
 

@@ -7,7 +7,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..encoder import BackwardPass, Band, Encoder, Tiling, bands
+from ..encoder.backward import BackwardPass
+from ..encoder.tiling import Band, Tiling, bands
+from ..encoder.vgg import Encoder
 from ..runtime import distributed
 from .base import StyleLoss
 from .content import ContentTerm

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..encoder import Band, Encoder, Tiling, level
+from ..encoder.tiling import Band, Tiling
+from ..encoder.vgg import Encoder, level
 from .base import Moments, StyleLoss
 from .content import apply_channel_matrix
 from .gram import gram_matrix

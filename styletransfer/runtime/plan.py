@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..encoder import Encoder, Tiling, bands, level, winograd
+from ..encoder import winograd
+from ..encoder.tiling import Tiling, bands
+from ..encoder.vgg import Encoder, level
 from ..errors import StyleTransferError
 from .hardware import Precision
 

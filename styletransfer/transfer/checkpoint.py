@@ -91,7 +91,7 @@ def check_same_run(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     ]
     if changed:
         raise DifferentError(
-            "cannot resume from the checkpoint: " + "; ".join(changed) + ". Without --resume the run starts over"
+            "cannot resume from the checkpoint: " + "; ".join(changed) + ". Without resume the run starts over"
         )
 
 

@@ -9,7 +9,8 @@ import logging
 import torch
 from torch import Tensor
 
-from ..encoder import Encoder, Tiling
+from ..encoder.tiling import Tiling
+from ..encoder.vgg import Encoder
 from ..images import RegionInput, StyleInput
 from ..losses import LOSSES, Evaluate, Objective, Region, Style
 from ..runtime import hardware

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..encoder import Encoder
+from ..encoder.vgg import Encoder
 from ..encoder.weights import Weights, load_weights
 from ..errors import UsageError
 from ..images import Inputs, Picture, Source, StyleInput, Styles, color, fit_size, read_inputs
@@ -133,7 +133,7 @@ def prepared_problem(
         size = scales[-1].content
         inputs = _recolor(originals, scales[-1], options)
         if max(size) < options.size != Options.size:
-            log.info("%s: keeping its size of %d×%d pixels; --enlarge makes it larger", inputs.content.name, *size)
+            log.info("%s: keeping its size of %d×%d pixels; set enlarge to make it larger", inputs.content.name, *size)
         weights = weights or load_weights(options.model, options.weights, options.preprocessing)
         problem = Problem(originals, inputs, scales, weights, options, precision, device)
         _check_sizes(inputs, scales[-1], problem.encoder(precision), bleed_width(options))
@@ -156,16 +156,19 @@ def choose_scales(inputs: Inputs, options: Options) -> list[Scale]:
 
 
 def _recolor(inputs: Inputs, scale: Scale, options: Options) -> Inputs:
-    """Return the inputs as the network sees them; colors are matched in the size of the last scale."""
+    """Return the inputs as the network sees them (`Options.color`).
+
+    Colors are matched in the size of the last scale: at another one, an image of fine strokes has other variances.
+    """
     if options.color == "style":
         return inputs
 
-    def recolor(style: Picture) -> Picture:
-        sizes = scale.content, scale.fit_style(style)
-        return color.match_colors(inputs.content, style, options.color, sizes)[1]
-
     def convert(picture: Picture) -> Picture:
         return color.to_luminance(picture) if options.color == "luminance" else picture
+
+    def recolor(style: Picture) -> Picture:
+        resized = convert(style).resize(scale.fit_style(style)), convert(inputs.content).resize(scale.content)
+        return color.transfer_colors(*resized)
 
     recolored = {id(style): recolor(style) for style in inputs.styles}
 
@@ -187,5 +190,5 @@ def _check_sizes(inputs: Inputs, scale: Scale, encoder: Encoder, bleed: int) -> 
         if min(size) < needed:
             raise UsageError(
                 f"{picture.name}: would have {size[0]}×{size[1]} pixels, but {encoder.layers[-1]} needs "
-                f"{needed} on the shorter side: use a larger image or --size"
+                f"{needed} on the shorter side: use a larger image or size"
             )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..encoder import Tiling
+from ..encoder.tiling import Tiling
 from ..errors import StyleTransferError
 from ..losses import Losses
 from ..runtime import distributed, hardware

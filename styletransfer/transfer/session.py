@@ -77,7 +77,7 @@ def open_session(
         path = Path(checkpoint)
         state = _read_state(path) if resume else None
         if path.exists() and not resume:
-            log.info("starting over, although there is a checkpoint; it is kept for now: --resume continues from it")
+            log.info("starting over, although there is a checkpoint; it is kept for now: resume continues from it")
         run = Run(problem, state)
         if state:
             log.info("resuming after %d iterations", sum(record.iterations for record in run.records))

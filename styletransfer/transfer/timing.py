@@ -103,6 +103,6 @@ def log_duration(run: Run, pace: Pace, step: Step) -> bool:
     seconds = run.seconds + pace.predict(step)
     if BRIEF <= seconds <= run.problem.options.seconds:
         duration = f"{seconds:.0f} seconds" if seconds < LONG else f"{seconds / 60:.0f} minutes"
-        sooner = "" if seconds < LONG else "; for a draft within seconds: --preset fast"
+        sooner = "" if seconds < LONG else "; for a draft within seconds: preset fast"
         log.info("this takes up to about %s on this machine%s", duration, sooner)
     return True
