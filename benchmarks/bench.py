@@ -141,7 +141,7 @@ def beyond_the_floor(size: int, device_name: str) -> dict[str, float]:
             "floor": floor(encoder, size, device, precision),
             "Gram matrices": lambda: [gram_matrix(maps[name]) for name in style_layers],
             "their gradients K·F": lambda: [F.conv2d(gradients[name], matrices[name]) for name in style_layers],
-            "features to the precision of the way back": lambda: [x.to(precision.backward) for x in maps.values()],
+            "features to the precision of the backward pass": lambda: [x.to(precision.backward) for x in maps.values()],
             "the gradient of ReLU": lambda: [apply_relu_gradient(x) for x in gradients.values()],
             "L-BFGS, 50 pairs": lambda: curvature.learn(content, curvature.apply(content)),
         }
