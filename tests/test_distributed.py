@@ -17,7 +17,7 @@ from PIL import Image
 from test_cli import run
 
 from styletransfer.losses import LOSSES
-from styletransfer.transfer import checkpoint_path
+from styletransfer.transfer import checkpoint_path, stage
 
 OTHERS = [name for name in LOSSES if name != "gram"]
 torchrun = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
@@ -49,6 +49,32 @@ def test_several_processes_give_the_same_image_as_one(
     assert result["loss"]["total"] == pytest.approx(expected["loss"]["total"], rel=1e-4)
     outputs = [np.asarray(Image.open(tmp_path / name)).astype(int) for name in ("one.png", "many.png")]
     assert abs(outputs[0] - outputs[1]).max() <= 2
+
+
+@torchrun
+def test_checkpoints_of_one_process_do_not_part_it_from_the_others(
+    content_path: Path,
+    style_path: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Losses are read after every tenth iteration, as on GPUs, and checkpoints due after every iteration."""
+    script = tmp_path / "read_rarely.py"
+    script.write_text(
+        "import sys\nfrom styletransfer import cli\nfrom styletransfer.transfer import checkpoint, stage\n"
+        "stage.READ_EVERY, checkpoint.SHARE = {'cpu': 10}, 1e9\ncli.main(sys.argv[1:])\n"
+    )
+    options = [*OPTIONS, "--iterations", 25, "--optimizer", "adam", "--checkpoint-every", 0]
+    command = torchrun_command(2, content_path, style_path, *options, "-o", tmp_path / "many.png")
+    at = command.index("-m", 4)  # torchrun is the first module
+    process = subprocess.run([*command[:at], script, *command[at + 2 :]], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    monkeypatch.setattr(stage, "READ_EVERY", {"cpu": 10})
+    code, alone, _ = run(content_path, style_path, *options, "-o", tmp_path / "one.png", capsys=capsys)
+    expected, result = json.loads(alone), json.loads(process.stdout)
+    assert code == 0 and result["iterations"] == expected["iterations"] == 25
+    assert result["loss"]["total"] == pytest.approx(expected["loss"]["total"], rel=0.01)
 
 
 @torchrun

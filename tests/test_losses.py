@@ -1,11 +1,13 @@
 """The loss terms, compared with NumPy in float64."""
 
 from collections.abc import Callable
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
 import torch
 
+from styletransfer import Options
 from styletransfer.losses import LOSSES, Moments
 from styletransfer.losses.content import content_loss
 from styletransfer.losses.gram import gram_matrix
@@ -25,6 +27,10 @@ def style_loss(gram: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, 
     loss, empty = LOSSES["gram"], gram.new_empty(0)
     value, slopes = loss.distance_and_gradient(Moments(gram, empty), loss.prepare(Moments(target, empty)))
     return value, slopes.second
+
+
+def test_every_style_loss_is_an_option() -> None:
+    assert tuple(LOSSES) == get_args(get_type_hints(Options)["style_loss"])
 
 
 def test_gram_matrix_is_the_mean_product_over_positions() -> None:

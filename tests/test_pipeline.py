@@ -2,11 +2,13 @@
 
 import copy
 import dataclasses
+import gc
 import itertools
 import logging
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,16 +17,19 @@ from conftest import SMALL as WIDTHS
 from conftest import TINY, random_convolutions, stylize_and_listen
 from PIL import Image, ImageFilter
 
-from styletransfer import Options, StyleTransferError, UsageError, images, stylize
+from styletransfer import Options, StyleTransferError, UsageError, images, load_model, stylize
 from styletransfer.encoder.tiling import Tiling
 from styletransfer.encoder.vgg import Encoder
-from styletransfer.images import Inputs, Picture, RegionInput, StyleInput
+from styletransfer.images import Inputs, Picture, RegionInput, StyleInput, read_inputs
 from styletransfer.losses import LOSSES, Objective, Region, Style
+from styletransfer.optim import InverseHessian
 from styletransfer.runtime import hardware, plan
 from styletransfer.transfer import Step, estimate, open_session, run, timing
 from styletransfer.transfer.bleed import SEAMLESS_BLEED
 from styletransfer.transfer.canvas import upsample_residual
+from styletransfer.transfer.checkpoint import CheckpointWriter
 from styletransfer.transfer.evaluation import wrap_borders
+from styletransfer.transfer.planning import plan_scale
 from styletransfer.transfer.problem import WINDOW, choose_scales
 from styletransfer.transfer.stage import SETTLED
 
@@ -497,6 +502,74 @@ def test_time_limit_is_met_with_all_scales_done(
     assert 120 - 2 * clock.cost(192, 154) < result.seconds < 120 + 0.5 * clock.cost(192, 154)
     assert result.best.total < 0.5 * start.losses[0].total
     assert len(result.scales) == int(scales) and all(iterations > 0 for *_, iterations in result.scales)
+
+
+def test_expected_duration_of_a_resumed_run_is_logged_once_it_is_measured(
+    content_path: Path,
+    style_path: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    clock: Clock,
+) -> None:
+    monkeypatch.setattr(timing, "BRIEF", 0.0)
+    monkeypatch.setattr(timing, "LONG", 1e9)
+    options, path = dataclasses.replace(SMALL, iterations=90, checkpoint_every="0"), tmp_path / "state"
+    stylize_and_listen(content_path, style_path, options, lambda step: step.iteration == 30, checkpoint=path)
+    with caplog.at_level(logging.INFO, logger="styletransfer"):
+        stylize(content_path, style_path, options, checkpoint=path, resume=True)
+    lines = [record.getMessage() for record in caplog.records if "this takes up to about" in record.getMessage()]
+    assert lines == [f"this takes up to about {91 * clock.cost(80, 64):.0f} seconds on this machine"]
+
+
+def test_time_limit_includes_reading_the_inputs(
+    content_path: Path, style_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    def read_slowly(*arguments: Any) -> Inputs:
+        clock.now += 100
+        return read_inputs(*arguments)
+
+    monkeypatch.setattr("styletransfer.transfer.problem.read_inputs", read_slowly)
+    options = dataclasses.replace(SMALL, iterations=100_000, time="2m")
+    for make in (stylize, load_model(weights=str(TINY)).stylize):
+        result = make(content_path, style_path, options)
+        assert result.stopped == "time" and result.seconds == pytest.approx(120, abs=2 * clock.cost(80, 64))
+
+
+def test_each_step_is_saved_once(
+    content_path: Path, style_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state of a run is large."""
+    saved, write = list[int](), CheckpointWriter.write
+
+    def count(writer: CheckpointWriter, state: dict[str, Any]) -> None:
+        saved.append(len(state["progress"]["runs"][-1]["losses"]) - 1)
+        write(writer, state)
+
+    monkeypatch.setattr(CheckpointWriter, "write", count)
+    monkeypatch.setattr("styletransfer.transfer.checkpoint.SHARE", 1e9)  # due after every step, however slow the disk
+    options = dataclasses.replace(SMALL, checkpoint_every="0")
+    for last in (8, 3):  # to the end, and interrupted
+        saved.clear()
+        path = tmp_path / f"{last}"
+        stylize_and_listen(content_path, style_path, options, lambda step: step.iteration == last, checkpoint=path)  # noqa: B023
+        assert saved == list(range(last + 1))
+
+
+def test_history_of_a_scale_is_released_before_the_next_is_planned(
+    content_path: Path, style_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On large images it is most of the memory."""
+    alive = list[int]()
+
+    def count_and_plan(*arguments: Any) -> plan.Plan:
+        gc.collect()
+        alive.append(sum(type(thing) is InverseHessian for thing in gc.get_objects()))
+        return plan_scale(*arguments)
+
+    monkeypatch.setattr(run, "plan_scale", count_and_plan)
+    stylize(content_path, style_path, SMALL, scales="2")
+    assert alive == [0] * 4  # of both scales before the work, and of each as it begins
 
 
 def test_coarser_image_is_upsampled_when_time_is_short(

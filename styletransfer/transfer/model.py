@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from ..runtime import hardware
 from .problem import prepared_problem
 from .result import Result
 from .run import Run
+from .session import open_session
 
 
 def load_model(
@@ -65,18 +67,18 @@ class Model:
             UsageError: a setting or an input is invalid, or differs from those of the state.
             StyleTransferError: an input can't be read.
         """
+        began = time.monotonic()
         options = self.complete((options or Options()).with_changes(changes))
         with prepared_problem(content, style, options, self.weights) as problem:
-            run = Run(problem, state)
+            run = Run(problem, state, began=began)
             del state  # large
             yield run
 
     def stylize(self, content: Source, style: Styles, options: Options | None = None, **changes: Any) -> Result:
         """Render the content image in the style of another; arguments and errors as `start`."""
-        with self.start(content, style, options, **changes) as run:
-            for _ in run:
-                pass
-            return run.result()
+        options = (options or Options()).with_changes(changes)
+        with open_session(content, style, options, model=self) as session:
+            return session.finish()
 
     def complete(self, options: Options) -> Options:
         """Return the options with this model and device. Raises `UsageError` if they name others."""

@@ -68,6 +68,7 @@ class Run:
     Args:
         problem: what to optimize.
         state: of an earlier run (`state_dict`), to resume from.
+        began: `time.monotonic` from which its `seconds` count, such as before the inputs were read; now by default.
 
     Attributes:
         problem: as given; `problem.scales` are the sizes, the coarsest first.
@@ -77,9 +78,9 @@ class Run:
         DifferentError: the state is of a run with other settings or inputs.
     """
 
-    def __init__(self, problem: Problem, state: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, problem: Problem, state: Mapping[str, Any] | None = None, *, began: float | None = None) -> None:
         self.problem, self.records = problem, list[ScaleRecord]()
-        self._before, self._started = 0.0, time.monotonic()
+        self._before, self._began = 0.0, time.monotonic() if began is None else began
         self._caution = Caution(problem.precision, problem.options.learning_rate)
         self._stage: Stage | None = None
         self._stop = ""
@@ -90,7 +91,7 @@ class Run:
     @property
     def seconds(self) -> float:
         """The time since the run began, including that before an interruption."""
-        return self._before + time.monotonic() - self._started
+        return self._before + time.monotonic() - self._began
 
     @property
     def stopped(self) -> str:
@@ -101,6 +102,11 @@ class Run:
     def precision(self) -> hardware.Precision:
         """The precision of the network, at present."""
         return self._caution.precision
+
+    @property
+    def is_read(self) -> bool:
+        """Whether all losses are read: after every step, on a GPU after every tenth (`READ_EVERY`)."""
+        return self._stage is None or self._stage.is_read
 
     @property
     def spectrum(self) -> dict[str, Tensor]:
@@ -146,22 +152,29 @@ class Run:
                 log.warning("%s", error)
                 self._stop = "memory"
                 break
-            for iterate in stage.iterates():
-                yield Step(scale, iterate.iteration, stage.max_iterations, iterate.terms, iterate.image, self.problem)
-                together = stage.is_read or distributed.world_size() == 1  # all processes end after the same step
-                if together and distributed.any_process(bool(self._stop)):
-                    self.stop()
-                    break
+            yield from self._optimize(stage)
+            del stage  # large
+
+    def _optimize(self, stage: Stage) -> Iterator[Step]:
+        """Yield the steps of a scale. Its last iterate, which holds L-BFGS's history, goes with this call."""
+        scale, most = stage.record.scale, stage.max_iterations
+        for iterate in stage.iterates():
+            yield Step(scale, iterate.iteration, most, iterate.terms, iterate.image, self.problem)
+            together = stage.is_read or distributed.world_size() == 1  # all processes end after the same step
+            if together and distributed.any_process(bool(self._stop)):
+                self.stop()
+                return
 
     def _enter(self, scale: Scale) -> Stage:
         """Prepare a scale: its plan, its canvas, and an empty L-BFGS history with the spectrum of the last scale."""
         stage, problem = self._stage, self.problem
+        resumes = stage is not None and stage.record.scale == scale
+        spectrum = stage.spectrum if stage else problem.prior.spectrum if problem.prior else {}
         if stage:
-            stage.suspend()
+            stage.suspend(keep_state=resumes)
         hardware.release_memory(problem.device)
         plan = plan_scale(problem, scale, self.precision)
-        spectrum = stage.spectrum if stage else problem.prior.spectrum if problem.prior else {}
-        if not stage or stage.record.scale != scale:
+        if not stage or not resumes:
             if stage:
                 image = trim_bleed(stage.best, problem.options)
                 start = upsample_residual(image, problem.base, scale.content, seamless=problem.options.seamless)
@@ -217,6 +230,8 @@ class Run:
             "run": settings and hashes of the inputs, which must be the same when resumed; "progress": numbers and
             texts; both can be written as JSON. "tensors": by name. The tensors change with the next step: write or
             copy them before it. L-BFGS's history is left out if it takes more than `HISTORY_BYTES`.
+
+        Among several processes call it only while `is_read`: reading losses in one of them alone could end its scale.
 
         Raises:
             ValueError: no step was made.

@@ -5,19 +5,22 @@ import dataclasses
 import logging
 import math
 import os
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..images import Source, Styles, as_list
 from ..options import Options
 from ..runtime import distributed
 from .checkpoint import CheckpointWriter, load_checkpoint
-from .model import Model
 from .problem import prepared_problem
 from .result import Result
 from .run import Run, Step
 from .timing import Deadline, Pace, log_duration
+
+if TYPE_CHECKING:
+    from .model import Model
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +51,7 @@ def stylize(
     """
     options = (options or Options()).with_changes(changes)
     with open_session(content, style, options, checkpoint, resume=resume) as session:
-        for _ in session:
-            pass
-        return session.result()
+        return session.finish()
 
 
 @contextlib.contextmanager
@@ -61,24 +62,25 @@ def open_session(
     checkpoint: str | os.PathLike[str] | None = None,
     *,
     resume: bool = False,
-    model: Model | None = None,
+    model: "Model | None" = None,
 ) -> Iterator["Session"]:
     """Yield the session of a run that is started or resumed; arguments and errors as `stylize`.
 
     Args:
-        model: that of the options, which is loaded if not given.
+        model: a loaded one; that of the options is loaded if not given.
     """
+    began = time.monotonic()
     options = model.complete(options) if model else options
     every = options.checkpoint_every
     with prepared_problem(content, style, options, model.weights if model else None) as problem:
         if checkpoint is None or (every == "off" and not resume):
-            yield Session(Run(problem))
+            yield Session(Run(problem, began=began))
             return
         path = Path(checkpoint)
         state = _read_state(path) if resume else None
         if path.exists() and not resume:
             log.info("starting over, although there is a checkpoint; it is kept for now: resume continues from it")
-        run = Run(problem, state)
+        run = Run(problem, state, began=began)
         if state:
             log.info("resuming after %d iterations", sum(record.iterations for record in run.records))
         files = [_absolute_paths(source) for source in (content, *as_list(style))]
@@ -108,11 +110,19 @@ class Session:
             deadline.update(step)
             is_logged = is_logged or log_duration(self.run, self.pace, step)
             yield step
-            self._save_state()
-        self._save_state(last=self.run.stopped == "interrupted")
+            if self.run.is_read and self.run.stopped not in ("interrupted", "diverged"):
+                self._save_state()
+        if self.run.stopped == "interrupted":
+            self._save_state(last=True)
+
+    def finish(self) -> Result:
+        """Make all steps, and return the `result`."""
+        for _ in self:
+            pass
+        return self.result()
 
     def _save_state(self, *, last: bool = False) -> None:
-        if self._writer and self.run.stopped != "diverged" and self._writer.is_due(last=last):
+        if self._writer and self._writer.is_due(last=last):
             self._writer.write(self.run.state_dict())
 
     def result(self) -> Result:

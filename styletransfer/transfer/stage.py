@@ -134,9 +134,10 @@ class Stage:
         """Return the optimizer's state after the last iterate; its tensors change with the next one."""
         return self.iterate.state() if self.iterate else self._state
 
-    def suspend(self) -> None:
-        """Release L-BFGS's history, except what resuming needs."""
-        self._state, self.iterate, self._curvature = self.state(), None, None
+    def suspend(self, *, keep_state: bool) -> None:
+        """Release L-BFGS's history; with `keep_state` not what resuming needs."""
+        self._state = self.state() if keep_state else {}
+        self.iterate = self._curvature = None
 
     def prepare(self, plan: Plan, spectrum: Mapping[str, Tensor]) -> None:
         """Make an empty L-BFGS history with a spectrum. A plan that takes less memory replaces plan and state."""

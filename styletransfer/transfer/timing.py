@@ -38,6 +38,10 @@ class Pace:
         elif step.iteration > self._first:
             self._seconds = (now - self._began) / (step.iteration - self._first)
 
+    def measured(self, step: Step) -> int:
+        """Return how many iterations on the step's scale were measured."""
+        return step.iteration - self._first
+
     def cost(self, scale: Scale) -> int:
         """Return what an iteration costs, in pixels."""
         return math.prod(scale.content) + self._overhead
@@ -98,7 +102,7 @@ class Deadline:
 def log_duration(run: Run, pace: Pace, step: Step) -> bool:
     """Log how long the run takes at most, unless its deadline comes first; return False while it is too early."""
     small = max(step.scale.content) < LEAST_SIDE and step.scale != run.problem.scales[-1]
-    if step.iteration < MEASURED or small:
+    if pace.measured(step) < MEASURED or small:
         return False
     seconds = run.seconds + pace.predict(step)
     if BRIEF <= seconds <= run.problem.options.seconds:
