@@ -196,14 +196,14 @@ options = {{"model": "vgg19-8bit", "device": "cuda", "enlarge": True, "scales": 
 result = stylize(sys.argv[1], sys.argv[2], size={size}, **options)
 print(result.stopped, result.peak_memory_bytes - reserved.nbytes)
 """
-ALLOW = "torch.cuda.set_per_process_memory_fraction(1.5 * 2**30 / total)"
+ALLOW = "torch.cuda.set_per_process_memory_fraction(1.2 * 2**30 / total)"
 HOLD = "reserved = torch.empty(torch.cuda.mem_get_info()[0] - 3 * 2**30, dtype=torch.uint8, device='cuda')"
 
 
 @pytest.mark.parametrize(
     ("prepare", "size", "limit", "message"),
     [
-        (ALLOW, 1024, 1.5, "out of memory"),  # the device reports more
+        (ALLOW, 1024, 1.2, "out of memory"),  # the device reports more
         (HOLD, 2048, 3, "2048×1638: strips"),  # the rest is in use
     ],
     ids=["allowed", "held"],
@@ -221,7 +221,9 @@ def test_stylize_fits_into_little_memory(
 
 CHANGES: list[dict[str, Any]] = [
     *({}, {"optimizer": "adam", "jitter": 0.05}, {"color": "luminance"}, {"color": "content"}, {"seamless": True}),
-    *({"tv": 1.0, "l1": 0.5, "l2": 0.5}, {"scales": "2"}, {"init": "noise"}, {"tile": "48"}),
+    *({"tv": 1.0, "l1": 0.5, "l2": 0.5}, {"init": "noise"}, {"tile": "48"}),
+    # After 8 iterations on each of two scales, rounding alone changes the loss by more than a percent.
+    {"scales": "2", "iterations": 4},
 ]
 
 
@@ -269,8 +271,10 @@ def test_batch_and_video_run_on_the_gpu(content_path: Path, style_path: Path, tm
     assert process.returncode == 0 and len(process.stdout.splitlines()) == 2, process.stderr
     pytest.importorskip("av")
     pytest.importorskip("cv2")
+    frames = tmp_path / "frames"
+    frames.mkdir()
     for number in range(3):
-        images.read_picture(content_path).rgb.save(tmp_path / f"{number}.png")
-    clip = ["video", tmp_path, style_path, "-o", tmp_path / "clip.mkv", "--size", "64"]
+        images.read_picture(content_path).rgb.save(frames / f"{number}.png")
+    clip = ["video", frames, style_path, "-o", tmp_path / "clip.mkv", "--size", "64"]
     process = subprocess.run([*command, *map(str, clip), *options], capture_output=True, text=True)
     assert process.returncode == 0 and (tmp_path / "clip.mkv").stat().st_size > 1000, process.stderr
