@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
+
 from ..encoder import winograd
 from ..encoder.tiling import Tiling, bands
 from ..encoder.vgg import Encoder, level
@@ -101,6 +103,17 @@ class MemoryModel:
         """The feature values per pixel of the largest map."""
         return max(self._count_values([name]) for name in self.encoder.names)
 
+    def _count_maps(self, tiling: Tiling) -> float:
+        """Return how many maps as large as the largest one a convolution and its neighbors hold at once.
+
+        Measured: docs/any-size.md for the CPU, `make test-gpu` on an H100, where cuDNN needs workspaces in float32.
+        """
+        if tiling.rows or self.encoder.convolution(self.encoder.names[0])[0].device.type != "cuda":
+            return 3.5
+        if self.precision.backward == torch.bfloat16:
+            return 1.0
+        return 2.7 if self.precision.tf32 else 5.0
+
     def memory(self, tiling: Tiling, history: int) -> int:
         """Return the peak bytes of the objective and the optimizer."""
         forward, backward = self.precision.forward.itemsize, self.precision.backward.itemsize
@@ -110,7 +123,7 @@ class MemoryModel:
         in_flight = min(self.height, 2 * self.encoder.halo + 3 * rows)
         kept = self.height * sum(own_widths) * self._count_backward_bytes(self._list_layers(tiling.kept, 5))
         recomputed = in_flight * own_widths[0] * self._count_backward_bytes(self._list_layers(1, tiling.kept - 1))
-        strip = min(rows + 4, self.height) * own_widths[0] * 3.5 * self._largest * forward
+        strip = min(rows + 4, self.height) * own_widths[0] * self._count_maps(tiling) * self._largest * forward
         targets = pixels * self._count_values(self.content_layers) * forward
         optimizer = pixels * (12 * (VECTORS + self.images) + 6 * backward * history)
         return int(CONSTANT + self._count_winograd_bytes() + kept + recomputed + strip + targets + optimizer)
