@@ -70,10 +70,16 @@ class Options:
     beta: float = _common(
         10.0, "Style weight: 100 is all style, 1 nearly all content. Only alpha/beta matters.", minimum=0
     )
-    style_loss: Literal["gram", "moments", "wasserstein"] = _style(
+    style_loss: Literal["gram", "moments", "wasserstein", "nearest"] = _style(
         "gram",
-        "gram: Gram matrices; moments: mean and deviation of each filter; wasserstein: mean and covariance.",
+        "gram: Gram matrices; moments: mean and deviation of each filter; wasserstein: mean and covariance; nearest: "
+        "Gram matrices and each place's most similar one in the style.",
         metavar="NAME",
+    )
+    nearest_share: float | None = _style(
+        None,
+        "Share of matching in --style-loss nearest, 0…1; the rest is Gram matrices. Default: 0.5.",
+        minimum=0,
     )
     content_layers: tuple[str, ...] = _style(
         ("conv4_2",), "Content layers, comma-separated: NAME or NAME=WEIGHT.", flag="--content-layer"
@@ -92,6 +98,14 @@ class Options:
         (), "CONTENT_MASK STYLE_MASK: white in the first gets the style of white in the second (- for all); repeatable."
     )
     keep: str | None = _style(None, "Mask image: where it is white, the content stays unchanged.")
+    content_mask: str | None = _style(
+        None, "Mask image: how much the content counts at each place, from black, not at all, to white."
+    )
+    faces: float = _style(
+        1.0,
+        "Content weight of faces relative to the rest; try 3 to 10. Needs: pip install 'styletransfer[faces]'.",
+        minimum=0,
+    )
     color: Literal["style", "content", "luminance"] = _common(
         "style",
         "Output colors: style; content (like the content's); luminance (the content's, only lightness is styled).",
@@ -152,6 +166,10 @@ class Options:
             raise UsageError("alpha and beta are both 0: nothing to optimize")
         if not 0 <= self.init_noise <= 1:
             raise UsageError(f"init_noise is {self.init_noise}; it must be from 0 to 1")
+        if self.nearest_share is not None and self.style_loss != "nearest":
+            raise UsageError(f"nearest_share does not apply to {self.style_loss}: set style_loss to nearest")
+        if self.nearest_share is not None and self.nearest_share > 1:
+            raise UsageError(f"nearest_share is {self.nearest_share}; it must be from 0 to 1")
         if self.seed >= 2**63:
             raise UsageError(f"seed is {self.seed}; it must be less than 2^63")
         if self.bit_depth not in (8, 16):
@@ -196,6 +214,7 @@ class Options:
             init=self.init if self.init in STARTS else rename(self.init),
             weights=self.weights and rename(self.weights),
             keep=self.keep and rename(self.keep),
+            content_mask=self.content_mask and rename(self.content_mask),
             mask=tuple((rename(content), style if style == WHOLE else rename(style)) for content, style in self.mask),
         )
 

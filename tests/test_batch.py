@@ -74,7 +74,7 @@ def test_batch_of_all_combinations_matches_single_runs(albums: Path, capsys: pyt
 def test_job_is_unfinished_after_its_inputs_or_options_change(albums: Path) -> None:
     (job,) = make_jobs(albums, 1)
     assert jobs.make_picture(job)["status"] == "done" and jobs.is_finished(job)
-    for options in ({"beta": 50.0}, {"iterations": 4}, {"keep": "photos/b.png"}):
+    for options in ({"beta": 50.0}, {"iterations": 4}, {"keep": "photos/b.png"}, {"content_mask": "photos/b.png"}):
         assert not jobs.is_finished(dataclasses.replace(job, options=dataclasses.replace(job.options, **options)))
     assert not jobs.is_finished(dataclasses.replace(job, style=("paintings/y.png",)))
     assert not jobs.is_finished(dataclasses.replace(job, content="photos/b.png"))

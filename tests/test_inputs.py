@@ -92,6 +92,29 @@ def test_kept_region_is_identical_to_the_content_image(
     assert np.abs(output[:, 36:].astype(int) - photo[:, 36:]).mean() > 20
 
 
+@pytest.mark.parametrize("options", [{}, {"tile": "64"}, {"scales": "2"}])
+def test_content_counts_only_where_its_mask_is_white(
+    files: dict[str, Path], tmp_path: Path, options: dict[str, str]
+) -> None:
+    """The content is lost where the mask is black. A white mask changes nothing but rounding."""
+    options = {**options, "beta": 1.0}
+    Image.new("L", (64, 64), 255).save(tmp_path / "white.png")
+    photo = images.read_picture(files["photo"]).tensor()
+    plain, white, left = (
+        stylize(files["photo"], files["red"], LITE, iterations=20, content_mask=mask, **options)
+        for mask in (None, str(tmp_path / "white.png"), str(files["left"]))
+    )
+    np.testing.assert_allclose(white.tensor.numpy(), plain.tensor.numpy(), atol=0.02)
+    assert white.settings()["content_mask"] == "white.png"
+    encoder = Encoder(weights.load_weights("vgg19-lite").convolutions, ["conv4_2"])
+    before, after = (
+        (encoder(result.tensor)["conv4_2"] - encoder(photo)["conv4_2"]).square().sum((0, 1)) for result in (plain, left)
+    )
+    # Features see further than a half of so small an image.
+    sides = [(distance[:, 5:].mean() / distance[:, :3].mean()).item() for distance in (before, after)]
+    assert sides[0] < 2 and sides[1] > 5
+
+
 @pytest.mark.parametrize("tile", ["auto", pytest.param("64", marks=pytest.mark.slow)])
 def test_each_region_has_its_own_style(files: dict[str, Path], tile: str) -> None:
     masks = tuple((str(files[side]), "-") for side in ("left", "right"))
@@ -160,7 +183,10 @@ def test_command_accepts_styles_weights_and_masks(
     blend = read_settings_of_run(files["red"], files["blue"], "--style-weight", 3, "--style-weight", 7)
     assert blend["style"] == ["red.png", "blue.png"] and blend["style_weight"] == [3.0, 7.0]
     left, right = ("--mask", files["left"], "-"), ("--mask", files["right"], files["left"])
-    regions = read_settings_of_run(files["red"], files["blue"], *left, *right, "--keep", files["right"])
+    regions = read_settings_of_run(
+        files["red"], files["blue"], *left, *right, "--keep", files["right"], "--content-mask", files["left"]
+    )
+    assert regions["content_mask"] == "left.png"
     assert regions["mask"] == [["left.png", "-"], ["right.png", "left.png"]] and regions["keep"] == "right.png"
     assert str(tmp_path.parent) not in json.dumps(regions)
     with pytest.raises(SystemExit) as exit_info:

@@ -13,6 +13,7 @@ from styletransfer.encoder.formats import Convolutions
 from styletransfer.encoder.vgg import Encoder
 from styletransfer.losses import GAMUT_WEIGHT, LOSSES, Losses, Objective, Region, Style, TemporalPrior
 from styletransfer.losses.gram import gram_matrix
+from styletransfer.losses.nearest import NEAREST_LAYERS, NEAREST_SCALE
 from styletransfer.losses.pixels import HALF_A_LEVEL
 
 CONTENT = {"conv4_2": 0.75, "conv2_2": 0.25}
@@ -33,6 +34,7 @@ def make_objective(
     l2: float = 0.3,
     metrics: bool = False,
     style_loss: str = "gram",
+    content_mask: torch.Tensor | None = None,
 ) -> tuple[Objective, torch.Tensor]:
     rng = torch.Generator().manual_seed(3)
     content, style = CONTENT_IMAGE, STYLE_IMAGE
@@ -42,7 +44,7 @@ def make_objective(
     styles = make_regions(style) if regions else style
     prior = TemporalPrior(content.flip(3), 9 * torch.rand(1, 1, 33, 48, generator=rng, dtype=torch.float64))
     weights = CONTENT, STYLE, alpha, beta, tv
-    terms = {"style_loss": LOSSES[style_loss], "l1": l1, "l2": l2, "prior": prior}
+    terms = {"style_loss": LOSSES[style_loss], "l1": l1, "l2": l2, "prior": prior, "content_mask": content_mask}
     return Objective(encoder, content, styles, *weights, **terms), image
 
 
@@ -71,7 +73,8 @@ def test_gradient_matches_finite_differences(pooling: str, regions: bool, metric
     rng = torch.Generator().manual_seed(5)
     for _ in range(5):
         direction = torch.randn(image.shape, generator=rng, dtype=torch.float64)
-        h = 1e-6
+        # Where another neighbor becomes the nearest, the slope jumps.
+        h = 1e-8 if style_loss == "nearest" else 1e-6
         ahead, behind = (objective.evaluate(image + s * h * direction)[0][0].item() for s in (1, -1))
         slope = (gradient * direction).sum().item()
         # Square roots of small eigenvalues are not linear within a step of h.
@@ -99,12 +102,36 @@ def features_in_numpy(encoder: Encoder, image: torch.Tensor) -> dict[str, np.nda
     return features
 
 
-def moments_in_numpy(features: np.ndarray, mask: torch.Tensor | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Return Σ T² F Fᵀ / Σ T² and Σ T² F / Σ T² for the mask T, averaged over 2×2 blocks down to the layer's size."""
+def shrink_in_numpy(features: np.ndarray, mask: torch.Tensor | None) -> np.ndarray:
+    """Return a mask averaged over 2×2 blocks down to the size of a feature map; ones without a mask."""
     t = np.ones(features.shape[1:]) if mask is None else mask[0, 0].numpy()
     while t.shape != features.shape[1:]:
         h, w = t.shape[0] // 2, t.shape[1] // 2
         t = t[: 2 * h, : 2 * w].reshape(h, 2, w, 2).mean((1, 3))
+    return t
+
+
+def nearest_in_numpy(
+    features: np.ndarray,
+    content: np.ndarray,
+    style: np.ndarray,
+    mask: torch.Tensor | None = None,
+    style_mask: torch.Tensor | None = None,
+) -> float:
+    """Return 1 − the largest cosine of each position with one of the style's less its penalty, by brute force."""
+    t, inside = shrink_in_numpy(features, mask), shrink_in_numpy(style, style_mask)
+    bank = style[:, inside >= inside.max() / 2].T
+    rows = [x.reshape(len(x), -1).T for x in (features, content)]
+    image, own, bank = ((x - bank.mean(0)) / np.linalg.norm(x - bank.mean(0), axis=1)[:, None] for x in (*rows, bank))
+    own = own[t.ravel() >= t.max() / 2]
+    penalty = np.array([0.8 * np.sort(own @ s)[-10:].mean() for s in bank])
+    best = [max(float(f @ s) - v for s, v in zip(bank, penalty - penalty.min(), strict=True)) for f in image]
+    return float(((1 - np.array(best)) * t.ravel() ** 2).sum() / (t**2).sum())
+
+
+def moments_in_numpy(features: np.ndarray, mask: torch.Tensor | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return Σ T² F Fᵀ / Σ T² and Σ T² F / Σ T² for the mask T of a layer's size."""
+    t = shrink_in_numpy(features, mask)
     weights = t**2 / (t**2).sum()
     return np.einsum("ihw,jhw,hw->ij", features, features, weights), np.einsum("ihw,hw->i", features, weights)
 
@@ -114,7 +141,7 @@ def distance_in_numpy(
 ) -> float:
     """Return a style loss by its formula, from second moments and means."""
     (a, mean_a), (b, mean_b) = image, style
-    if style_loss == "gram":
+    if style_loss in ("gram", "nearest"):
         return float(((a - b) ** 2).sum() / (b**2).sum())
     covariance_a, covariance_b = a - np.outer(mean_a, mean_a), b - np.outer(mean_b, mean_b)
     means = ((mean_a - mean_b) ** 2).sum()
@@ -149,6 +176,10 @@ def test_total_is_the_weighted_sum_of_the_terms_in_numpy(metrics: bool, style_lo
     style_features = features_in_numpy(objective.encoder, STYLE_IMAGE)
     for layer, w in STYLE.items():
         style += w * distance_in_numpy(style_loss, *(moments_in_numpy(f[layer]) for f in (features, style_features)))
+    if share := LOSSES[style_loss].nearest_share:
+        maps = features, features_in_numpy(objective.encoder, CONTENT_IMAGE), style_features
+        nearest = sum(w * nearest_in_numpy(*(f[x] for f in maps)) for x, w in NEAREST_LAYERS.items())
+        style = (1 - share) * style + share * NEAREST_SCALE * nearest
     x = image.numpy()
     tv = (np.diff(x, axis=2) ** 2).mean() + (np.diff(x, axis=3) ** 2).mean()
     outside = (np.maximum(-x, 0) ** 2 + np.maximum(x - 1, 0) ** 2).mean()
@@ -165,22 +196,43 @@ def test_total_is_the_weighted_sum_of_the_terms_in_numpy(metrics: bool, style_lo
 
 @pytest.mark.parametrize("style_loss", LOSSES)
 @pytest.mark.parametrize("metrics", [False, True])
-def test_style_loss_of_regions_is_that_of_guided_moments_in_numpy(metrics: bool, style_loss: str) -> None:
+def test_style_loss_of_regions_is_that_of_guided_positions_in_numpy(metrics: bool, style_loss: str) -> None:
     objective, image = make_objective(regions=True, metrics=metrics, style_loss=style_loss)
-    loss, features = 0.0, features_in_numpy(objective.encoder, image)
+    loss, nearest_share = 0.0, LOSSES[style_loss].nearest_share
+    features, content = (features_in_numpy(objective.encoder, x) for x in (image, CONTENT_IMAGE))
     for region in make_regions(STYLE_IMAGE):
         assert region.mask is not None
+        region_share = float((region.mask.numpy() ** 2).mean())
+        styles = [(s.share, s.mask, features_in_numpy(objective.encoder, s.image)) for s in region.styles]
         for layer, w in STYLE.items():
-            styles = [
-                (s.share, moments_in_numpy(features_in_numpy(objective.encoder, s.image)[layer], s.mask))
-                for s in region.styles
-            ]
-            second, mean = (sum(share * moments[i] for share, moments in styles) for i in (0, 1))
+            style_moments = [(share, moments_in_numpy(f[layer], mask)) for share, mask, f in styles]
+            second, mean = (sum(share * moments[i] for share, moments in style_moments) for i in (0, 1))
             image_moments = moments_in_numpy(features[layer], region.mask)
-            share = float((region.mask.numpy() ** 2).mean())
-            loss += share * w * distance_in_numpy(style_loss, image_moments, (np.asarray(second), np.asarray(mean)))
+            distance = distance_in_numpy(style_loss, image_moments, (np.asarray(second), np.asarray(mean)))
+            loss += (1 - nearest_share) * region_share * w * distance
+        for layer, w in NEAREST_LAYERS.items():
+            for share, mask, f in styles:
+                nearest = nearest_in_numpy(features[layer], content[layer], f[layer], region.mask, mask)
+                loss += nearest_share * NEAREST_SCALE * region_share * share * w * nearest
     actual = Losses(*objective.evaluate(image)[0].tolist()).style
     np.testing.assert_allclose(actual, loss, rtol=TOLERANCES.get(style_loss, 1e-9))
+
+
+@pytest.mark.parametrize("metrics", [False, True])
+def test_content_mask_weighs_positions_in_numpy_and_in_the_gradient(metrics: bool) -> None:
+    mask = torch.rand(1, 1, 33, 48, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    mask[..., :20] = 0
+    objective, image = make_objective(beta=0.0, tv=0.0, l1=0.0, l2=0.0, metrics=metrics, content_mask=mask)
+    features, content = features_in_numpy(objective.encoder, image), 0.0
+    for layer, w in CONTENT.items():
+        target = features_in_numpy(objective.encoder, CONTENT_IMAGE)[layer]
+        weights = shrink_in_numpy(target, mask)
+        content += w * (weights * (features[layer] - target) ** 2).sum() / (target**2).sum()
+    terms, gradient = objective.evaluate(image)
+    np.testing.assert_allclose(Losses(*terms.tolist()).content, content, rtol=1e-9)
+    direction = torch.randn(image.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    ahead, behind = (objective.evaluate(image + s * 1e-6 * direction)[0][0].item() for s in (1, -1))
+    np.testing.assert_allclose((ahead - behind) / 2e-6, (gradient * direction).sum().item(), rtol=1e-5)
 
 
 def test_content_loss_of_the_content_image_is_0() -> None:
@@ -195,7 +247,7 @@ def test_style_loss_is_0_for_the_style_image_and_1_for_zero_features(style_loss:
     objective, _ = make_objective(metrics=metrics)
     size = STYLE_IMAGE.shape[2:]
     style_objective = Objective(
-        objective.encoder, torch.zeros(1, 3, *size).double(), STYLE_IMAGE, CONTENT, STYLE, 1.0, 1.0, style_loss=loss
+        objective.encoder, torch.zeros(1, 3, *size).double(), STYLE_IMAGE, CONTENT, STYLE, 0.0, 1.0, style_loss=loss
     )
     terms, gradient = style_objective.evaluate(STYLE_IMAGE)
     assert abs(Losses(*terms.tolist()).style) < 1e-6

@@ -108,7 +108,13 @@ def test_presets_are_options_that_differ_from_the_defaults(preset: str) -> None:
 
 
 def test_options_are_restored_from_json() -> None:
-    options = Options(mask=(("a.png", "-"),), keep="k.png", style_layers=("conv1_1", "conv2_1=2"), style_weight=(1, 2))
+    options = Options(
+        mask=(("a.png", "-"),),
+        keep="k.png",
+        content_mask="c.png",
+        style_layers=("conv1_1", "conv2_1=2"),
+        style_weight=(1, 2),
+    )
     settings = json.loads(json.dumps(dataclasses.asdict(options)))
     assert Options.from_settings({**settings, "of a later version": 1}) == options
     damages = [{"style_layers": 5}, {"size": "large"}, {"size": [1]}, {"size": 96.5}, {"mask": 3}, {"mask": [["a"]]}]

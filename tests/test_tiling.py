@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from styletransfer.encoder.tiling import Tiling, bands
 from styletransfer.encoder.vgg import Encoder
-from styletransfer.losses import LOSSES, Objective, Region, Style, TemporalPrior
+from styletransfer.losses import LOSSES, NEAREST_LAYERS, Objective, Region, Style, TemporalPrior
 from styletransfer.options import LAYERS
 
 PAPERS = ["conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1"]
@@ -26,7 +26,8 @@ def make_objective(
     masked: bool = False,
     style_loss: str = "gram",
 ) -> Objective:
-    encoder = Encoder(CONVOLUTIONS, [*style, *content], pooling).to(dtype)
+    matched = NEAREST_LAYERS if style_loss == "nearest" else ()
+    encoder = Encoder(CONVOLUTIONS, [*style, *content, *matched], pooling).to(dtype)
     rng = torch.Generator().manual_seed(1)
     content_image, style_image = (
         torch.rand(1, 3, *s, generator=rng, dtype=torch.float64).to(dtype) for s in (size, (70, 83))
@@ -40,7 +41,8 @@ def make_objective(
     weight = torch.rand(1, 1, *size, generator=rng, dtype=torch.float64).to(dtype)
     terms = {"alpha": 1.0, "beta": 1e3, "tv": 0.3, "l1": 2.0, "l2": 3.0, "style_loss": LOSSES[style_loss]}
     prior = TemporalPrior(content_image.flip(2), weight)
-    return Objective(encoder, content_image, regions, *equal, **terms, tiling=tiling, prior=prior)  # type: ignore[arg-type]
+    mask = weight.flip(3) if masked else None
+    return Objective(encoder, content_image, regions, *equal, **terms, tiling=tiling, prior=prior, content_mask=mask)  # type: ignore[arg-type]
 
 
 layer_sets = st.lists(st.sampled_from(LAYERS), min_size=1, max_size=5, unique=True)
@@ -63,6 +65,7 @@ tilings = st.builds(
     style_loss=st.sampled_from(list(LOSSES)),
 )
 @example((97, 131), PAPERS, ["conv4_2"], "avg", Tiling(32, 16, 6), True, "wasserstein")
+@example((97, 131), PAPERS, ["conv4_1"], "avg", Tiling(32, 16, 4), True, "nearest")
 @example((65, 65), PAPERS, ["conv4_2"], "avg", Tiling(64, 64, 6), False, "gram")  # one pixel more than a tile
 @example((31, 40), PAPERS, ["conv4_2"], "max", Tiling(64, 64, 3), False, "moments")  # smaller than a tile
 @example((170, 16), PAPERS, ["conv1_1"], "l2", Tiling(16, 1, 6), True, "moments")

@@ -229,7 +229,7 @@ def _read_settings(folder: Path, row: Mapping[str, Any], errors: list[str]) -> d
             settings[field] = convert(field, row[name])
         except UsageError as error:
             errors.append(f"{name}: {error}")
-    for field in ("init", "weights", "keep"):
+    for field in ("init", "weights", "keep", "content_mask"):
         value = settings.get(field)
         if isinstance(value, str) and os.path.isfile(folder / value):
             settings[field] = str(folder / value)

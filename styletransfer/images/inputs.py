@@ -16,6 +16,7 @@ from ..errors import UsageError
 from ..files import sha256_of
 from ..options import STARTS, WHOLE, Options
 from ..version import __version__
+from .faces import find_faces
 from .folders import list_pictures
 from .images import UNNAMED, Picture, fit_size
 from .reading import read_own_settings, read_picture, read_size
@@ -27,7 +28,11 @@ Source = str | os.PathLike[str] | Image.Image | Tensor
 #: An image, a folder of images, or a list of these, in which a list of images stands for a folder.
 Styles = Source | Sequence[Source | Sequence[Source]]
 #: Settings that belong to the value of another one, and are dropped when it changes.
-_DEPENDENT = {"optimizer": ("learning_rate",), "model": ("weights", "preprocessing")}
+_DEPENDENT = {
+    "optimizer": ("learning_rate",),
+    "model": ("weights", "preprocessing"),
+    "style_loss": ("nearest_share",),
+}
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,8 @@ class Inputs:
         keep: white where the content stays as it is; None if nowhere.
         names: file names of the content and the styles, without folders; a list of them for a folder.
         digest: of the files, as `digest` returns it.
+        content_mask: how much the content counts at each place; None for equal weights.
+        faces: white where faces are; None if they do not count more.
     """
 
     content: Picture
@@ -66,6 +73,8 @@ class Inputs:
     keep: Picture | None
     names: list[str | list[str]]
     digest: str | None = None
+    content_mask: Picture | None = None
+    faces: Picture | None = None
 
     @property
     def styles(self) -> list[Picture]:
@@ -82,6 +91,7 @@ class Inputs:
             "init": [self.start],
             "mask": masks,
             "keep": [self.keep],
+            "content_mask": [self.content_mask],
         }
         return {kind: _hash_pixels(pictures) for kind, pictures in kinds.items()}
 
@@ -108,10 +118,13 @@ def read_inputs(content: Source, style: Styles, options: Options) -> Inputs:
     if options.init == "style":
         start = regions[0].styles[0].picture
     keep = _make_mask(read(options.keep), options.keep) if options.keep else None
+    content_mask = _make_mask(read(options.content_mask), options.content_mask) if options.content_mask else None
+    faces = find_faces(content_picture) if options.faces != 1 else None
     names: list[str | list[str]] = [content_picture.name]
     for source, group in zip(sources, groups, strict=True):
         names.append([picture.name for picture in group] if isinstance(source, list) else group[0].name)
-    return Inputs(content_picture, regions, start, keep, names, _compute_digest(content, sources, options))
+    files = _compute_digest(content, sources, options)
+    return Inputs(content_picture, regions, start, keep, names, files, content_mask, faces)
 
 
 def digest(content: Source, style: Styles, options: Options) -> str | None:
@@ -178,7 +191,7 @@ def again(picture: str | os.PathLike[str], **changes: Any) -> tuple[Source, Styl
             settings = {name: value for name, value in settings.items() if name not in others}
     if changes.get("optimizer") == "lbfgs":
         settings.pop("jitter", None)
-    replaced = changes.keys() & {"init", "weights", "keep", "mask"}  # need not be found
+    replaced = changes.keys() & {"init", "weights", "keep", "content_mask", "mask"}  # need not be found
     options = Options.from_settings({name: value for name, value in settings.items() if name not in replaced})
     options = options.map_files(find_file)
     options = replace(options, **changes)

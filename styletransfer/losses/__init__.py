@@ -6,18 +6,26 @@
 from .base import Moments, StyleLoss
 from .gram import Gram
 from .moments import MeanAndDeviation
+from .nearest import NEAREST_LAYERS, GramAndNearest
 from .objective import GAMUT_WEIGHT, Evaluate, Losses, Objective
 from .pixels import TemporalPrior
 from .style import Region, Style
 from .wasserstein import Wasserstein
 
 #: Style losses by their names in `Options.style_loss`.
-LOSSES: dict[str, StyleLoss] = {"gram": Gram(), "moments": MeanAndDeviation(), "wasserstein": Wasserstein()}
+LOSSES: dict[str, StyleLoss] = {
+    "gram": Gram(),
+    "moments": MeanAndDeviation(),
+    "wasserstein": Wasserstein(),
+    "nearest": GramAndNearest(),
+}
 
 __all__ = [
     "GAMUT_WEIGHT",
     "LOSSES",
+    "NEAREST_LAYERS",
     "Evaluate",
+    "GramAndNearest",
     "Losses",
     "Moments",
     "Objective",

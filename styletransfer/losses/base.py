@@ -53,6 +53,8 @@ class StyleLoss(ABC):
 
     #: Whether `Moments.mean` is needed: it costs a pass over every feature map.
     uses_mean = True
+    #: Share of nearest-neighbor matching (`nearest.py`) in the style loss; the rest is this distance.
+    nearest_share: float = 0.0
 
     @abstractmethod
     def prepare(self, style: Moments) -> Any:

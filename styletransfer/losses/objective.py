@@ -13,6 +13,7 @@ from ..encoder.vgg import Encoder
 from ..runtime import distributed
 from .base import StyleLoss
 from .content import ContentTerm
+from .nearest import NEAREST_SCALE, NearestTerm
 from .pixels import (
     Loss,
     TemporalPrior,
@@ -61,6 +62,7 @@ class Objective:
         tiling: in which parts; the whole image at once if not given.
         style_loss: the distance on each style layer, such as those of `LOSSES`.
         prior: adds its temporal loss.
+        content_mask: 1×1×H×W, at least 0, a factor of the content loss at each place; None for 1.
     """
 
     def __init__(
@@ -79,14 +81,23 @@ class Objective:
         l1: float = 0.0,
         l2: float = 0.0,
         prior: TemporalPrior | None = None,
+        content_mask: Tensor | None = None,
     ) -> None:
         self.encoder, self.alpha, self.beta, self.tv, self.tiling = encoder, alpha, beta, tv, tiling or Tiling()
         self.prior, self.l1, self.l2 = prior, l1, l2
         self.original = content if l1 or l2 else None
         self.bands = distributed.take_share(bands(content.shape[3], self.tiling.columns, encoder))
-        self.content = ContentTerm(encoder, content, content_weights, self.tiling.strip_rows(content.shape[3]))
+        rows = self.tiling.strip_rows(content.shape[3])
+        self.content = ContentTerm(encoder, content, content_weights, rows, content_mask)
         regions = [Region([Style(style)])] if isinstance(style, Tensor) else style
         self.style = StyleTerm(style_loss, encoder, regions, style_weights, self.tiling)
+        self.statistic_share = 1 - style_loss.nearest_share
+        self.nearest_weight = style_loss.nearest_share * NEAREST_SCALE
+        #: Terms that compare each position with a target of its own, and their weights.
+        self.position_terms: list[tuple[ContentTerm | NearestTerm, float]] = [(self.content, alpha)]
+        if style_loss.nearest_share:
+            nearest = NearestTerm(encoder, regions, self.style.shares, content, self.tiling, penalize=alpha > 0)
+            self.position_terms.append((nearest, beta * self.nearest_weight))
 
     @torch.no_grad()
     def evaluate(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,18 +107,24 @@ class Objective:
         """
         # First of all: between the maps it would lie in the way of the next evaluation's, and the heap would grow.
         gradient = torch.zeros_like(image)
-        content = image.new_zeros(())
+        losses = [image.new_zeros(()) for _ in self.position_terms]
         sums = self.style.zeros()
         positions = {layer: count_positions(layer, image) for layer in self.style.weights}
 
+        def compare(add: bool, band: Band, layer: str, top: int, features: Tensor) -> Tensor | None:
+            """Return the gradient of the position terms with respect to a strip, and add the strip's losses."""
+            total = None
+            for (term, weight), sum_ in zip(self.position_terms, losses, strict=True):
+                loss, slope = term.evaluate(band, layer, top, features, weight)
+                if add:
+                    sum_.add_(loss)
+                if slope is not None:
+                    total = slope if total is None else total.add_(slope)
+            return total
+
         def first(band: Band, layer: str, top: int, features: Tensor) -> Tensor | None:
             self.style.add(sums, band, layer, top, features, positions.get(layer, 0))
-            loss, slope = self.content.evaluate(band, layer, top, features, self.alpha)
-            content.add_(loss)
-            return slope
-
-        def second(band: Band, layer: str, top: int, features: Tensor) -> Tensor | None:
-            return self.content.evaluate(band, layer, top, features, self.alpha)[1]
+            return compare(True, band, layer, top, features)
 
         traces = [
             (band, BackwardPass(self.encoder, image[..., band.left : band.right], self.tiling.rows, self.tiling.kept))
@@ -116,11 +133,13 @@ class Objective:
         for band, trace in traces:
             trace.forward(partial(first, band))
         moments = [m for by_layer in sums for m in by_layer.values()]
-        distributed.sum_over_processes([content, *(m.second for m in moments), *(m.mean for m in moments)])
-        style, slopes = self.style.evaluate(sums, positions, self.beta)
+        distributed.sum_over_processes([*losses, *(m.second for m in moments), *(m.mean for m in moments)])
+        style, slopes = self.style.evaluate(sums, positions, self.beta * self.statistic_share)
+        content, *nearest = losses
+        style = self.statistic_share * style + self.nearest_weight * sum(nearest)
         for band, trace in traces:
             part = gradient[..., band.left : band.right]
-            trace.backward(partial(self.style.pull, slopes, band), partial(second, band), part, band.core)
+            trace.backward(partial(self.style.pull, slopes, band), partial(compare, False, band), part, band.core)
         distributed.sum_over_processes([gradient])
         return self._add_pixel_terms(image, content, style, gradient)
 

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..encoder.tiling import Band, Tiling
 from ..encoder.vgg import Encoder, level
 from .base import Moments, StyleLoss
-from .content import apply_channel_matrix
+from .content import apply_channel_matrix, pool_mask
 from .gram import gram_matrix
 
 #: Statistics of so many style images, each in one size, are kept by an encoder for the next run.
@@ -70,7 +69,7 @@ class StyleTerm:
         tiling: Tiling,
     ) -> None:
         self.loss, self.encoder, self.weights = loss, encoder, dict(weights)
-        self._guides = [_make_guides(region.mask, self.weights) for region in regions]
+        self._guides = [make_guides(region.mask, self.weights) for region in regions]
         # A position counts as much as it does without masks, however small its region is.
         self.shares = [
             region.share or (1.0 if region.mask is None else region.mask.square().mean().item()) for region in regions
@@ -172,7 +171,7 @@ class StyleTerm:
 
     def _compute_moments(self, style: Style, rows: int | None) -> dict[str, Moments]:
         total: dict[str, Moments] = {}
-        guides, done = _make_guides(style.mask, self.weights), defaultdict[str, int](int)
+        guides, done = make_guides(style.mask, self.weights), defaultdict[str, int](int)
         for layer, features in self.encoder.features(style.image, rows):
             if layer not in self.weights:
                 continue
@@ -193,7 +192,7 @@ def _moments(features: Tensor, guide: Tensor | None, positions: int, with_mean: 
     return Moments(second, weighted.sum((0, 2, 3), dtype=second.dtype) / positions)
 
 
-def _make_guides(mask: Tensor | None, layers: Mapping[str, float]) -> dict[str, Tensor] | None:
+def make_guides(mask: Tensor | None, layers: Mapping[str, float]) -> dict[str, Tensor] | None:
     """Return a mask 1×1×H×W as a factor of each style layer's features, 1×1×h×w, whose mean square is 1.
 
     Gatys et al. 2017, *Controlling Perceptual Factors in Neural Style Transfer*, section 4.1; there the sum of squares
@@ -202,11 +201,8 @@ def _make_guides(mask: Tensor | None, layers: Mapping[str, float]) -> dict[str, 
     """
     if mask is None:
         return None
-    levels = [mask]
-    for _ in range(max(map(level, layers), default=0)):
-        levels.append(F.avg_pool2d(levels[-1], 2))
-    scaled = [m / m.square().mean().sqrt().clamp(min=torch.finfo(m.dtype).tiny) for m in levels]
-    return {layer: scaled[level(layer)] for layer in layers}
+    masks = pool_mask(mask, layers)
+    return {k: m / m.square().mean().sqrt().clamp(min=torch.finfo(m.dtype).tiny) for k, m in masks.items()}
 
 
 def count_positions(layer: str, image: Tensor) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..encoder.tiling import Tiling
 from ..encoder.vgg import Encoder
 from ..images import RegionInput, StyleInput
-from ..losses import LOSSES, Evaluate, Objective, Region, Style
+from ..losses import LOSSES, Evaluate, GramAndNearest, Objective, Region, Style
 from ..runtime import hardware
 from .bleed import SEAMLESS_BLEED, bleed_width
 from .canvas import content_canvas, mask_canvas, temporal_prior
@@ -53,6 +53,9 @@ def make_evaluate(
 def make_objective(problem: Problem, encoder: Encoder, scale: Scale, tiling: Tiling) -> Objective:
     """Return the objective of a scale, evaluated in the parts of `tiling`."""
     options, device = problem.options, problem.device
+    style_loss = LOSSES[options.style_loss]
+    if options.nearest_share is not None:
+        style_loss = GramAndNearest(options.nearest_share)
 
     def load(style: StyleInput) -> Style:
         size = scale.fit_style(style.picture)
@@ -74,9 +77,19 @@ def make_objective(problem: Problem, encoder: Encoder, scale: Scale, tiling: Til
         l1=options.l1,
         l2=options.l2,
         tiling=tiling,
-        style_loss=LOSSES[options.style_loss],
+        style_loss=style_loss,
         prior=temporal_prior(problem, scale),
+        content_mask=_weigh_content(problem, scale),
     )
+
+
+def _weigh_content(problem: Problem, scale: Scale) -> Tensor | None:
+    """Return how much the content counts at each place, 1×1×H×W; None for equal weights."""
+    mask, faces = (mask_canvas(problem, m, scale) for m in (problem.inputs.content_mask, problem.inputs.faces))
+    if faces is None:
+        return mask
+    weights = 1 + (problem.options.faces - 1) * faces
+    return weights if mask is None else mask * weights
 
 
 def _load_mask_and_share(problem: Problem, region: RegionInput, scale: Scale) -> tuple[Tensor | None, float | None]:

@@ -15,6 +15,7 @@ from ..encoder.vgg import Encoder
 from ..encoder.weights import Weights, load_weights
 from ..errors import UsageError
 from ..images import Inputs, Picture, Source, StyleInput, Styles, color, fit_size, read_inputs
+from ..losses import NEAREST_LAYERS
 from ..options import STARTS, Options
 from ..runtime import hardware
 from ..version import __version__
@@ -99,7 +100,10 @@ class Problem:
 
     def encoder(self, precision: hardware.Precision) -> Encoder:
         """Return the network, cut to the layers of the losses."""
-        layers = {**self.options.content_weights, **self.options.style_weights}
+        options = self.options
+        layers = {*options.content_weights, *options.style_weights}
+        if options.style_loss == "nearest":
+            layers |= NEAREST_LAYERS.keys()
         return self.weights.encoder(layers, self.options.pooling, precision.forward, precision.backward, self.device)
 
     def max_iterations(self, scale: Scale) -> int:

@@ -176,10 +176,12 @@ def _set_masks(problem: Problem, options: Options, masks: dict[str, Picture]) ->
     if not masks:
         return problem
     keep = masks.get(options.keep or "", problem.inputs.keep)
+    content_mask = masks.get(options.content_mask or "", problem.inputs.content_mask)
     pairs = zip(problem.inputs.regions, options.mask or ((WHOLE, WHOLE),), strict=True)
     regions = [replace(region, mask=masks.get(here, region.mask)) for region, (here, _) in pairs]
     originals = replace(problem.originals, keep=keep)
-    return replace(problem, originals=originals, inputs=replace(problem.inputs, keep=keep, regions=regions))
+    inputs = replace(problem.inputs, keep=keep, content_mask=content_mask, regions=regions)
+    return replace(problem, originals=originals, inputs=inputs)
 
 
 def _pack(age: Array) -> str:

@@ -11,7 +11,10 @@ from ..options import STARTS, Options, convert
 
 _HINTS = get_type_hints(Options)
 #: Fields without a control here: the balance, drawn masks, files on the server, and settings of the server.
-_ELSEWHERE = ("alpha", "beta", "mask", "keep", "weights", "preprocessing", "max_pixels", "checkpoint_every", "tile")
+_ELSEWHERE = (
+    *("alpha", "beta", "mask", "keep", "content_mask", "weights", "preprocessing"),
+    *("max_pixels", "checkpoint_every", "tile"),
+)
 #: The most useful fields, always visible; the first of them is above the balance, next to the paintings.
 FIRST = ("style_weight", "style_scale", "size", "color", "model")
 #: log₁₀(α/β) of the lecture's sweep, from all style to nearly all content, and the range of the slider.

@@ -1,0 +1,56 @@
+"""Where faces are in a picture."""
+
+import logging
+
+import numpy as np
+from PIL import Image
+
+from ..errors import UsageError
+from .images import Picture
+
+log = logging.getLogger(__name__)
+
+#: Longer side of the image in which faces are searched, in pixels.
+SEARCHED = 800
+#: Smallest face, as a share of the image's shorter side.
+SMALLEST = 0.06
+#: So many overlapping detections are a face.
+DETECTIONS = 6
+#: Half-axes of the ellipse of a face, relative to the side of its detection.
+HALF_WIDTH, HALF_HEIGHT = 0.6, 0.75
+#: Width of the soft border, relative to the half-axes.
+SOFT = 0.5
+
+
+def find_faces(picture: Picture) -> Picture | None:
+    """Return a mask of a picture's faces, ellipses with soft borders; None, with a warning, if there is none.
+
+    Frontal faces alone: Viola and Jones, *Rapid Object Detection using a Boosted Cascade of Simple Features*, CVPR
+    2001, as OpenCV has it.
+
+    Raises:
+        UsageError: OpenCV is not installed.
+    """
+    try:
+        import cv2
+
+        cascade = cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_alt2.xml")
+    except (ImportError, AttributeError):
+        raise UsageError("finding faces needs OpenCV 4; run: pip install 'styletransfer[faces]'") from None
+    width, height = picture.rgb.size
+    scale = min(1.0, SEARCHED / max(width, height))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    gray = np.asarray(picture.rgb.convert("L").resize(size, Image.Resampling.BOX))
+    smallest = max(24, round(SMALLEST * min(size)))
+    found = cascade.detectMultiScale(cv2.equalizeHist(gray), 1.05, DETECTIONS, minSize=(smallest, smallest))
+    if not len(found):
+        log.warning("%s: no face found", picture.name)
+        return None
+    y, x = np.mgrid[: size[1], : size[0]] + 0.5
+    mask = np.zeros(size[::-1])
+    for left, top, side, _ in found:
+        distance = np.hypot((x - left - side / 2) / (HALF_WIDTH * side), (y - top - side / 2) / (HALF_HEIGHT * side))
+        inside = np.clip((1 + SOFT - distance) / SOFT, 0, 1)
+        mask = np.maximum(mask, inside * inside * (3 - 2 * inside))
+    log.info("%s: %d faces", picture.name, len(found))
+    return Picture(Image.fromarray((255 * mask).round().astype(np.uint8)).convert("RGB"), None, picture.name)
