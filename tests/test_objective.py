@@ -124,7 +124,7 @@ def nearest_in_numpy(
     rows = [x.reshape(len(x), -1).T for x in (features, content)]
     image, own, bank = ((x - bank.mean(0)) / np.linalg.norm(x - bank.mean(0), axis=1)[:, None] for x in (*rows, bank))
     own = own[t.ravel() >= t.max() / 2]
-    penalty = np.array([0.8 * np.sort(own @ s)[-10:].mean() for s in bank])
+    penalty = np.array([0.5 * np.sort(own @ s)[-10:].mean() for s in bank])
     best = [max(float(f @ s) - v for s, v in zip(bank, penalty - penalty.min(), strict=True)) for f in image]
     return float(((1 - np.array(best)) * t.ravel() ** 2).sum() / (t**2).sum())
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from styletransfer.encoder.tiling import Tiling, bands
 from styletransfer.encoder.vgg import Encoder
-from styletransfer.losses import LOSSES, NEAREST_LAYERS, Objective, Region, Style, TemporalPrior
+from styletransfer.losses import LOSSES, NEAREST_LAYERS, Objective, Region, Style, TemporalPrior, nearest
 from styletransfer.options import LAYERS
 
 PAPERS = ["conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1"]
@@ -89,6 +89,20 @@ def test_tiled_loss_and_gradient_equal_the_untiled_ones(
     tolerance = {"gram": 1e-10, "wasserstein": 1e-6}.get(style_loss, 1e-9)
     np.testing.assert_allclose(tiled_terms.numpy(), terms.numpy(), rtol=tolerance)
     assert (tiled_gradient - gradient).norm() <= tolerance * gradient.norm()
+
+
+@pytest.mark.parametrize("tiling", [Tiling(64, 32, 6), Tiling(None, 17, 3), Tiling(80, None, 1)])
+def test_samples_of_many_features_are_the_same_in_parts(tiling: Tiling, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With more features than are matched, all parts of an image see the same ones, whatever the parts."""
+    monkeypatch.setattr(nearest, "MOST_FEATURES", 40)
+    monkeypatch.setattr(nearest, "MOST_CONTENT_FEATURES", 30)
+    monkeypatch.setattr(nearest, "BLOCK", 50)
+    image = torch.rand(1, 3, 130, 170, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    arguments = (torch.float64, (130, 170), PAPERS, ["conv4_2"], "avg")
+    terms, gradient = make_objective(*arguments, Tiling(), True, "nearest").evaluate(image)
+    tiled_terms, tiled_gradient = make_objective(*arguments, tiling, True, "nearest").evaluate(image)
+    np.testing.assert_allclose(tiled_terms.numpy(), terms.numpy(), rtol=1e-9)
+    assert (tiled_gradient - gradient).norm() <= 1e-9 * gradient.norm()
 
 
 @pytest.mark.parametrize("tiling", [Tiling(64, 32, 6), Tiling(None, 50, 3), Tiling(80, None, 1)])

@@ -19,9 +19,9 @@ NEAREST_LAYERS = {"conv3_1": 0.3, "conv4_1": 0.7}
 #: Factor of the loss of matching: with it, content distances at the default α/β are about those of Gram matrices.
 NEAREST_SCALE = 0.43
 #: Most features of a style image, and of the content, on a layer; of more, so many random ones are taken.
-MOST_FEATURES, MOST_CONTENT_FEATURES = 4096, 2048
+MOST_FEATURES, MOST_CONTENT_FEATURES = 1024, 1024
 #: A style feature's similarity counts less by this share of its mean similarity to so many of the content's features.
-HUB_PENALTY, HUB_NEIGHBORS = 0.8, 10
+HUB_PENALTY, HUB_NEIGHBORS = 0.5, 10
 #: Positions whose similarities to all features of a style are in memory at a time.
 BLOCK = 1024
 #: Least norm of a centered feature that is divided by, relative to the style's mean norm.
