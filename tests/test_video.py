@@ -511,6 +511,7 @@ def test_input_clip_is_not_overwritten(clip_path: Path, style_path: Path, capsys
     ("arguments", "message"),
     [
         (["--seamless"], "--seamless is for single images"),
+        (["--faces", "3"], "--faces is for single images"),
         (["--time", "5m"], "--time is for single images"),
         (["--bit-depth", "16"], "--bit-depth is for single images"),
         (["--look-back", "2,1"], "look_back"),

@@ -45,6 +45,7 @@ _REFUSED = {
     "time": "each frame ends when its loss has converged",
     "seamless": "what leaves at one border would have to enter at the opposite one",
     "bit_depth": "clips are written with 8 bits",
+    "faces": "they are found anew in each frame, and strokes would jump",
 }
 
 
