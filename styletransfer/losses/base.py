@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..encoder.tiling import Band
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -77,6 +79,23 @@ class StyleLoss(ABC):
             value = self.distance(free, target)
             second, mean = torch.autograd.grad(value, [free.second, free.mean], materialize_grads=True)
         return value.detach(), Moments((second + second.T) / 2, mean)
+
+
+class PositionTerm(ABC):
+    """A loss that is a sum over positions, each compared with a target of its own."""
+
+    @abstractmethod
+    def evaluate(
+        self, band: Band, layer: str, top: int, features: Tensor, scale: float
+    ) -> tuple[Tensor | float, Tensor | None]:
+        """Return what a strip of a layer's features contributes to the loss, and the gradient with respect to it.
+
+        The gradient is that within the band's core; None for layers that the term does not compare.
+
+        Args:
+            top: row of the map at which the strip begins.
+            scale: of the gradient.
+        """
 
 
 def squared_norm(target: Tensor) -> float:

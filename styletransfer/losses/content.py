@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ..encoder.tiling import Band
 from ..encoder.vgg import Encoder, level
-from .base import squared_norm
+from .base import PositionTerm, squared_norm
 
 
-class ContentTerm:
+class ContentTerm(PositionTerm):
     """Σ_l w_l `content_loss`, over layers l.
 
     Args:
@@ -51,12 +51,7 @@ class ContentTerm:
     def evaluate(
         self, band: Band, layer: str, top: int, features: Tensor, scale: float
     ) -> tuple[Tensor | float, Tensor | None]:
-        """Return what a strip of a layer's features contributes to the loss, and the gradient with respect to it.
-
-        Args:
-            top: row of the map at which the strip begins.
-            scale: of the gradient.
-        """
+        """As `PositionTerm.evaluate`."""
         weight = self.weights.get(layer)
         if not weight:
             return 0.0, None

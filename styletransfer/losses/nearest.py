@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..encoder.tiling import Band, Tiling
 from ..encoder.vgg import Encoder
+from .base import PositionTerm
 from .content import apply_channel_matrix
 from .gram import Gram
 from .style import Region, count_positions, make_guides
@@ -55,7 +56,7 @@ class Bank(NamedTuple):
     least: Tensor
 
 
-class NearestTerm:
+class NearestTerm(PositionTerm):
     """Σ_r s_r Σ_l w_l · mean over positions p of 1 − max_j (cos(F_p − μ, S_j − μ) − v_j), of regions r and layers l.
 
     S are a style's features on the layer and μ is their mean: Kolkin et al., *Neural Neighbor Style Transfer*, 2022,
@@ -100,12 +101,7 @@ class NearestTerm:
     def evaluate(
         self, band: Band, layer: str, top: int, features: Tensor, scale: float
     ) -> tuple[Tensor | float, Tensor | None]:
-        """Return what a strip of a layer's features contributes to the loss, and the gradient with respect to it.
-
-        Args:
-            top: row of the map at which the strip begins.
-            scale: of the gradient.
-        """
+        """As `PositionTerm.evaluate`."""
         if layer not in self.weights:
             return 0.0, None
         within, columns = band.at(layer)

@@ -11,7 +11,7 @@ from ..encoder.backward import BackwardPass
 from ..encoder.tiling import Band, Tiling, bands
 from ..encoder.vgg import Encoder
 from ..runtime import distributed
-from .base import StyleLoss
+from .base import PositionTerm, StyleLoss
 from .content import ContentTerm
 from .nearest import NEAREST_SCALE, NearestTerm
 from .pixels import (
@@ -94,7 +94,7 @@ class Objective:
         self.statistic_share = 1 - style_loss.nearest_share
         self.nearest_weight = style_loss.nearest_share * NEAREST_SCALE
         #: Terms that compare each position with a target of its own, and their weights.
-        self.position_terms: list[tuple[ContentTerm | NearestTerm, float]] = [(self.content, alpha)]
+        self.position_terms: list[tuple[PositionTerm, float]] = [(self.content, alpha)]
         if style_loss.nearest_share:
             nearest = NearestTerm(encoder, regions, self.style.shares, content, self.tiling, penalize=alpha > 0)
             self.position_terms.append((nearest, beta * self.nearest_weight))
