@@ -12,6 +12,7 @@ from PIL import Image
 from test_cli import here, run
 
 from styletransfer import Options, StyleTransferError, UsageError, images, stylize
+from styletransfer.transfer import stage
 from styletransfer.web import server, watching
 from styletransfer.web.watching import Watched, choose_target, keep_input
 
@@ -173,6 +174,7 @@ def test_run_ends_promptly_and_saves_its_image(
     content_path: Path, style_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     monkeypatch.setattr(watching, "PATIENCE", 2.0)
+    monkeypatch.setattr(stage, "SETTLED", -1.0)  # a fast processor would converge before
     watched, done = Watched(content_path, [style_path], LONG, tmp_path / "out.png"), threading.Event()
     thread = threading.Thread(target=watched.paint, args=[done.is_set])
     thread.start()
