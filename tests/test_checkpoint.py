@@ -98,6 +98,24 @@ def test_checkpoint_of_a_version_with_warm_starts_resumes(
     assert ("a warm start, which no longer exists" in caplog.text) == (warm_start == "auto")
 
 
+def test_checkpoint_without_later_options_resumes_if_they_have_their_defaults(
+    content_path: Path, style_path: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "state"
+    expected = stylize(content_path, style_path, SMALL)
+    stylize_and_listen(content_path, style_path, SMALL, lambda step: step.iteration == 12, checkpoint=path)
+    with safe_open(path, "pt") as file:
+        header, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    settings = json.loads(header["run"])
+    for name in ("faces", "content_mask", "nearest_share"):
+        del settings[name]
+    save_file(tensors, path, {**header, "run": json.dumps(settings)})
+    with pytest.raises(UsageError, match=r"faces was 1\.0 and is now 2\.0"):
+        stylize(content_path, style_path, SMALL, checkpoint=path, resume=True, faces=2.0)
+    resumed = stylize(content_path, style_path, SMALL, checkpoint=path, resume=True)
+    assert torch.equal(resumed.tensor, expected.tensor) and resumed.losses == expected.losses
+
+
 def test_run_resumes_in_its_original_precision(
     content_path: Path, style_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,7 +61,7 @@ def is_finished(job: Job) -> bool:
     if job.shot:  # `render` finds the finished frames
         return False
     try:
-        metadata = read_settings(Path(job.output))
+        metadata = Options.add_defaults(read_settings(Path(job.output)))
         digest = images.digest(job.content, job.style, job.options)
     except (StyleTransferError, OSError):
         return False

@@ -1,4 +1,4 @@
-"""Where faces are in a picture."""
+"""Face detection."""
 
 import logging
 
@@ -10,11 +10,11 @@ from .images import Picture
 
 log = logging.getLogger(__name__)
 
-#: Longer side of the image in which faces are searched, in pixels.
+#: Maximum longer side of the image that is searched, in pixels.
 SEARCHED = 800
-#: Smallest face, as a share of the image's shorter side.
+#: Minimum side of a face, relative to the image's shorter side.
 SMALLEST = 0.06
-#: So many overlapping detections are a face.
+#: Minimum number of overlapping detections of a face.
 DETECTIONS = 6
 #: Half-axes of the ellipse of a face, relative to the side of its detection.
 HALF_WIDTH, HALF_HEIGHT = 0.6, 0.75
@@ -23,13 +23,13 @@ SOFT = 0.5
 
 
 def find_faces(picture: Picture) -> Picture | None:
-    """Return a mask of a picture's faces, ellipses with soft borders; None, with a warning, if there is none.
+    """Return a mask of the faces in an image, ellipses with soft borders; None, with a warning, if there are none.
 
-    Frontal faces alone: Viola and Jones, *Rapid Object Detection using a Boosted Cascade of Simple Features*, CVPR
-    2001, as OpenCV has it.
+    Only frontal faces are found, by OpenCV's detector of Viola and Jones, *Rapid Object Detection using a Boosted
+    Cascade of Simple Features*, CVPR 2001.
 
     Raises:
-        UsageError: OpenCV is not installed.
+        UsageError: OpenCV 4 is not installed.
     """
     try:
         import cv2

@@ -83,7 +83,10 @@ class Inputs:
         return list({id(picture): picture for picture in styles}.values())
 
     def hashes(self) -> dict[str, str]:
-        """Return the SHA-256 of the pixels of each kind of input, which decide the result."""
+        """Return the SHA-256 of the pixels of each kind of input, which decide the result.
+
+        That of a content mask only if there is one: earlier checkpoints have none.
+        """
         masks = [mask for region in self.regions for mask in (region.mask, *(s.mask for s in region.styles))]
         kinds: dict[str, Sequence[Picture | None]] = {
             "content": [self.content],
@@ -91,8 +94,9 @@ class Inputs:
             "init": [self.start],
             "mask": masks,
             "keep": [self.keep],
-            "content_mask": [self.content_mask],
         }
+        if self.content_mask:
+            kinds["content_mask"] = [self.content_mask]
         return {kind: _hash_pixels(pictures) for kind, pictures in kinds.items()}
 
 
@@ -107,6 +111,9 @@ def read_inputs(content: Source, style: Styles, options: Options) -> Inputs:
     def read(source: Source) -> Picture:
         return read_picture(source, options.max_pixels)
 
+    def read_mask(path: str | None) -> Picture | None:
+        return _make_mask(read(path), path) if path else None
+
     content_picture = read(content)
     sources = [_expand_folder(source) for source in as_list(style)]
     groups = [[read(image) for image in (source if isinstance(source, list) else [source])] for source in sources]
@@ -117,14 +124,19 @@ def read_inputs(content: Source, style: Styles, options: Options) -> Inputs:
     start = None if options.init in STARTS else read(options.init)
     if options.init == "style":
         start = regions[0].styles[0].picture
-    keep = _make_mask(read(options.keep), options.keep) if options.keep else None
-    content_mask = _make_mask(read(options.content_mask), options.content_mask) if options.content_mask else None
-    faces = find_faces(content_picture) if options.faces != 1 else None
     names: list[str | list[str]] = [content_picture.name]
     for source, group in zip(sources, groups, strict=True):
         names.append([picture.name for picture in group] if isinstance(source, list) else group[0].name)
-    files = _compute_digest(content, sources, options)
-    return Inputs(content_picture, regions, start, keep, names, files, content_mask, faces)
+    return Inputs(
+        content_picture,
+        regions,
+        start,
+        read_mask(options.keep),
+        names,
+        _compute_digest(content, sources, options),
+        content_mask=read_mask(options.content_mask),
+        faces=find_faces(content_picture) if options.faces != 1 else None,
+    )
 
 
 def digest(content: Source, style: Styles, options: Options) -> str | None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..encoder.tiling import Band, Tiling
 from ..encoder.vgg import Encoder
+from ..options import NEAREST_SHARE
 from .base import PositionTerm
 from .content import apply_channel_matrix
 from .gram import Gram
@@ -19,13 +20,13 @@ from .style import Region, count_positions, make_guides
 NEAREST_LAYERS = {"conv3_1": 0.3, "conv4_1": 0.7}
 #: Factor of the loss of matching: with it, content distances at the default α/β are about those of Gram matrices.
 NEAREST_SCALE = 0.43
-#: Most features of a style image, and of the content, on a layer; of more, so many random ones are taken.
+#: Maximum numbers of features of a style image and of the content image on a layer; a random subset of more.
 MOST_FEATURES, MOST_CONTENT_FEATURES = 1024, 1024
-#: A style feature's similarity counts less by this share of its mean similarity to so many of the content's features.
+#: The penalty of a style feature: this share of its mean similarity to so many most similar features of the content.
 HUB_PENALTY, HUB_NEIGHBORS = 0.5, 10
-#: Positions whose similarities to all features of a style are in memory at a time.
+#: Number of positions compared with all features of a style at a time, which bounds the memory.
 BLOCK = 1024
-#: Least norm of a centered feature that is divided by, relative to the style's mean norm.
+#: Minimum norm that centered features are divided by, relative to the mean norm of the style's.
 LEAST_NORM = 1e-3
 
 
@@ -33,11 +34,11 @@ LEAST_NORM = 1e-3
 class GramAndNearest(Gram):
     """(1 − s) · the loss of Gram matrices + s · `NEAREST_SCALE` · that of `NearestTerm`, for a share s from 0 to 1.
 
-    Gram matrices alone leave places as they are in the photograph; matching alone forgets how often the painting has
-    which feature.
+    Gram matrices alone leave parts of the content unpainted; matching alone ignores how often a feature occurs in the
+    style.
     """
 
-    nearest_share: float = 0.5
+    nearest_share: float = NEAREST_SHARE
 
 
 class Bank(NamedTuple):
@@ -47,7 +48,7 @@ class Bank(NamedTuple):
         features: K×N, centered and of norm 1.
         mean: N.
         penalty: K, what each feature's similarity is lowered by.
-        least: norm of a centered feature below which it counts as without direction.
+        least: minimum norm that centered features of the image are divided by.
     """
 
     features: Tensor
@@ -73,7 +74,7 @@ class NearestTerm(PositionTerm):
         shares: of the regions.
         content: 1×3×H×W in [0, 1].
         tiling: in which content and styles go through the encoder.
-        penalize: whether there is a penalty: only an image that keeps to the content has features like the content's.
+        penalize: whether to use the penalty, which only makes sense if the image stays close to the content.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class NearestTerm(PositionTerm):
         return loss, apply_channel_matrix(slope, None if transform is None else transform.T)
 
     def _sample(self, image: Tensor, mask: Tensor | None, most: int) -> dict[str, Tensor]:
-        """Return at most so many features of an image on each layer, K×N: those within its mask, where it has one."""
+        """Return the features of an image on each layer, K×N, within its mask if it has one; at most `most` of them."""
         guides = make_guides(mask, self.weights)
         chosen, found, done = {}, {layer: list[Tensor]() for layer in self.weights}, dict.fromkeys(self.weights, 0)
         for layer in self.weights:

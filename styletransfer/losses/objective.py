@@ -111,20 +111,15 @@ class Objective:
         sums = self.style.zeros()
         positions = {layer: count_positions(layer, image) for layer in self.style.weights}
 
-        def compare(add: bool, band: Band, layer: str, top: int, features: Tensor) -> Tensor | None:
-            """Return the gradient of the position terms with respect to a strip, and add the strip's losses."""
-            total = None
-            for (term, weight), sum_ in zip(self.position_terms, losses, strict=True):
-                loss, slope = term.evaluate(band, layer, top, features, weight)
-                if add:
-                    sum_.add_(loss)
-                if slope is not None:
-                    total = slope if total is None else total.add_(slope)
-            return total
-
         def first(band: Band, layer: str, top: int, features: Tensor) -> Tensor | None:
             self.style.add(sums, band, layer, top, features, positions.get(layer, 0))
-            return compare(True, band, layer, top, features)
+            parts, slope = self._compare_positions(band, layer, top, features)
+            for loss, part in zip(losses, parts, strict=True):
+                loss.add_(part)
+            return slope
+
+        def second(band: Band, layer: str, top: int, features: Tensor) -> Tensor | None:
+            return self._compare_positions(band, layer, top, features)[1]
 
         traces = [
             (band, BackwardPass(self.encoder, image[..., band.left : band.right], self.tiling.rows, self.tiling.kept))
@@ -139,9 +134,21 @@ class Objective:
         style = self.statistic_share * style + self.nearest_weight * sum(nearest)
         for band, trace in traces:
             part = gradient[..., band.left : band.right]
-            trace.backward(partial(self.style.pull, slopes, band), partial(compare, False, band), part, band.core)
+            trace.backward(partial(self.style.pull, slopes, band), partial(second, band), part, band.core)
         distributed.sum_over_processes([gradient])
         return self._add_pixel_terms(image, content, style, gradient)
+
+    def _compare_positions(
+        self, band: Band, layer: str, top: int, features: Tensor
+    ) -> tuple[list[Tensor | float], Tensor | None]:
+        """Return the loss of each position term on a strip, and the gradient of their weighted sum."""
+        losses, total = list[Tensor | float](), None
+        for term, weight in self.position_terms:
+            loss, slope = term.evaluate(band, layer, top, features, weight)
+            losses.append(loss)
+            if slope is not None:
+                total = slope if total is None else total.add_(slope)
+        return losses, total
 
     def _add_pixel_terms(
         self, image: Tensor, content: Tensor, style: Tensor, gradient: Tensor

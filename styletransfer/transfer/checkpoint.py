@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..errors import StyleTransferError, UsageError
 from ..files import atomic_write
+from ..options import Options
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ def load_checkpoint(path: Path, *, header_only: bool = False) -> Checkpoint:
 
 def check_same_run(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise `DifferentError`, with their names, if settings or inputs differ from those that a run began with."""
+    before = Options.add_defaults(before)
     changed = [
         f"{name} was {_shorten(before.get(name))} and is now {_shorten(now.get(name))}"
         for name in {**before, **now}

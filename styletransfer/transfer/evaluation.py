@@ -12,7 +12,7 @@ from torch import Tensor
 from ..encoder.tiling import Tiling
 from ..encoder.vgg import Encoder
 from ..images import RegionInput, StyleInput
-from ..losses import LOSSES, Evaluate, GramAndNearest, Objective, Region, Style
+from ..losses import Evaluate, Objective, Region, Style
 from ..runtime import hardware
 from .bleed import SEAMLESS_BLEED, bleed_width
 from .canvas import content_canvas, mask_canvas, temporal_prior
@@ -53,9 +53,6 @@ def make_evaluate(
 def make_objective(problem: Problem, encoder: Encoder, scale: Scale, tiling: Tiling) -> Objective:
     """Return the objective of a scale, evaluated in the parts of `tiling`."""
     options, device = problem.options, problem.device
-    style_loss = LOSSES[options.style_loss]
-    if options.nearest_share is not None:
-        style_loss = GramAndNearest(options.nearest_share)
 
     def load(style: StyleInput) -> Style:
         size = scale.fit_style(style.picture)
@@ -77,7 +74,7 @@ def make_objective(problem: Problem, encoder: Encoder, scale: Scale, tiling: Til
         l1=options.l1,
         l2=options.l2,
         tiling=tiling,
-        style_loss=style_loss,
+        style_loss=problem.style_loss,
         prior=temporal_prior(problem, scale),
         content_mask=_weigh_content(problem, scale),
     )

@@ -15,7 +15,7 @@ from ..encoder.vgg import Encoder
 from ..encoder.weights import Weights, load_weights
 from ..errors import UsageError
 from ..images import Inputs, Picture, Source, StyleInput, Styles, color, fit_size, read_inputs
-from ..losses import NEAREST_LAYERS
+from ..losses import LOSSES, NEAREST_LAYERS, GramAndNearest, StyleLoss
 from ..options import STARTS, Options
 from ..runtime import hardware
 from ..version import __version__
@@ -98,11 +98,16 @@ class Problem:
         rest = {"weights": self.weights.digest, "device": self.device.type, "version": __version__}
         return {**self.options.to_settings(), **hashes, **rest}
 
+    @property
+    def style_loss(self) -> StyleLoss:
+        """The style loss of the options."""
+        share = self.options.nearest_share
+        return LOSSES[self.options.style_loss] if share is None else GramAndNearest(share)
+
     def encoder(self, precision: hardware.Precision) -> Encoder:
         """Return the network, cut to the layers of the losses."""
-        options = self.options
-        layers = {*options.content_weights, *options.style_weights}
-        if options.style_loss == "nearest":
+        layers = {*self.options.content_weights, *self.options.style_weights}
+        if self.style_loss.nearest_share:
             layers |= NEAREST_LAYERS.keys()
         return self.weights.encoder(layers, self.options.pooling, precision.forward, precision.backward, self.device)
 
