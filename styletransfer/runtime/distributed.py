@@ -41,6 +41,10 @@ def process_group() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or not dist.is_available():
         yield
         return
+    # torch.optim imports this at its first use. Imported while there is a group, it keeps the group and its threads
+    # beyond destroy_process_group, and such a process was once seen to abort as it exited.
+    import torch._dynamo
+
     on_gpus = torch.cuda.is_available()
     if on_gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
