@@ -36,6 +36,8 @@ ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES, FIGURES = ROOT / "examples", ROOT / "docs" / "figures"
 ASTRONAUT, SWIRLS = EXAMPLES / "astronaut.jpg", EXAMPLES / "swirls.jpg"
 OPTIONS = Options()
+#: Options of the figures of the paper and of the lecture.
+GRAM = replace(OPTIONS, style_loss="gram")
 #: Options of most figures of the controls.
 SMALL = replace(OPTIONS, size=256, iterations=100)
 Labeled = tuple[str, Image.Image]
@@ -84,7 +86,7 @@ def ratios() -> None:
     """Draw ratios α/β: the lecture's 1e-4 to 1e-1, and 1, where the content dominates."""
     images = []
     for ratio in (1e-4, 1e-3, 1e-2, 1e-1, 1.0):
-        result = stylize(ASTRONAUT, SWIRLS, OPTIONS, size=384, beta=1 / ratio)
+        result = stylize(ASTRONAUT, SWIRLS, GRAM, size=384, beta=1 / ratio)
         images.append((f"alpha/beta = {ratio:.0e}", result.image))
     save("ratio.jpg", [images], 320, quality=90)
 
@@ -93,7 +95,7 @@ def content_layers() -> None:
     """Draw conv2_2 against conv4_2 as the content layer."""
     images = [("content", load("rocket.jpg")), ("style", load("swirls.jpg"))]
     for layer in ("conv2_2", "conv4_2"):
-        result = stylize(EXAMPLES / "rocket.jpg", SWIRLS, OPTIONS, content_layers=(layer,))
+        result = stylize(EXAMPLES / "rocket.jpg", SWIRLS, GRAM, content_layers=(layer,))
         images.append((layer, result.image))
     save("content-layer.jpg", [images], 320, quality=90)
 
@@ -167,10 +169,10 @@ def blends() -> None:
 
 
 def strokes() -> None:
-    """Draw sizes of strokes, style layers, and poolings."""
+    """Draw sizes of strokes, style layers (of Gram matrices alone: matching has its own), and poolings."""
     scales = [{"style_scale": scale} for scale in (0.4, 0.7, 1.0, 1.5)]
     layers = [{"style_layers": tuple(f"conv{n}_1" for n in range(1, last + 1))} for last in (1, 2, 3, 5)]
-    rows = [row(SMALL, *scales), row(SMALL, *layers)]
+    rows = [row(SMALL, *scales), row(replace(SMALL, style_loss="gram"), *layers)]
     rows[1] = [(f"--style-layer conv1_1 … conv{n}_1", p) for n, (_, p) in zip((1, 2, 3, 5), rows[1], strict=True)]
     rows[1][0] = ("--style-layer conv1_1", rows[1][0][1])
     rows.append(
@@ -252,7 +254,7 @@ def reconstructions() -> None:
 
 def optimizers() -> None:
     """Draw the losses of the lecture's optimizers, over evaluations and over seconds."""
-    options = replace(OPTIONS, size=256, scales="1")
+    options = replace(GRAM, size=256, scales="1")
     cells = [Cell("", name, ASTRONAUT, SWIRLS, replace(options, optimizer=name)) for name in ("lbfgs", *LEARNING_RATES)]
     results = list(paint_cells(cells, lambda: False, quiet=False))
     plot_curves([curve for *_, curve in results], FIGURES / "optimizers.svg")
@@ -270,7 +272,7 @@ def painters() -> None:
     below: list[tuple[str, Image.Image | None]] = [("", None)]
     for name in ("swirls", "mosaic", "woodblock", "ink", "points"):
         above.append((name, ImageOps.fit(load(f"{name}.jpg"), content_image.size)))
-        below.append(("", stylize(content_image, EXAMPLES / f"{name}.jpg", OPTIONS, size=384).image))
+        below.append(("", stylize(content_image, EXAMPLES / f"{name}.jpg", GRAM, size=384).image))
     save("painters.jpg", [above, below], 200)
 
 
@@ -279,7 +281,9 @@ def photographs() -> None:
     pairs = [("rocket.jpg", "hubble.jpg"), ("coffee.jpg", "rocket.jpg")]
     rows = []
     for content, style in pairs:
-        result = stylize(EXAMPLES / content, EXAMPLES / style, SMALL, beta=5.0, content_layers=("conv3_2",))
+        result = stylize(
+            EXAMPLES / content, EXAMPLES / style, SMALL, style_loss="gram", beta=5.0, content_layers=("conv3_2",)
+        )
         rows.append([("content", load(content)), ("style", load(style)), ("result", result.image)])
     save("photographs.jpg", rows)
 
@@ -289,7 +293,7 @@ def photographs() -> None:
 
 def networks() -> None:
     """Draw the losses by VGG-19 and vgg19-lite of the same iterates, of a run of each."""
-    names, options = ("vgg19", "vgg19-lite"), replace(OPTIONS, size=256, scales="1")
+    names, options = ("vgg19", "vgg19-lite"), replace(GRAM, size=256, scales="1")
     objectives = []
     for name in names:
         with prepared_problem(ASTRONAUT, SWIRLS, replace(options, model=name)) as problem:

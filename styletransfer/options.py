@@ -49,7 +49,14 @@ NEAREST_SHARE = 0.5
 PresetName = Literal["paper", "fast", "quality", "print"]
 #: Settings of each preset.
 PRESETS: dict[PresetName, dict[str, Any]] = {
-    "paper": {"model": "vgg19", "init": "noise", "scales": "1", "iterations": 500, "precision": "fp32"},
+    "paper": {
+        "style_loss": "gram",
+        "model": "vgg19",
+        "init": "noise",
+        "scales": "1",
+        "iterations": 500,
+        "precision": "fp32",
+    },
     "fast": {"model": "vgg19-lite", "iterations": 50},
     "quality": {"size": 1024, "iterations": 200, "beta": 15.0},
     "print": {"size": 3600, "enlarge": True},
@@ -72,10 +79,10 @@ class Options:
     beta: float = _common(
         10.0, "Style weight: 100 is all style, 1 nearly all content. Only alpha/beta matters.", minimum=0
     )
-    style_loss: Literal["gram", "moments", "wasserstein", "nearest"] = _style(
-        "gram",
-        "gram: Gram matrices; moments: mean and deviation of each filter; wasserstein: mean and covariance; nearest: "
-        "Gram matrices and each place's most similar one in the style.",
+    style_loss: Literal["nearest", "gram", "moments", "wasserstein"] = _style(
+        "nearest",
+        "nearest: Gram matrices and each place's most similar one in the style; gram: Gram matrices alone, as in the "
+        "paper; moments: mean and deviation of each filter; wasserstein: mean and covariance.",
         metavar="NAME",
     )
     nearest_share: float | None = _style(
@@ -200,7 +207,8 @@ class Options:
 
         Raises `UsageError` if a value is invalid.
         """
-        return cls(**{f.name: settings[f.name] for f in fields(cls) if f.name in settings})
+        stored = cls.add_defaults(settings)
+        return cls(**{f.name: stored[f.name] for f in fields(cls) if f.name in stored})
 
     def with_changes(self, changes: Mapping[str, Any]) -> "Options":
         """Return a copy with some settings changed. Raises `UsageError` for an unknown name or an invalid value."""
@@ -266,8 +274,8 @@ class Options:
 
     @classmethod
     def add_defaults(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Return stored settings with the defaults of those that the version that stored them did not have."""
-        return {**cls().to_settings(), **settings}
+        """Return stored settings with the values of those that the version that stored them did not have."""
+        return {**cls().to_settings(), **_BEFORE, **settings}
 
     @property
     def style_weights(self) -> dict[str, float]:
@@ -307,6 +315,8 @@ def flag(name: str, *, on: bool = True) -> str:
 
 _HINTS = get_type_hints(Options)
 _UNITS = {"s": 1, "m": 60, "h": 3600}
+#: What versions did that had no such option, where it is not the default.
+_BEFORE = {"style_loss": "gram"}
 #: Fields that do not affect the image.
 _WITHOUT_EFFECT = ("max_pixels", "checkpoint_every")
 

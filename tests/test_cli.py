@@ -180,7 +180,7 @@ def make_broken_images(folder: Path) -> dict[str, Path]:
         ("text.jpg", 1, "not an image"),
         ("empty.jpg", 1, "not an image"),
         ("cut.jpg", 1, "truncated"),
-        ("huge.png", 1, "more than --max-pixels"),
+        ("huge.png", 1, "more than max_pixels"),
         ("dot.png", 2, "conv5_1 needs 16"),
         ("line.png", 2, "conv5_1 needs 16"),
     ],

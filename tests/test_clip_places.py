@@ -89,7 +89,7 @@ def test_foreign_file_in_the_frames_folder_is_refused_before_the_run(
 
 def test_max_pixels_applies_to_clips(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("walk_frames", "link.png", "-o", "out.mkv", "--max-pixels", "3071", *QUICK) == 1
-    assert "--max-pixels 3072\n" in capsys.readouterr().err
+    assert "set max_pixels to 3072\n" in capsys.readouterr().err
     assert not Path("out.mkv").exists() and not Path("out_frames").exists()
 
 

@@ -16,10 +16,11 @@ from conftest import PATIENCE, TINY, wait_until
 from PIL import Image
 from test_cli import run
 
+from styletransfer import Options
 from styletransfer.losses import LOSSES
 from styletransfer.transfer import checkpoint_path, stage
 
-OTHERS = [name for name in LOSSES if name != "gram"]
+OTHERS = [name for name in LOSSES if name != Options.style_loss]
 torchrun = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 OPTIONS = shlex.split(
     f"--size 160 --enlarge --iterations 3 --beta 100 --scales 1 --weights {TINY} --device cpu --precision fp32 --json"
@@ -35,7 +36,9 @@ def torchrun_command(processes: int, *arguments: object) -> list[str]:
 
 
 @torchrun
-@pytest.mark.parametrize("style_loss", ["gram", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
+@pytest.mark.parametrize(
+    "style_loss", [Options.style_loss, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
+)
 def test_several_processes_give_the_same_image_as_one(
     content_path: Path, style_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], style_loss: str
 ) -> None:
@@ -72,7 +75,7 @@ def test_checkpoints_of_one_process_do_not_part_it_from_the_others(
         "atexit.register(lambda: print('left:', *[name for name in names() if 'gloo' in name], file=sys.stderr))\n"
         "cli.main(sys.argv[1:])\n"
     )
-    options = [*OPTIONS, "--iterations", 25, "--optimizer", "adam", "--checkpoint-every", 0]
+    options = [*OPTIONS, "--style-loss", "gram", "--iterations", 25, "--optimizer", "adam", "--checkpoint-every", 0]
     command = torchrun_command(2, content_path, style_path, *options, "-o", tmp_path / "many.png")
     at = command.index("-m", 4)  # torchrun is the first module
     process = subprocess.run([*command[:at], script, *command[at + 2 :]], capture_output=True, text=True)

@@ -156,14 +156,16 @@ def test_reconstruct_command(content_path: Path, here: Path, capsys: pytest.Capt
     code, out, err = run("reconstruct", content_path, "--layers", "conv7_1", *quick, capsys=capsys)
     assert (code, out, err.count("\n")) == (2, "", 1) and "conv7_1" in err
     code, out, err = run("reconstruct", content_path, "--layers", ",", *quick, capsys=capsys)
-    assert (code, out, err.count("\n")) == (2, "", 1) and "--layers is empty" in err
+    assert (code, out, err.count("\n")) == (2, "", 1) and "layers is empty" in err
 
 
 def test_texture_has_any_size_and_the_statistics_of_the_style(
     style_path: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     layers = ["conv1_1", "conv2_1", "conv3_1"]
-    options = shlex.split(f"--size 80x60 --iterations 80 --style-layer {','.join(layers)} --seamless -q -o texture.png")
+    options = shlex.split(
+        f"--size 80x60 --iterations 80 --style-loss gram --style-layer {','.join(layers)} --seamless -q -o texture.png"
+    )
     assert run("texture", style_path, *ANY, *options, capsys=capsys) == (0, "texture.png\n", "")
     assert Image.open("texture.png").size == (80, 60)
     encoder = Encoder(weights.load(TINY), layers)
@@ -198,7 +200,7 @@ def test_texture_size_accepts_several_notations(
     [
         *((shape, "it must be like 1024x768") for shape in ("wide", "48x", "x48", "48x-3", "4.5x3", "48x32x3", "")),
         *((shape, "each side must be at least 1") for shape in ("0x50", "50x0", "0")),
-        *((shape, "is more than --max-pixels") for shape in ("9999999999", "20000x20000")),
+        *((shape, "is more than max_pixels") for shape in ("9999999999", "20000x20000")),
     ],
 )
 def test_invalid_texture_size_prints_one_line(

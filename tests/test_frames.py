@@ -268,15 +268,15 @@ def test_max_pixels_limits_frames(tmp_path: Path, ending: str) -> None:
         path = encode(tmp_path / f"clip{ending}", [SCENE], codec, pixels)
     pixels = WIDTH * HEIGHT
     assert clips.survey(path, max_pixels=pixels).size == (WIDTH, HEIGHT)
-    with pytest.raises(StyleTransferError, match=rf"--max-pixels {pixels}$"):
+    with pytest.raises(StyleTransferError, match=rf"set max_pixels to {pixels}$"):
         clips.survey(path, max_pixels=pixels - 1)
-    with pytest.raises(StyleTransferError, match=rf"--max-pixels {pixels}$"):
+    with pytest.raises(StyleTransferError, match=rf"set max_pixels to {pixels}$"):
         list(read_frames(path, 0, 1, pixels - 1))
 
 
 def test_max_pixels_limits_frames_after_resampling_to_square_pixels(tmp_path: Path) -> None:
     path = encode(tmp_path / "clip.mov", [SCENE], "png", "rgb24", aspect=Fraction(10))
-    with pytest.raises(StyleTransferError, match=rf"--max-pixels {10 * WIDTH * HEIGHT}$"):
+    with pytest.raises(StyleTransferError, match=rf"set max_pixels to {10 * WIDTH * HEIGHT}$"):
         clips.survey(path, max_pixels=9 * WIDTH * HEIGHT)
 
 
@@ -287,7 +287,7 @@ def test_huge_frame_is_refused_before_decoding(tmp_path: Path) -> None:
     gif = bytearray(data.getvalue())
     gif[6:10] = struct.pack("<HH", 15_000, 15_000)
     (tmp_path / "clip.gif").write_bytes(gif)
-    with pytest.raises(StyleTransferError, match=r"15000×15000.*--max-pixels 225000000$"):
+    with pytest.raises(StyleTransferError, match=r"15000×15000.*set max_pixels to 225000000$"):
         clips.survey(tmp_path / "clip.gif")
 
 

@@ -578,7 +578,7 @@ def test_header_that_claims_too_many_pixels_is_refused(tmp_path: Path) -> None:
     for kind, content in ((b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 1000)), (b"IEND", b"")):
         data += struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
     (tmp_path / "giant.png").write_bytes(data)
-    with pytest.raises(StyleTransferError, match=r"giant\.png: 900000000 pixels are more than --max-pixels"):
+    with pytest.raises(StyleTransferError, match=r"giant\.png: 900000000 pixels are more than max_pixels"):
         read_picture(tmp_path / "giant.png")
 
 
@@ -637,7 +637,7 @@ def test_max_pixels_is_applied_and_pillows_limit_is_unchanged(tmp_path: Path) ->
     before = Image.MAX_IMAGE_PIXELS
     assert read_picture(tmp_path / "small.png", max_pixels=600).rgb.size == (30, 20)
     with pytest.raises(
-        StyleTransferError, match=r"600 pixels are more than --max-pixels; if that is right: --max-pixels 600$"
+        StyleTransferError, match=r"600 pixels are more than max_pixels; if that is right, set max_pixels to 600$"
     ):
         read_picture(tmp_path / "small.png", max_pixels=599)
     assert before == Image.MAX_IMAGE_PIXELS

@@ -107,6 +107,12 @@ def test_presets_are_options_that_differ_from_the_defaults(preset: str) -> None:
     assert all(getattr(options, name) != getattr(Options(), name) for name in PRESETS[preset])
 
 
+def test_settings_stored_before_there_were_style_losses_are_those_of_gram_matrices() -> None:
+    settings = dataclasses.asdict(Options(beta=20))
+    del settings["style_loss"]
+    assert Options.from_settings(settings) == Options(beta=20, style_loss="gram")
+
+
 def test_options_are_restored_from_json() -> None:
     options = Options(
         mask=(("a.png", "-"),),

@@ -296,7 +296,7 @@ def test_truncated_16_bit_tiff_is_rejected(tmp_path: Path, lost: str) -> None:
 def test_pixels_of_float_tiffs_are_limited(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((30, 20), "f8"))
     assert read_picture(tmp_path / "a.tif", 600).rgb.size == (20, 30)
-    with pytest.raises(StyleTransferError, match=r"600 pixels are more than --max-pixels"):
+    with pytest.raises(StyleTransferError, match=r"600 pixels are more than max_pixels"):
         read_picture(tmp_path / "a.tif", 599)
     before = Image.MAX_IMAGE_PIXELS
     read_picture(tmp_path / "a.tif", 600)

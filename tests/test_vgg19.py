@@ -68,7 +68,7 @@ def test_features_match_torchvisions_vgg19(real: weights.Weights, codes: dict[st
 
 
 def test_auto_uses_vgg19_8bit_and_records_it_in_the_image(content_path: Path, style_path: Path, tmp_path: Path) -> None:
-    options = Options(size=80, iterations=40)
+    options = Options(size=80, iterations=40, style_loss="gram")
     result = stylize(content_path, style_path, options)
     assert result.model == "vgg19-8bit" and result.size == (80, 64)
     totals = [loss.total for loss in result.losses]

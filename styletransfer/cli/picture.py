@@ -279,9 +279,9 @@ def _summarize(result: "Result", target: Path) -> dict[str, Any]:
 @partial(
     from_options,
     names=(
-        *("style_layers", "pooling", "style_scale", "style_weight", "seamless", "optimizer", "iterations", "time"),
-        *("scales", "seed", "model", "weights", "preprocessing", "device", "bit_depth", "tile", "checkpoint_every"),
-        "max_pixels",
+        *("style_loss", "nearest_share", "style_layers", "pooling", "style_scale", "style_weight", "seamless"),
+        *("optimizer", "iterations", "time", "scales", "seed", "model", "weights", "preprocessing", "device"),
+        *("bit_depth", "tile", "checkpoint_every", "max_pixels"),
     ),
 )
 def texture_command(

@@ -57,6 +57,8 @@ class Cell:
 def reconstruction(source: Source, layers: Sequence[str], kind: str, options: Options) -> list[Cell]:
     """Return cells that reconstruct an image from each layer, starting from noise (Gatys et al. 2016, fig. 1).
 
+    The style loss is that of Gram matrices, whatever the options say.
+
     Args:
         kind: "content": from the features of each layer alone; "style": from the Gram matrices of each layer and
             the layers before it.
@@ -65,7 +67,7 @@ def reconstruction(source: Source, layers: Sequence[str], kind: str, options: Op
         UsageError: no layer is named.
     """
     if not layers:
-        raise UsageError("--layers is empty: name at least one layer")
+        raise UsageError("layers is empty: name at least one layer")
     cells = []
     for number, layer in enumerate(layers):
         changed: dict[str, Any]
@@ -74,16 +76,17 @@ def reconstruction(source: Source, layers: Sequence[str], kind: str, options: Op
         else:
             label = layer if number == 0 else f"{layers[0]} … {layer}"
             changed = {"alpha": 0.0, "content_layers": (layer,), "style_layers": tuple(layers[: number + 1])}
-        cells.append(Cell("", label, source, source, replace(options, init="noise", **changed)))
+        cells.append(Cell("", label, source, source, replace(options, init="noise", style_loss="gram", **changed)))
     return cells
 
 
 def texture(style: Styles, size: tuple[int, int], options: Options) -> tuple[Image.Image, Options]:
     """Return content and options for a texture of (width, height): ``stylize(content, style, options)``.
 
-    It is synthesized from noise and the style alone (Gatys, Ecker, Bethge, *Texture Synthesis Using Convolutional
-    Neural Networks*, 2015). The content has the style's mean color and no weight. The style has its own size times
-    `Options.style_scale`, however large the texture is.
+    It is synthesized from noise and the style alone: Gatys, Ecker, Bethge, *Texture Synthesis Using Convolutional
+    Neural Networks*, 2015. Deviation: the default style loss matches places too, which makes it more coherent. The
+    content has the style's mean color and no weight. The style has its own size times `Options.style_scale`, however
+    large the texture is.
 
     Raises:
         UsageError: a side is 0, or there are more than `Options.max_pixels`.
@@ -94,7 +97,8 @@ def texture(style: Styles, size: tuple[int, int], options: Options) -> tuple[Ima
         raise UsageError(f"a texture cannot be {size[0]}×{size[1]} pixels: each side must be at least 1")
     if pixels > options.max_pixels:
         raise UsageError(
-            f"a texture of {size[0]}×{size[1]} pixels is more than --max-pixels; if you want it: --max-pixels {pixels}"
+            f"a texture of {size[0]}×{size[1]} pixels is more than max_pixels; "
+            f"if that is right, set max_pixels to {pixels}"
         )
     first = read_inputs(Image.new("RGB", (1, 1)), style, options).styles[0]
     scale = max(first.rgb.size) / max(size) * options.style_scale

@@ -128,7 +128,7 @@ def pillow_errors(name: object, max_pixels: int) -> Iterator[None]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         pixels = re.findall(r"\d+", str(error))[0]
         raise StyleTransferError(
-            f"{name}: {pixels} pixels are more than --max-pixels; if that is right: --max-pixels {pixels}"
+            f"{name}: {pixels} pixels are more than max_pixels; if that is right, set max_pixels to {pixels}"
         ) from error
     except StyleTransferError:
         raise

@@ -14,10 +14,10 @@ from .wasserstein import Wasserstein
 
 #: Style losses by their names in `Options.style_loss`.
 LOSSES: dict[str, StyleLoss] = {
+    "nearest": GramAndNearest(),
     "gram": Gram(),
     "moments": MeanAndDeviation(),
     "wasserstein": Wasserstein(),
-    "nearest": GramAndNearest(),
 }
 
 __all__ = [

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from ..options import NEAREST_SHARE
 from .base import PositionTerm
 from .content import apply_channel_matrix
 from .gram import Gram
-from .style import Region, count_positions, make_guides
+from .style import Region, compute_once, count_positions, make_guides
 
 #: Shares of the layers whose features are matched.
 NEAREST_LAYERS = {"conv3_1": 0.3, "conv4_1": 0.7}
@@ -95,7 +96,9 @@ class NearestTerm(PositionTerm):
             own = self._sample(content, region.mask, MOST_CONTENT_FEATURES) if penalize else {}
             self._banks.append([])
             for style in region.styles:
-                features = self._sample(style.image, style.mask, MOST_FEATURES)
+                sample = partial(self._sample, style.image, style.mask, MOST_FEATURES)
+                what = "sample", tiling.strip_rows(style.image.shape[3])
+                features = compute_once(encoder, style, what, sample)
                 banks = {layer: make_bank(rows, own.get(layer)) for layer, rows in features.items()}
                 self._banks[-1].append((banks, style.share))
 

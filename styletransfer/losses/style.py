@@ -2,9 +2,10 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,7 +16,8 @@ from .base import Moments, StyleLoss
 from .content import apply_channel_matrix, pool_mask
 from .gram import gram_matrix
 
-#: Statistics of so many style images, each in one size, are kept by an encoder for the next run.
+T = TypeVar("T")
+#: What was computed from so many style images, each in one size, is kept by an encoder for the next run.
 KEPT_STYLES = 8
 
 
@@ -156,18 +158,8 @@ class StyleTerm:
         return {layer: moments.transform(self.encoder.feature_transform(layer)) for layer, moments in total.items()}
 
     def _moments_of(self, style: Style, rows: int | None) -> dict[str, Moments]:
-        """Return the moments of a style; the encoder keeps those of the last ones."""
-        digest = hashlib.sha256()
-        for tensor in (style.image, style.mask):
-            digest.update(b"" if tensor is None else tensor.cpu().contiguous().numpy().data)
-        key = digest.digest(), style.image.shape, rows, tuple(self.weights), self.loss.uses_mean
-        kept = self.encoder.kept
-        if key not in kept:
-            while len(kept) >= KEPT_STYLES:
-                del kept[next(iter(kept))]  # the oldest
-            kept[key] = self._compute_moments(style, rows)
-        moments: dict[str, Moments] = kept[key]
-        return moments
+        what = "moments", rows, tuple(self.weights), self.loss.uses_mean
+        return compute_once(self.encoder, style, what, partial(self._compute_moments, style, rows))
 
     def _compute_moments(self, style: Style, rows: int | None) -> dict[str, Moments]:
         total: dict[str, Moments] = {}
@@ -180,6 +172,21 @@ class StyleTerm:
             part = _moments(features, guide, count_positions(layer, style.image), self.loss.uses_mean)
             total[layer] = total[layer] + part if layer in total else part
         return total
+
+
+def compute_once(encoder: Encoder, style: Style, what: Hashable, compute: Callable[[], T]) -> T:
+    """Return what `compute` returns for a style, under the name `what`; the encoder keeps that of the last styles."""
+    digest = hashlib.sha256()
+    for tensor in (style.image, style.mask):
+        digest.update(b"" if tensor is None else tensor.cpu().contiguous().numpy().data)
+    key, kept = (digest.digest(), style.image.shape), encoder.kept
+    while key not in kept and len(kept) >= KEPT_STYLES:
+        del kept[next(iter(kept))]  # the oldest
+    results = kept.setdefault(key, {})
+    if what not in results:
+        results[what] = compute()
+    found: T = results[what]
+    return found
 
 
 def _moments(features: Tensor, guide: Tensor | None, positions: int, with_mean: bool) -> Moments:

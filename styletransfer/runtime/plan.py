@@ -66,6 +66,7 @@ class MemoryModel:
         history: the most pairs of L-BFGS; 0 for Adam.
         world_size: number of processes that share the bands.
         images: number of other images of this size, with three channels, that are kept.
+        matched_layers: those whose features are matched: their gradients are kept from the forward pass on.
     """
 
     encoder: Encoder
@@ -76,6 +77,7 @@ class MemoryModel:
     history: int
     world_size: int = 1
     images: float = 0
+    matched_layers: tuple[str, ...] = ()
 
     def _count_values(self, layers: Iterable[str]) -> float:
         """Return the feature values per pixel of the image."""
@@ -121,7 +123,9 @@ class MemoryModel:
         widths = [band.right - band.left for band in bands(self.width, tiling.columns, self.encoder)]
         own_widths = sorted(widths, reverse=True)[: -(-len(widths) // self.world_size)]
         in_flight = min(self.height, 2 * self.encoder.halo + 3 * rows)
-        kept = self.height * sum(own_widths) * self._count_backward_bytes(self._list_layers(tiling.kept, 5))
+        kept_layers = self._list_layers(tiling.kept, 5)
+        matched = self._count_values(name for name in self.matched_layers if name in kept_layers) * backward
+        kept = self.height * sum(own_widths) * (self._count_backward_bytes(kept_layers) + matched)
         recomputed = in_flight * own_widths[0] * self._count_backward_bytes(self._list_layers(1, tiling.kept - 1))
         strip = min(rows + 4, self.height) * own_widths[0] * self._count_maps(tiling) * self._largest * forward
         targets = pixels * self._count_values(self.content_layers) * forward

@@ -166,6 +166,6 @@ def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
     pixels = size[0] * size[1]
     if pixels > max_pixels:
         raise StyleTransferError(
-            f"{path}: {pixels} pixels per frame ({size[0]}×{size[1]}) are more than --max-pixels; "
-            f"if that is right: --max-pixels {pixels}"
+            f"{path}: {pixels} pixels per frame ({size[0]}×{size[1]}) are more than max_pixels; "
+            f"if that is right, set max_pixels to {pixels}"
         )
