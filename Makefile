@@ -20,8 +20,8 @@ INSTALL = $(BIN)/python -m pip install --quiet --editable
 # At most a minute on any machine: a slow one ends with fewer iterations.
 demo: $(USER)
 	@mkdir -p out
-	@echo "Painting examples/astronaut.jpg in the style of examples/swirls.jpg: at most a minute"
-	$(BIN)/styletransfer examples/astronaut.jpg examples/swirls.jpg --size 320 --iterations 120 --time 45s -o out/demo.png $(ARGS)
+	@echo "Painting examples/chelsea.jpg in the style of examples/woodblock.jpg: at most a minute"
+	$(BIN)/styletransfer examples/chelsea.jpg examples/woodblock.jpg --size 320 --iterations 120 --time 45s -o out/demo.png $(ARGS)
 	@echo "The image is $(CURDIR)/out/demo.png"
 
 test: $(DEV)
