@@ -207,7 +207,7 @@ class Options:
 
         Raises `UsageError` if a value is invalid.
         """
-        stored = cls.add_defaults(settings)
+        stored = {**_EARLIER_DEFAULTS, **settings}
         return cls(**{f.name: stored[f.name] for f in fields(cls) if f.name in stored})
 
     def with_changes(self, changes: Mapping[str, Any]) -> "Options":
@@ -274,8 +274,8 @@ class Options:
 
     @classmethod
     def add_defaults(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Return stored settings with the values of those that the version that stored them did not have."""
-        return {**cls().to_settings(), **_BEFORE, **settings}
+        """Return stored settings, completed by the values of options that did not exist when they were stored."""
+        return {**cls().to_settings(), **_EARLIER_DEFAULTS, **settings}
 
     @property
     def style_weights(self) -> dict[str, float]:
@@ -315,8 +315,8 @@ def flag(name: str, *, on: bool = True) -> str:
 
 _HINTS = get_type_hints(Options)
 _UNITS = {"s": 1, "m": 60, "h": 3600}
-#: What versions did that had no such option, where it is not the default.
-_BEFORE = {"style_loss": "gram"}
+#: What versions without an option did, where that is not its default.
+_EARLIER_DEFAULTS = {"style_loss": "gram"}
 #: Fields that do not affect the image.
 _WITHOUT_EFFECT = ("max_pixels", "checkpoint_every")
 

@@ -76,6 +76,13 @@ def test_run_resumed_where_it_was_stopped_gives_the_same_image(
         assert torch.equal(resumed.tensor, expected.tensor) and resumed.losses == expected.losses
 
 
+def stop_after_12(content: Path, style: Path, path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    """Stop a run after 12 iterations; return the header and the tensors of its checkpoint."""
+    stylize_and_listen(content, style, SMALL, lambda step: step.iteration == 12, checkpoint=path)
+    with safe_open(path, "pt") as file:
+        return file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+
+
 @pytest.mark.parametrize("warm_start", ["off", "auto"])
 def test_checkpoint_of_a_version_with_warm_starts_resumes(
     content_path: Path, style_path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, warm_start: str
@@ -83,9 +90,7 @@ def test_checkpoint_of_a_version_with_warm_starts_resumes(
     """Format 4, as the previous version wrote it; a run with a warm start starts over, and logs that."""
     path = tmp_path / "state"
     expected = stylize(content_path, style_path, SMALL)
-    stylize_and_listen(content_path, style_path, SMALL, lambda step: step.iteration == 12, checkpoint=path)
-    with safe_open(path, "pt") as file:
-        header, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    header, tensors = stop_after_12(content_path, style_path, path)
     progress = json.loads(header["progress"])
     for scale in progress["runs"]:
         scale["network"] = "vgg19-8bit"
@@ -103,9 +108,7 @@ def test_checkpoint_without_later_options_resumes_if_they_have_their_defaults(
 ) -> None:
     path = tmp_path / "state"
     expected = stylize(content_path, style_path, SMALL)
-    stylize_and_listen(content_path, style_path, SMALL, lambda step: step.iteration == 12, checkpoint=path)
-    with safe_open(path, "pt") as file:
-        header, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    header, tensors = stop_after_12(content_path, style_path, path)
     settings = json.loads(header["run"])
     for name in ("faces", "content_mask", "nearest_share"):
         del settings[name]

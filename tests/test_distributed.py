@@ -71,8 +71,8 @@ def test_checkpoints_of_one_process_do_not_part_it_from_the_others(
         "import atexit, sys\nfrom pathlib import Path\n"
         "from styletransfer import cli\nfrom styletransfer.transfer import checkpoint, stage\n"
         "stage.READ_EVERY, checkpoint.SHARE = {'cpu': 10}, 1e9\n"
-        "names = lambda: [path.read_text() for path in Path('/proc/self/task').glob('*/comm')]\n"
-        "atexit.register(lambda: print('left:', *[name for name in names() if 'gloo' in name], file=sys.stderr))\n"
+        "threads = lambda: [path.read_text() for path in Path('/proc/self/task').glob('*/comm')]\n"
+        "atexit.register(lambda: print('threads:', *threads(), file=sys.stderr))\n"
         "cli.main(sys.argv[1:])\n"
     )
     options = [*OPTIONS, "--style-loss", "gram", "--iterations", 25, "--optimizer", "adam", "--checkpoint-every", 0]
@@ -80,7 +80,7 @@ def test_checkpoints_of_one_process_do_not_part_it_from_the_others(
     at = command.index("-m", 4)  # torchrun is the first module
     process = subprocess.run([*command[:at], script, *command[at + 2 :]], capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
-    assert process.stderr.count("left:") == 2 and "gloo" not in process.stderr
+    assert process.stderr.count("threads:") == 2 and "gloo" not in process.stderr
     monkeypatch.setattr(stage, "READ_EVERY", {"cpu": 10})
     code, alone, _ = run(content_path, style_path, *options, "-o", tmp_path / "one.png", capsys=capsys)
     expected, result = json.loads(alone), json.loads(process.stdout)

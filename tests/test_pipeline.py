@@ -38,13 +38,13 @@ LITE = Options(iterations=8, model="vgg19-lite")
 
 
 def test_result_has_the_contents_size_and_a_lower_loss(content_path: Path, style_path: Path) -> None:
-    result = stylize(content_path, style_path, LITE, iterations=40, beta=100.0)
+    result = stylize(content_path, style_path, LITE, style_loss="gram", iterations=40, beta=100.0)
     assert result.size == result.image.size == (80, 64)
     assert result.tensor.shape == (1, 3, 64, 80)
     assert result.tensor.min() >= 0 and result.tensor.max() <= 1
     assert result.iterations == 40 and len(result.losses) == 41 and result.stopped == "iterations"
-    assert result.best.total == min(losses.total for losses in result.losses) < 0.3 * result.losses[0].total
-    assert result.best.style < 0.3 * result.losses[0].style
+    assert result.best.total == min(losses.total for losses in result.losses) < 0.2 * result.losses[0].total
+    assert result.best.style < 0.2 * result.losses[0].style
     assert result.model == "vgg19-lite" and result.device == "cpu"
     assert result.seconds > 0 and result.peak_memory_bytes > 50e6
 
@@ -497,12 +497,12 @@ def test_time_limit_is_met_with_all_scales_done(
     content_path: Path, style_path: Path, clock: Clock, scales: str
 ) -> None:
     """The run would take hours; an evaluation at full size takes 4.6 seconds."""
-    options = dataclasses.replace(SMALL, iterations=100_000, size=192, enlarge=True, scales=scales)
+    options = dataclasses.replace(SMALL, style_loss="gram", iterations=100_000, size=192, enlarge=True, scales=scales)
     start = stylize(content_path, style_path, options, scales="1", iterations=0)
     result = stylize(content_path, style_path, options, time="2m")
     assert result.stopped == "time" and result.size == (192, 154)
     assert 120 - 2 * clock.cost(192, 154) < result.seconds < 120 + 0.5 * clock.cost(192, 154)
-    assert result.best.total < 0.8 * start.losses[0].total
+    assert result.best.total < 0.5 * start.losses[0].total
     assert len(result.scales) == int(scales) and all(iterations > 0 for *_, iterations in result.scales)
 
 

@@ -73,7 +73,7 @@ from styletransfer.runtime import hardware, plan
 from styletransfer.encoder import weights
 from styletransfer.encoder.tiling import Tiling
 from styletransfer.encoder.vgg import Encoder
-from styletransfer.losses import LOSSES, NEAREST_LAYERS, Objective
+from styletransfer.losses import LOSSES, Objective
 from styletransfer.optim import InverseHessian, minimize
 
 def kilobytes(name):
@@ -86,7 +86,6 @@ cpu, o = torch.device("cpu"), Options()
 with hardware.runtime_settings(cpu):
     p = hardware.select_precision("fp32", cpu)
     encoder = Encoder(weights.load_weights("vgg19-lite").convolutions, {**o.content_weights, **o.style_weights})
-    matched = tuple(NEAREST_LAYERS) if loss.nearest_share else ()
     tiling, style = Tiling(columns, rows, kept), torch.rand(1, 3, 64, 64)
 
     def paint(content):
@@ -100,7 +99,8 @@ with hardware.runtime_settings(cpu):
     content = torch.rand(1, 3, height, width)
     before = kilobytes("VmRSS")
     paint(content)
-    job = plan.MemoryModel(encoder, height, width, p, tuple(o.content_weights), history, matched_layers=matched)
+    layers = tuple(o.content_weights)
+    job = plan.MemoryModel(encoder, height, width, p, layers, history, matched_layers=loss.matched_layers)
     print(job.memory(tiling, history), 1024 * (kilobytes("VmHWM") - before))
 """
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from styletransfer.encoder.tiling import Tiling, bands
 from styletransfer.encoder.vgg import Encoder
-from styletransfer.losses import LOSSES, NEAREST_LAYERS, Objective, Region, Style, TemporalPrior, nearest
+from styletransfer.losses import LOSSES, Objective, Region, Style, TemporalPrior, nearest
 from styletransfer.options import LAYERS
 
 PAPERS = ["conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1"]
@@ -26,7 +26,7 @@ def make_objective(
     masked: bool = False,
     style_loss: str = "gram",
 ) -> Objective:
-    matched = NEAREST_LAYERS if style_loss == "nearest" else ()
+    matched = LOSSES[style_loss].matched_layers
     encoder = Encoder(CONVOLUTIONS, [*style, *content, *matched], pooling).to(dtype)
     rng = torch.Generator().manual_seed(1)
     content_image, style_image = (

@@ -17,7 +17,7 @@ SMALLEST = 0.06
 #: Minimum number of overlapping detections of a face.
 DETECTIONS = 6
 #: Half-axes of the ellipse of a face, relative to the side of its detection, and the width of the soft border, relative
-#: to them. A wider one leaves the photograph visible around the face (looked at in five paintings).
+#: to them. A wider one leaves the content unpainted around the face.
 HALF_WIDTH, HALF_HEIGHT, SOFT = 0.4, 0.5, 0.5
 
 

@@ -6,7 +6,7 @@
 from .base import Moments, StyleLoss
 from .gram import Gram
 from .moments import MeanAndDeviation
-from .nearest import NEAREST_LAYERS, GramAndNearest
+from .nearest import GramAndNearest
 from .objective import GAMUT_WEIGHT, Evaluate, Losses, Objective
 from .pixels import TemporalPrior
 from .style import Region, Style
@@ -23,7 +23,6 @@ LOSSES: dict[str, StyleLoss] = {
 __all__ = [
     "GAMUT_WEIGHT",
     "LOSSES",
-    "NEAREST_LAYERS",
     "Evaluate",
     "GramAndNearest",
     "Losses",

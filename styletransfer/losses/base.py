@@ -58,6 +58,11 @@ class StyleLoss(ABC):
     #: Share of nearest-neighbor matching (`nearest.py`) in the style loss; the rest is this distance.
     nearest_share: float = 0.0
 
+    @property
+    def matched_layers(self) -> tuple[str, ...]:
+        """The layers whose features are matched."""
+        return ()
+
     @abstractmethod
     def prepare(self, style: Moments) -> Any:
         """Return what `distance` needs of the style's statistics; called once per scale and layer."""

@@ -41,6 +41,11 @@ class GramAndNearest(Gram):
 
     nearest_share: float = NEAREST_SHARE
 
+    @property
+    def matched_layers(self) -> tuple[str, ...]:
+        """As `StyleLoss.matched_layers`."""
+        return tuple(NEAREST_LAYERS) if self.nearest_share else ()
+
 
 class Bank(NamedTuple):
     """Features of a style on one layer.

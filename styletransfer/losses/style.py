@@ -4,7 +4,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TypeVar
 
 import torch
@@ -34,6 +34,14 @@ class Style:
     image: Tensor
     share: float = 1.0
     mask: Tensor | None = None
+
+    @cached_property
+    def digest(self) -> bytes:
+        """The SHA-256 of image and mask."""
+        digest = hashlib.sha256()
+        for tensor in (self.image, self.mask):
+            digest.update(b"" if tensor is None else tensor.cpu().contiguous().numpy().data)
+        return digest.digest()
 
 
 @dataclass(frozen=True)
@@ -175,11 +183,12 @@ class StyleTerm:
 
 
 def compute_once(encoder: Encoder, style: Style, what: Hashable, compute: Callable[[], T]) -> T:
-    """Return what `compute` returns for a style, under the name `what`; the encoder keeps that of the last styles."""
-    digest = hashlib.sha256()
-    for tensor in (style.image, style.mask):
-        digest.update(b"" if tensor is None else tensor.cpu().contiguous().numpy().data)
-    key, kept = (digest.digest(), style.image.shape), encoder.kept
+    """Return `compute()`, cached by the encoder for the last `KEPT_STYLES` style images.
+
+    Args:
+        what: the name of the result, and all that it depends on besides the style and the encoder.
+    """
+    key, kept = (style.digest, style.image.shape), encoder.kept
     while key not in kept and len(kept) >= KEPT_STYLES:
         del kept[next(iter(kept))]  # the oldest
     results = kept.setdefault(key, {})

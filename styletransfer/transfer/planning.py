@@ -1,6 +1,5 @@
 """The plan of a scale: how it fits into the free memory."""
 
-from ..losses import NEAREST_LAYERS
 from ..optim import HISTORY
 from ..runtime import distributed, hardware
 from ..runtime.plan import MemoryModel, Plan, make_plan
@@ -20,7 +19,7 @@ def memory_model(problem: Problem, scale: Scale, precision: hardware.Precision) 
         width=width + 2 * bleed_width(options),
         precision=precision,
         content_layers=tuple(options.content_weights),
-        matched_layers=tuple(NEAREST_LAYERS) if problem.style_loss.nearest_share else (),
+        matched_layers=problem.style_loss.matched_layers,
         history=HISTORY if options.optimizer == "lbfgs" else 0,
         world_size=distributed.world_size(),
         images=images + 4 / 9 * mask_count,

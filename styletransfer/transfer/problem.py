@@ -15,7 +15,7 @@ from ..encoder.vgg import Encoder
 from ..encoder.weights import Weights, load_weights
 from ..errors import UsageError
 from ..images import Inputs, Picture, Source, StyleInput, Styles, color, fit_size, read_inputs
-from ..losses import LOSSES, NEAREST_LAYERS, GramAndNearest, StyleLoss
+from ..losses import LOSSES, GramAndNearest, StyleLoss
 from ..options import STARTS, Options
 from ..runtime import hardware
 from ..version import __version__
@@ -106,9 +106,7 @@ class Problem:
 
     def encoder(self, precision: hardware.Precision) -> Encoder:
         """Return the network, cut to the layers of the losses."""
-        layers = {*self.options.content_weights, *self.options.style_weights}
-        if self.style_loss.nearest_share:
-            layers |= NEAREST_LAYERS.keys()
+        layers = {*self.options.content_weights, *self.options.style_weights, *self.style_loss.matched_layers}
         return self.weights.encoder(layers, self.options.pooling, precision.forward, precision.backward, self.device)
 
     def max_iterations(self, scale: Scale) -> int:
