@@ -14,6 +14,11 @@ from typing import BinaryIO
 from .errors import StyleTransferError, UsageError
 
 
+def cache_directory() -> Path:
+    """Return the folder of what can be made again: ``$XDG_CACHE_HOME/styletransfer`` or ``~/.cache/styletransfer``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "styletransfer"
+
+
 def describe_missing(path: str | os.PathLike[str]) -> str:
     """Return "PATH: no such file", and the name of a similar file in its folder if there is one."""
     folder, name = os.path.split(os.fspath(path))

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from test_cli import COMMAND, here, run
 
 from styletransfer import Options, Result, StyleTransferError, UsageError, cli, stylize
+from styletransfer.encoder import tuning
 from styletransfer.files import atomic_write
 from styletransfer.runtime import hardware
 from styletransfer.transfer import Step, checkpoint_path
@@ -128,6 +129,22 @@ def test_run_resumes_in_its_original_precision(
     expected = stylize(content_path, style_path, SMALL)
     stylize_and_listen(content_path, style_path, SMALL, lambda _: next(steps) >= 9, checkpoint=path)
     monkeypatch.setattr(hardware, "bf16_is_fast", lambda: False)
+    other = stylize(content_path, style_path, SMALL)
+    resumed = stylize(content_path, style_path, SMALL, checkpoint=path, resume=True)
+    assert torch.equal(resumed.tensor, expected.tensor) and not torch.equal(other.tensor, expected.tensor)
+
+
+def test_run_resumes_with_its_original_algorithms(
+    content_path: Path, style_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if other convolutions are faster now, as on another machine."""
+    steps, path = itertools.count(1), tmp_path / "state"
+    monkeypatch.setattr(tuning, "_NARROW", 0)
+    fast = {"direct": [(144, 2.0), (2304, 2.0)], "winograd6": [(144, 1.0), (2304, 1.0)]}
+    monkeypatch.setattr(tuning, "convolution_costs", lambda _: fast)
+    expected = stylize(content_path, style_path, SMALL)
+    stylize_and_listen(content_path, style_path, SMALL, lambda _: next(steps) >= 9, checkpoint=path)
+    monkeypatch.setattr(tuning, "convolution_costs", lambda _: {"direct": fast["direct"]})
     other = stylize(content_path, style_path, SMALL)
     resumed = stylize(content_path, style_path, SMALL, checkpoint=path, resume=True)
     assert torch.equal(resumed.tensor, expected.tensor) and not torch.equal(other.tensor, expected.tensor)

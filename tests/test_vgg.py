@@ -8,7 +8,7 @@ from torch import nn
 from torchvision.models.vgg import cfgs, make_layers
 
 from styletransfer import UsageError
-from styletransfer.encoder import convolution, winograd
+from styletransfer.encoder import convolution, tuning, winograd
 from styletransfer.encoder.backward import BackwardPass
 from styletransfer.encoder.vgg import Encoder
 from styletransfer.options import LAYERS
@@ -58,24 +58,31 @@ def test_all_ways_of_convolving_agree(
     np.testing.assert_allclose(features.numpy(), x.numpy(), rtol=tolerance, atol=tolerance * float(x.max()))
 
 
-@pytest.mark.skipif(winograd._product is None, reason="this torch has no products of oneDNN's")
-@pytest.mark.parametrize("filters", [(5, 7), (8, 3)])
-@pytest.mark.parametrize("size", [(13, 18), (4, 8), (37, 41), (3, 2)])
+@pytest.mark.parametrize("variant", tuning.VARIANTS)
+@pytest.mark.parametrize(
+    ("filters", "size"), [((5, 7), (13, 18)), ((8, 3), (4, 8)), ((5, 7), (37, 41)), ((8, 3), (3, 2))]
+)
 @pytest.mark.parametrize(("top", "bottom"), [(True, True), (True, False), (False, True), (False, False)])
 def test_winograd_convolution_matches_the_direct_one(
-    filters: tuple[int, int], size: tuple[int, int], top: bool, bottom: bool, monkeypatch: pytest.MonkeyPatch
+    filters: tuple[int, int],
+    size: tuple[int, int],
+    top: bool,
+    bottom: bool,
+    variant: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     torch.manual_seed(0)
-    monkeypatch.setattr(winograd, "TILES", 20)  # several blocks, of which the last has fewer rows
+    monkeypatch.setattr(winograd, "BLOCK", 20 * 36 * 8 * 4)  # several blocks, of which the last has fewer rows
     kernel = torch.randn(filters[0], filters[1], 3, 3, dtype=torch.float64)
     bias, x = torch.randn(filters[0], dtype=torch.float64), torch.rand(1, filters[1], *size, dtype=torch.float64)
     padded = torch.nn.functional.pad(x, (1, 1, int(top), int(bottom)), mode="replicate").requires_grad_()
     linear = torch.nn.functional.conv2d(padded, kernel, bias)
     gradient = torch.randn_like(linear)
-    transformed = winograd.transform(kernel.float())
+    transformed = winograd.transform(kernel.float(), tuning.VARIANTS[variant])
 
     actual = convolution.convolve(x.float(), top, bottom, kernel.float(), bias.float(), None, transformed)
-    np.testing.assert_allclose(actual.numpy(), linear.relu().detach().numpy(), rtol=1e-4, atol=1e-4)
+    tolerance = 1e-4 if transformed.variant.side == 4 else 3e-4  # the larger block rounds more
+    np.testing.assert_allclose(actual.numpy(), linear.relu().detach().numpy(), rtol=tolerance, atol=tolerance)
     if top and bottom:  # the whole map: autograd's gradient of the padded one, with its border added inside
         (ring,) = torch.autograd.grad(linear, padded, gradient)
         ring[:, :, 1] += ring[:, :, 0]
@@ -84,21 +91,26 @@ def test_winograd_convolution_matches_the_direct_one(
         ring[..., -2] += ring[..., -1]
         adjoint = kernel.float().flip(2, 3).transpose(0, 1).contiguous()
         actual_gradient = convolution.convolve_back(gradient.float(), top, bottom, adjoint, None, transformed)
-        np.testing.assert_allclose(actual_gradient.numpy(), ring[:, :, 1:-1, 1:-1].numpy(), rtol=1e-4, atol=1e-4)
+        expected = ring[:, :, 1:-1, 1:-1].numpy()
+        np.testing.assert_allclose(actual_gradient.numpy(), expected, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.skipif(winograd._product is None, reason="this torch has no products of oneDNN's")
-def test_wide_layers_use_winograd_and_match_float64() -> None:
+@pytest.mark.parametrize("variant", tuning.VARIANTS)
+def test_encoder_with_winograd_matches_float64(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """All weights are positive: near 0, float32 and float64 may fall on different sides of the ReLU."""
     torch.manual_seed(0)
-    random, layers = random_convolutions({**SMALL, "2": 256}), ["conv1_1", "conv2_2"]
+    monkeypatch.setattr(tuning, "_NARROW", 0)
+    random, layers = random_convolutions(SMALL), ["conv1_1", "conv2_2"]
     weights = {name: (layer.weight.abs(), layer.bias.abs()) for name, layer in random.items()}
     encoder, image = Encoder(weights, layers), torch.rand(1, 3, 41, 46)
-    assert [encoder.transforms(name, (41, 46)) for name in encoder.names] == [False, False, False, True]
-    assert not encoder.transforms("conv2_2", (8, 6))  # too few positions
+    for name in encoder.names:
+        costs: tuning.Costs = {"direct": [(10, 1.0), (400, 1.0)], variant: [(10, 2.0), (400, 0.1)]}
+        encoder.costs[tuning.name_shape(encoder.convolution(name).weight)] = costs
+    assert all(encoder.variant(name, (41, 46)) == tuning.VARIANTS[variant] for name in encoder.names)
+    assert encoder.variant("conv2_2", (4, 6)) is None  # too few positions
     actual, (terms, gradient) = encoder(image), _sum_squares(encoder, image)
     exact = Encoder(weights, layers).double()
-    assert not exact.transforms("conv2_2", (41, 46))
+    assert exact.variant("conv2_2", (41, 46)) is None
     expected, (exact_terms, exact_gradient) = exact(image.double()), _sum_squares(exact, image.double())
     for layer, features in expected.items():
         np.testing.assert_allclose(actual[layer].numpy(), features.numpy(), rtol=1e-4, atol=1e-5)

@@ -28,7 +28,7 @@ from styletransfer.encoder import weights
 from styletransfer.encoder.formats import Convolutions
 from styletransfer.encoder.vgg import Encoder
 from styletransfer.encoder.weights import NETWORKS, fetch, find, load, load_weights, save, verify
-from styletransfer.files import sha256_of
+from styletransfer.files import cache_directory, sha256_of
 from styletransfer.options import LAYERS
 
 TRUNK = random_convolutions(SMALL)
@@ -514,12 +514,13 @@ def test_random_damage_gives_finite_weights_or_our_error(tmp_path: Path, form: s
 def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a file that counts as large, in torchvision's convention."""
     monkeypatch.setattr(weights, "_CONVERT_ABOVE", 1000)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     torch.save(make_state_dict(TORCHVISION), tmp_path / "large.pth")
     return tmp_path / "large.pth"
 
 
 def list_conversions() -> list[Path]:
-    return sorted(weights.cache_directory().iterdir())
+    return sorted(cache_directory().iterdir())
 
 
 def test_large_file_is_read_once_and_then_its_conversion(large: Path) -> None:
@@ -569,7 +570,7 @@ def test_large_file_is_loaded_without_a_writable_cache(
 def test_invalid_large_file_leaves_no_conversion(large: Path) -> None:
     large.write_bytes(large.read_bytes()[:2000])
     assert_rejected(large)
-    assert not weights.cache_directory().exists()
+    assert not cache_directory().exists()
 
 
 # --- metrics and projections ---------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def convolve(
     kernel: Tensor,
     bias: Tensor,
     projection: Tensor | None,
-    transformed: Tensor | None,
+    transformed: winograd.TransformedKernel | None,
 ) -> Tensor:
     """Return a 3×3 convolution and its ReLU, with replicated borders on the left and right.
 
@@ -54,7 +54,7 @@ def convolve(
         top, bottom: whether to replicate the border there too.
         kernel, bias: N×C×3×3 and N; N×r×3×3 if there is a projection.
         projection: r×C×1×1.
-        transformed: the transformed kernel (`winograd.transform`), where that is faster for a single map.
+        transformed: the kernel for `winograd`, to use that for a single map; None for a direct convolution.
     """
     if projection is not None:
         x = F.conv2d(x, projection)
@@ -104,7 +104,12 @@ def _convolve_and_rectify(x: Tensor, kernel: Tensor, bias: Tensor, padding: tupl
 
 
 def convolve_back(
-    gradient: Tensor, top: bool, bottom: bool, kernel: Tensor, projection: Tensor | None, transformed: Tensor | None
+    gradient: Tensor,
+    top: bool,
+    bottom: bool,
+    kernel: Tensor,
+    projection: Tensor | None,
+    transformed: winograd.TransformedKernel | None,
 ) -> Tensor:
     """Return the gradient at the input of `convolve`; kernel is flipped and transposed, projection C×r×1×1.
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..options import LAYERS
-from . import winograd
+from . import tuning, winograd
 from .convolution import Convolution, convolve
 from .streaming import StreamingConv, StreamingPool
 
@@ -64,7 +64,9 @@ class Encoder(nn.Module):
             raise UsageError(f"the network ends at {list(weights)[-1]}: it has no layer {', '.join(missing)}")
         self.pool, self.average = POOLINGS[pooling], pooling == "avg"
         self.names = LAYERS[: LAYERS.index(self.layers[-1]) + 1]
-        self._winograd_kernels: dict[str, Tensor] = {}
+        self._winograd_kernels: dict[str, winograd.TransformedKernel] = {}
+        #: What convolutions cost on this processor, by `tuning.name_shape`; measured when they are first asked for.
+        self.costs: dict[str, tuning.Costs] = {}
         #: Results computed with these weights, for the next run.
         self.kept: dict[Any, Any] = {}
         for name in self.names:
@@ -100,17 +102,26 @@ class Encoder(nn.Module):
         """Return the matrix T of a layer, N×N, to multiply its features by before comparing; None for the identity."""
         return self._buffers[f"{name}_metric"]
 
-    def transforms(self, name: str, size: Sequence[int]) -> bool:
-        """Return whether `winograd` convolves a layer's maps for an image of this size (height, width)."""
-        height, width = (side >> level(name) for side in size)
-        return winograd.pays(self.get_buffer(f"{name}_weight"), height * width)
-
-    def transformed(self, name: str, size: Sequence[int]) -> Tensor | None:
-        """Return a layer's transformed kernel for `winograd`; None if it is not used."""
-        if not self.transforms(name, size):
+    def variant(self, name: str, size: Sequence[int]) -> winograd.Variant | None:
+        """Return how `winograd` convolves a layer's maps for an image of this size (height, width); None if not."""
+        kernel = self.get_buffer(f"{name}_weight")
+        if not tuning.is_worth_measuring(kernel):
             return None
-        if name not in self._winograd_kernels:
-            self._winograd_kernels[name] = winograd.transform(self.get_buffer(f"{name}_weight"))
+        shape = tuning.name_shape(kernel)
+        if shape not in self.costs:
+            self.costs[shape] = tuning.convolution_costs(kernel)
+        height, width = (side >> level(name) for side in size)
+        return tuning.choose(self.costs[shape], height * width)
+
+    def transformed(self, name: str, size: Sequence[int]) -> winograd.TransformedKernel | None:
+        """Return a layer's transformed kernel for `winograd`; None if it is not used."""
+        variant = self.variant(name, size)
+        if variant is None:
+            return None
+        kept = self._winograd_kernels.get(name)
+        if kept is None or kept.variant.side != variant.side:
+            kept = winograd.transform(self.get_buffer(f"{name}_weight"), variant)
+        self._winograd_kernels[name] = kept._replace(variant=variant)
         return self._winograd_kernels[name]
 
     def cast(self, forward: torch.dtype, backward: torch.dtype) -> "Encoder":

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 
 from ..errors import StyleTransferError, UsageError
-from ..files import describe_missing, sha256_of, write_atomically
+from ..files import cache_directory, describe_missing, sha256_of, write_atomically
 from .download import download
 from .formats import Convolutions, read_convolutions
 from .vgg import Encoder
@@ -127,11 +127,6 @@ class Weights:
 def hub_directory() -> Path:
     """Return torch hub's checkpoint folder, shared with other PyTorch programs; fetched files go there."""
     return Path(torch.hub.get_dir()) / "checkpoints"
-
-
-def cache_directory() -> Path:
-    """Return the folder of converted files: ``$XDG_CACHE_HOME/styletransfer`` or ``~/.cache/styletransfer``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "styletransfer"
 
 
 def find(name: str) -> Path | None:

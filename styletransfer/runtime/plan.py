@@ -88,14 +88,16 @@ class MemoryModel:
         itemsize = self.precision.backward.itemsize
         return sum(self._count_values([name]) * (itemsize if self.encoder.needs_values(name) else 1) for name in layers)
 
-    def _count_winograd_bytes(self) -> int:
-        """Return the bytes of transformed kernels, and of one convolution's workspace."""
+    @property
+    def fixed(self) -> int:
+        """The bytes that do not depend on the tiling: `CONSTANT`, transformed kernels, one convolution's workspace."""
+        variants = {name: self.encoder.variant(name, (self.height, self.width)) for name in self.encoder.names}
         kernels = [
-            winograd.memory(self.encoder.convolution(name)[0])
-            for name in self.encoder.names
-            if self.encoder.transforms(name, (self.height, self.width))
+            winograd.count_bytes(self.encoder.convolution(name)[0], variant)
+            for name, variant in variants.items()
+            if variant
         ]
-        return sum(size for size, _ in kernels) + max((workspace for _, workspace in kernels), default=0)
+        return CONSTANT + sum(size for size, _ in kernels) + max((workspace for _, workspace in kernels), default=0)
 
     def _list_layers(self, first: int, last: int) -> list[str]:
         return [name for name in self.encoder.names if first <= level(name) + 1 <= last]
@@ -130,7 +132,7 @@ class MemoryModel:
         strip = min(rows + 4, self.height) * own_widths[0] * self._count_maps(tiling) * self._largest * forward
         targets = pixels * self._count_values(self.content_layers) * forward
         optimizer = pixels * (12 * (VECTORS + self.images) + 6 * backward * history)
-        return int(CONSTANT + self._count_winograd_bytes() + kept + recomputed + strip + targets + optimizer)
+        return int(self.fixed + kept + recomputed + strip + targets + optimizer)
 
     def work(self, tiling: Tiling) -> float:
         """Return the time of an evaluation relative to one of the whole image at once."""
@@ -193,6 +195,6 @@ def make_plan(model: MemoryModel, free: int | None, tile: str = "auto") -> Plan:
 
 def make_smaller_plan(model: MemoryModel, than: Plan) -> Plan | None:
     """Return the fastest plan with as many pairs that takes clearly less memory for the rest; None without one."""
-    most = SMALLER * model.memory(than.tiling, 0)
+    most = model.fixed + SMALLER * (model.memory(than.tiling, 0) - model.fixed)
     plans = [model.plan(tiling, than.history) for tiling in model.tilings("auto") if model.memory(tiling, 0) <= most]
     return min(plans, key=lambda plan: plan.work, default=None)

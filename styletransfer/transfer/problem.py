@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..encoder.tuning import Costs
 from ..encoder.vgg import Encoder
 from ..encoder.weights import Weights, load_weights
 from ..errors import UsageError
@@ -72,6 +73,8 @@ class Problem:
         originals, inputs: the images as passed, and as the network sees them (`Options.color`).
         prior: if any. Finer scales then add the residual to its image, not to the content, and every scale has fewer
             iterations (`max_iterations`).
+        costs: what convolutions cost on this processor (`Encoder.costs`), as far as it was asked for: they decide how
+            features are computed, and so how they are rounded.
     """
 
     originals: Inputs
@@ -82,6 +85,7 @@ class Problem:
     precision: hardware.Precision
     device: torch.device
     prior: Prior | None = None
+    costs: dict[str, Costs] = field(default_factory=dict)
 
     @property
     def base(self) -> Picture:
@@ -107,7 +111,10 @@ class Problem:
     def encoder(self, precision: hardware.Precision) -> Encoder:
         """Return the network, cut to the layers of the losses."""
         layers = {*self.options.content_weights, *self.options.style_weights, *self.style_loss.matched_layers}
-        return self.weights.encoder(layers, self.options.pooling, precision.forward, precision.backward, self.device)
+        pooling, dtypes = self.options.pooling, (precision.forward, precision.backward)
+        encoder = self.weights.encoder(layers, pooling, *dtypes, self.device)
+        encoder.costs = self.costs
+        return encoder
 
     def max_iterations(self, scale: Scale) -> int:
         """Return the maximum number of iterations of a scale."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..encoder.tiling import Tiling
+from ..encoder.tuning import read_costs
 from ..errors import StyleTransferError
 from ..losses import Losses
 from ..runtime import distributed, hardware
@@ -246,6 +247,7 @@ class Run:
             "plan": dataclasses.asdict(stage.plan),
             "backward": str(self.precision.backward).removeprefix("torch."),
             "recoveries": self._caution.recoveries,
+            "costs": self.problem.costs,
             "seconds": self.seconds,
         }
         return {"run": self.problem.identity, "progress": progress, "tensors": {**state, "image": stage.canvas, **best}}
@@ -269,7 +271,8 @@ class Run:
         state = {name.removeprefix("optimizer."): tensor for name, tensor in tensors.items()}
         self._stage = Stage(self.problem, self.records[-1], self._caution, plan, image, best, state)
         self._before = progress["seconds"]
-        # Which precision is faster was measured, and may come out otherwise this time.
+        # Which precision and algorithms are faster was measured, and may come out otherwise this time.
+        self.problem.costs.update(read_costs(progress.get("costs", {})))
         self._caution.precision = replace(self.precision, backward=getattr(torch, progress["backward"]))
         for _ in range(progress["recoveries"]):
             self._caution.increase(self.problem)

@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 from PIL.ImageChops import multiply
 
+from ..encoder.tuning import read_costs
 from ..errors import UsageError
 from ..images import Picture, RegionInput, color, digest, read_picture, read_settings, write_picture
 from ..options import WHOLE, Options, TemporalOptions
@@ -228,6 +229,7 @@ def _add_prior(
         originals=replace(problem.originals, content=content),
         inputs=replace(problem.inputs, content=recolored, regions=regions),
         precision=replace(problem.precision, backward=getattr(torch, metadata["backward"])),
+        costs=read_costs(metadata.get("costs", {})),
         prior=Prior(start, torch.from_numpy(warped.weight)[None, None] * weight, WINDOW, spectrum),
     )
 
@@ -252,7 +254,8 @@ def _render_frame(
             return {}
     result = run.result()
     spectrum = {name: tensor.tolist() for name, tensor in run.spectrum.items()}
-    state = {"spectrum": spectrum, "backward": str(run.precision.backward).removeprefix("torch.")}
+    backward = str(run.precision.backward).removeprefix("torch.")
+    state = {"spectrum": spectrum, "backward": backward, "costs": problem.costs}
     summary = {"iterations": result.iterations, "stopped": result.stopped}
     metadata = {"version": __version__, **metadata, **state, "result": summary}
     write_picture(result.tensor, path, alpha=None, bit_depth=8, settings=metadata)

@@ -1,0 +1,189 @@
+"""The fastest way to compute each convolution on this processor, measured once and remembered on disk.
+
+Which one it is depends on the layer's width, on the size of its map and on the processor: in float32 Winograd's
+convolutions took between a third and twice the time of direct ones (docs/performance.md).
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..errors import StyleTransferError
+from ..files import cache_directory, write_atomically
+from . import convolution, winograd
+from .winograd import Variant
+
+#: What a convolution costs, for each algorithm: the seconds with a small and with a larger map, and their positions.
+Costs: TypeAlias = dict[str, list[tuple[int, float]]]
+#: The algorithms besides "direct", in the order of the memory that they take.
+VARIANTS = {
+    f"winograd{side}{'-onednn' if onednn else ''}": Variant(side, onednn)
+    for side in (4, 6)
+    for onednn in (False, True)
+    if not onednn or winograd.onednn_product
+}
+#: An algorithm that takes more memory, and rounds more, must take at most this share of the time of one before it.
+WORTH = 0.9
+#: Layers of fewer filters times channels are convolved directly: there is nothing to gain (VGG-19's first has 192).
+_NARROW = 1024
+#: Layers of at least so many filters times channels are measured on smaller maps, to save time.
+_WIDE = 256 * 512
+#: Sides of the maps that are measured: multiples of both variants' blocks. Beyond the larger one the time is
+#: proportional to the positions.
+_SMALL, _LARGE, _LARGE_IF_WIDE = 12, 48, 36
+#: Every algorithm is timed so often; one that takes longer than the fastest by this factor, only once.
+_REPEATS, _HOPELESS = 3, 3.0
+
+_known: dict[tuple[str, str], Costs] = {}
+
+
+def choose(costs: Costs, positions: int) -> Variant | None:
+    """Return the fastest algorithm for a map of so many positions: a variant of `winograd`, None for direct."""
+    best, least = "direct", math.inf
+    for name in ("direct", *VARIANTS):
+        seconds = _estimate(costs[name], positions) if name in costs else math.inf
+        if seconds < WORTH * least:
+            best, least = name, seconds
+    return VARIANTS.get(best)
+
+
+def _estimate(measured: list[tuple[int, float]], positions: int) -> float:
+    """Return the seconds of a convolution of a map of so many positions."""
+    (few, short), (many, long) = measured
+    if positions >= many:
+        return long * positions / many
+    return short + (long - short) * max(0, positions - few) / (many - few)
+
+
+def is_worth_measuring(kernel: Tensor) -> bool:
+    """Return whether `winograd` can convolve maps with a kernel N×C×3×3, and may save time."""
+    usable = kernel.device.type == "cpu" and kernel.dtype == torch.float32
+    return usable and kernel.shape[0] * kernel.shape[1] >= _NARROW
+
+
+def name_shape(kernel: Tensor) -> str:
+    """Return the name under which the costs of a kernel N×C×3×3 are stored."""
+    return f"{kernel.shape[0]}x{kernel.shape[1]}"
+
+
+def convolution_costs(kernel: Tensor) -> Costs:
+    """Return the costs of a convolution on this processor, with the present number of threads.
+
+    They are measured if they are not on disk. Meanwhile other processes wait, to use the same ones.
+
+    Args:
+        kernel: N×C×3×3, whose values do not matter.
+    """
+    conditions, shape = _describe_conditions(), name_shape(kernel)
+    if (conditions, shape) not in _known:
+        path = cache_directory() / f"convolutions-{hashlib.sha256(conditions.encode()).hexdigest()[:12]}.json"
+        with _lock(path):
+            stored = _read(path)
+            if shape not in stored:
+                stored[shape] = _measure(*kernel.shape[:2])
+                with contextlib.suppress(StyleTransferError):  # without the file, the next run measures again
+                    write_atomically(path, json.dumps(stored, indent=1).encode())
+        _known[conditions, shape] = stored[shape]
+    return _known[conditions, shape]
+
+
+def _describe_conditions() -> str:
+    """Return what the costs depend on: the processor, torch, the number of threads, limits set by the user."""
+    processor = [platform.machine(), platform.processor()]
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
+        wanted = ("vendor_id", "cpu family", "model", "stepping", "cache size", "flags", "Features", "CPU part")
+        processor += [line for line in lines if line.startswith(wanted)]
+    limits = [f"{name}={os.environ.get(name)}" for name in ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")]
+    software = [torch.__version__, torch.backends.cpu.get_cpu_capability(), str(torch.get_num_threads())]
+    return "\n".join([*processor, *software, *limits])
+
+
+def _read(path: Path) -> dict[str, Costs]:
+    """Return the stored costs by shape; none if the file does not exist or is damaged."""
+    try:
+        return read_costs(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def read_costs(stored: Mapping[str, Mapping[str, list[list[float]]]]) -> dict[str, Costs]:
+    """Return costs by name that were stored as JSON.
+
+    Raises `ValueError`, `TypeError` or `AttributeError` if they are damaged.
+    """
+    costs = {
+        key: {name: [(int(positions), float(seconds)) for positions, seconds in pair] for name, pair in each.items()}
+        for key, each in stored.items()
+    }
+    for each in costs.values():
+        pairs = [*each.values(), each.get("direct", [])]
+        if not all(
+            0 < few < many and 0 < short < math.inf and 0 < long < math.inf for (few, short), (many, long) in pairs
+        ):
+            raise ValueError("a cost is infinite or not positive")
+    return costs
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Let only one process at a time measure, where the system has locks and the folder can be written."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError, ImportError):
+            import fcntl
+
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(open(path.with_suffix(".lock"), "w"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@torch.no_grad()
+def _measure(filters: int, channels: int) -> Costs:
+    """Return the costs of a convolution.
+
+    Only the forward pass is timed: the backward pass is the same convolution with channels and filters exchanged, and
+    for every algorithm took the same time within a tenth.
+    """
+    sides = _SMALL, _LARGE_IF_WIDE if filters * channels >= _WIDE else _LARGE
+    kernel = torch.randn(filters, channels, 3, 3).contiguous(memory_format=torch.channels_last)
+    bias, maps = torch.zeros(filters), [torch.randn(1, channels, side, side) for side in sides]
+    maps = [x.contiguous(memory_format=torch.channels_last) for x in maps]
+    transformed = {side: winograd.transform(kernel, Variant(side)) for side in (4, 6)}
+    kernels = {name: transformed[variant.side]._replace(variant=variant) for name, variant in VARIANTS.items()}
+    costs: Costs = {}
+    for x in maps:
+        calls = {
+            name: partial(convolution.convolve, x, True, True, kernel, bias, None, kernels.get(name))
+            for name in ("direct", *VARIANTS)
+        }
+        if not costs:  # small: of these the preparations of the first call would take longest
+            for call in calls.values():
+                call()
+        for name, seconds in _time_in_turn(calls).items():
+            costs.setdefault(name, []).append((x.shape[2] * x.shape[3], float(f"{seconds:.3g}")))
+    return costs
+
+
+def _time_in_turn(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+    """Return the shortest time of each of the calls; of those that are hopeless, that of the first call."""
+    seconds = dict.fromkeys(calls, math.inf)
+    for _ in range(_REPEATS):
+        least = min(seconds.values())
+        for name, call in calls.items():
+            if seconds[name] <= _HOPELESS * least:
+                start = time.perf_counter()
+                call()
+                seconds[name] = min(seconds[name], time.perf_counter() - start)
+    return seconds
