@@ -163,7 +163,9 @@ class Options:
         "auto", "Precision of the network; auto is the fastest without a visible difference."
     )
 
-    deterministic: bool = _network(False, "Bitwise reproducible on CUDA, but slower. CPU runs always are.")
+    deterministic: bool = _network(
+        False, "Bitwise reproducible, but slower: on CUDA, and on a CPU beside other busy programs."
+    )
     tile: str = _network(
         "auto", "auto: whole image, or tiles if memory is short; off: whole image; PIXELS: tiles of this width."
     )

@@ -88,6 +88,58 @@ def test_runtime_settings_are_restored() -> None:
     assert settings() == before
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system does not tell which cores there are")
+@pytest.mark.parametrize(("own", "others", "expected"), [(2.0, 0.0, 2), (1.9, 0.2, 2), (1.3, 0.7, 1), (0.2, 1.9, 1)])
+def test_threads_are_those_that_other_programs_leave_cores_for(
+    own: float, others: float, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of four cores may be used; the others are busy all the time, and so is another guest of the host."""
+    stat, ticks = tmp_path / "stat", os.sysconf("SC_CLK_TCK")
+
+    def write(seconds: float) -> None:
+        user, system = (round(share * seconds * ticks / 2) for share in (0.75, 0.25))
+        mine = f"{user} 0 {system} 12345 67 0 0 {round(seconds * ticks)} 0 0"
+        full = f"{round(10 * seconds * ticks)} 0 0 0 0 0 0 0 0 0"
+        rows = [f"cpu0 {mine}", f"cpu1 {full}", f"cpu2 {mine}", f"cpu3 {full}"]
+        stat.write_text("\n".join([f"cpu  {full}", *rows, "intr 1 2 3", ""]))
+
+    now = [1000.0]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2})
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "process_time", lambda: (now[0] - 1000.0) * own)
+    write(0)
+    load = hardware._Load(2, stat)
+    now[0] += 0.5
+    assert load.choose_threads() is None
+    for _ in range(2):
+        now[0] += 2.0
+        write((now[0] - 1000.0) * (own + others))
+        assert load.choose_threads() == expected
+    stat.unlink()
+    now[0] += 2.0
+    assert load.choose_threads() is None and load.choose_threads() is None
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="about Linux")
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_threads_make_room_for_busy_programs(deterministic: bool) -> None:
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in os.sched_getaffinity(0)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with hardware.runtime_settings(CPU, deterministic=deterministic):
+            end, most = time.monotonic() + (1.5 if deterministic else 60), torch.get_num_threads()
+            while time.monotonic() < end and torch.get_num_threads() == most > 1:
+                hardware.follow_load()
+            assert torch.get_num_threads() == (most if deterministic else 1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
 COUNT_FAULTS = """
 import resource, sys, torch
 from styletransfer.runtime import hardware

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import functools
 import itertools
+import logging
 import math
 import os
 import sys
@@ -18,6 +19,8 @@ import torch.nn.functional as F
 from ..errors import StyleTransferError, UsageError
 from . import distributed
 
+log = logging.getLogger(__name__)
+
 # Parameters of glibc's mallopt (malloc.h).
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _DEFAULT_TRIM_THRESHOLD, _DEFAULT_MMAP_MAX = 128 * 1024, 65536
@@ -25,6 +28,8 @@ _DEFAULT_TRIM_THRESHOLD, _DEFAULT_MMAP_MAX = 128 * 1024, 65536
 _CONVOLUTIONS = ((64, 96), (256, 24), (512, 12))
 #: bfloat16 is fast if it takes less than this share of float32's time: half and twice on the two processors measured.
 _BF16_SHARE = 0.8
+#: Seconds between two looks at the load, and the share of a core that other programs may use before it counts as taken.
+_LOOK_EVERY, _TOLERATED = 1.0, 0.3
 #: Other load does not count in a thread's own time. Windows counts that only in steps of 16 ms.
 _processor_time = time.perf_counter if sys.platform == "win32" else time.thread_time
 
@@ -111,8 +116,10 @@ def runtime_settings(on: torch.device, tf32: bool = False, deterministic: bool =
     """Set up torch and the C library for the optimization; restore the previous settings afterwards.
 
     Args:
-        deterministic: on a GPU, use only algorithms that give the same bits every time, instead of the fastest.
+        deterministic: use only what gives the same bits every time, instead of the fastest: on a GPU algorithms, on a
+            CPU the same number of threads whatever other programs do (`follow_load`).
     """
+    global _load
     threads, was_deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     flags = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
     try:
@@ -120,6 +127,7 @@ def runtime_settings(on: torch.device, tf32: bool = False, deterministic: bool =
             # torchrun sets every process to one thread.
             processes, cpus = distributed.processes_here(), available_cpus()
             torch.set_num_threads(min(threads, cpus) if processes == 1 else cpus // processes or 1)
+            _load = None if deterministic or torch.get_num_threads() == 1 else _Load(torch.get_num_threads())
             _keep_memory(True)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
         # The benchmark takes seconds and, for workspaces, tens of gigabytes; on an H100 it found nothing faster than
@@ -131,6 +139,7 @@ def runtime_settings(on: torch.device, tf32: bool = False, deterministic: bool =
             torch.use_deterministic_algorithms(True, warn_only=True)
         yield
     finally:
+        _load = None
         torch.set_num_threads(threads)
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = flags
         if torch.are_deterministic_algorithms_enabled() != was_deterministic:  # the call imports the compiler: slow
@@ -138,6 +147,57 @@ def runtime_settings(on: torch.device, tf32: bool = False, deterministic: bool =
         if on.type == "cpu":
             _keep_memory(False)
             release_memory(on)
+
+
+class _Load:
+    """What other programs use of the cores that this process may run on.
+
+    Args:
+        most: the number of threads when they use nothing.
+        stat: the file with the cores' times (proc(5)); where there is none, nothing is known.
+    """
+
+    def __init__(self, most: int, stat: Path = Path("/proc/stat")) -> None:
+        self.most, self._stat = most, stat
+        self._before = self._read()
+
+    def choose_threads(self) -> int | None:
+        """Return for how many threads there are cores; None if it is too early to tell, or unknown on this system."""
+        if not self._before or time.monotonic() - self._before[0] < _LOOK_EVERY:
+            return None
+        before, self._before = self._before, self._read()
+        if not self._before:
+            return None
+        seconds, all_programs, own = (now - then for now, then in zip(self._before, before, strict=True))
+        cores = len(os.sched_getaffinity(0)) - (all_programs - own) / seconds
+        return max(1, min(self.most, int(cores + _TOLERATED)))
+
+    def _read(self) -> tuple[float, float, float] | None:
+        """Return the time, and the seconds for which all programs and this process have used the cores."""
+        try:
+            cores = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+            rows = [line.split() for line in self._stat.read_text().splitlines()]
+        except (OSError, AttributeError):
+            return None
+        # After the name: user, nice, system, idle, iowait, irq, softirq. What follows, such as the time of the host's
+        # other guests, is no load here.
+        ticks = sum(int(row[i]) for row in rows if row[0] in cores for i in (1, 2, 3, 6, 7))
+        return time.monotonic(), ticks / os.sysconf("SC_CLK_TCK"), time.process_time()
+
+
+_load: _Load | None = None
+
+
+def follow_load() -> None:
+    """Use as many threads as other programs leave cores for. To be called often; looks once a second.
+
+    With more threads than cores every parallel operation waits for the thread that was put aside: beside one busy
+    program two threads on two cores took thirteen times as long as alone, one takes half as long again.
+    """
+    threads = _load and _load.choose_threads()
+    if threads and threads != torch.get_num_threads():
+        log.debug("using %d threads beside other programs", threads)
+        torch.set_num_threads(threads)
 
 
 def _keep_memory(keep: bool) -> None:

@@ -160,6 +160,7 @@ class Run:
         """Yield the steps of a scale. Its last iterate, which holds L-BFGS's history, goes with this call."""
         scale, most = stage.record.scale, stage.max_iterations
         for iterate in stage.iterates():
+            hardware.follow_load()
             yield Step(scale, iterate.iteration, most, iterate.terms, iterate.image, self.problem)
             together = stage.is_read or distributed.world_size() == 1  # all processes end after the same step
             if together and distributed.any_process(bool(self._stop)):

@@ -1,0 +1,54 @@
+"""The command `styletransfer`, but that workers paint nothing: what is left is the cost of a batch itself.
+
+Args: a file for what was measured, then those of the command. Without any it is a worker.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from styletransfer import images
+from styletransfer.batch import workers
+from styletransfer.batch.jobs import Job, Row, is_finished
+
+
+def pretend(job: Job, _stop: object = None) -> Row:
+    """Write an image of 8×8 pixels that counts as finished; return the job's row, as `make_picture` does."""
+    import torch
+
+    if is_finished(job):
+        return job.row("skipped")
+    names = {"content": Path(job.content).name, "style": Path(job.style[0]).name, "model": "vgg19"}
+    inputs = images.digest(job.content, job.style, job.options)
+    settings = {**job.options.to_settings(), **names, "inputs": inputs, "result": {"stopped": "iterations"}}
+    images.write_picture(torch.zeros(1, 3, 8, 8), Path(job.output), alpha=None, bit_depth=8, settings=settings)
+    return job.row("done", seconds=0.0)
+
+
+def start_process(_number: int, _count: int) -> "subprocess.Popen[str]":
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, __file__], start_new_session=True, **pipes)  # type: ignore[call-overload,no-any-return]
+
+
+def main() -> None:
+    if len(sys.argv) == 1:
+        workers.make_picture = pretend  # type: ignore[assignment]
+        workers.serve()
+        return
+    from styletransfer.cli.main import main as run
+
+    workers._start_process = start_process
+    start = time.perf_counter()
+    try:
+        run(sys.argv[2:])
+    finally:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        measured = {"seconds": time.perf_counter() - start, "memory": peak}
+        Path(sys.argv[1]).write_text(json.dumps(measured))
+
+
+if __name__ == "__main__":
+    main()
