@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from styletransfer import measured
 from styletransfer.encoder import convolution, tuning
 from styletransfer.encoder.tuning import VARIANTS, choose, convolution_costs
 from styletransfer.encoder.winograd import TransformedKernel
@@ -21,7 +22,7 @@ KERNEL = torch.zeros(6, 5, 3, 3)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return an empty cache folder; what this process has measured is forgotten."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(tuning, "_known", {})
+    monkeypatch.setattr(measured, "_known", {})
     return tmp_path / "styletransfer"
 
 
@@ -67,14 +68,14 @@ def test_fastest_algorithm_is_measured_once(home: Path, convolved: list[str], mo
     costs = convolution_costs(KERNEL)
     assert set(convolved) == {"direct", *VARIANTS}
     assert choose(costs, 40) == choose(costs, 10**6) == VARIANTS["winograd4"]
-    measured = len(convolved)
+    count = len(convolved)
     assert convolution_costs(KERNEL) == costs
-    monkeypatch.setattr(tuning, "_known", {})  # as in another process
-    assert convolution_costs(KERNEL) == costs and len(convolved) == measured
+    monkeypatch.setattr(measured, "_known", {})  # as in another process
+    assert convolution_costs(KERNEL) == costs and len(convolved) == count
     convolution_costs(torch.zeros(5, 6, 3, 3))
-    assert len(convolved) > measured
+    assert len(convolved) > count
     (path,) = list_costs(home)
-    assert json.loads(path.read_text()).keys() == {"6x5", "5x6"}
+    assert json.loads(path.read_text()).keys() == {"convolution 6x5", "convolution 5x6"}
 
 
 def test_costs_are_those_of_the_number_of_threads(home: Path, convolved: list[str]) -> None:
@@ -94,13 +95,13 @@ def test_costs_are_those_of_the_number_of_threads(home: Path, convolved: list[st
         b"",
         b"\xff\xfe",
         b"[]",
-        b'{"6x5": null}',
-        b'{"6x5": {}}',
-        b'{"6x5": {"direct": [[144, 1], [2304, "x"]]}}',
-        b'{"6x5": {"direct": [[144, 1]]}}',
-        b'{"6x5": {"direct": [[144, 1], [2304, NaN]]}}',
-        b'{"6x5": {"direct": [[144, -1], [2304, 1]]}}',
-        b'{"6x5": {"winograd4": [[144, 1], [2304, 1]]}}',
+        b'{"convolution 6x5": null}',
+        b'{"convolution 6x5": {}}',
+        b'{"convolution 6x5": {"direct": [[144, 1], [2304, "x"]]}}',
+        b'{"convolution 6x5": {"direct": [[144, 1]]}}',
+        b'{"convolution 6x5": {"direct": [[144, 1], [2304, NaN]]}}',
+        b'{"convolution 6x5": {"direct": [[144, -1], [2304, 1]]}}',
+        b'{"convolution 6x5": {"winograd4": [[144, 1], [2304, 1]]}}',
     ],
 )
 def test_damaged_costs_are_measured_again(
@@ -109,11 +110,11 @@ def test_damaged_costs_are_measured_again(
     convolution_costs(KERNEL)
     (path,) = list_costs(home)
     path.write_bytes(content)
-    monkeypatch.setattr(tuning, "_known", {})
+    monkeypatch.setattr(measured, "_known", {})
     convolved.clear()
     costs = convolution_costs(KERNEL)
     assert convolved and choose(costs, 1000) == VARIANTS["winograd4"]
-    assert "direct" in json.loads(path.read_text())["6x5"]
+    assert "direct" in json.loads(path.read_text())["convolution 6x5"]
 
 
 def test_costs_are_measured_without_a_writable_cache(
@@ -121,7 +122,7 @@ def test_costs_are_measured_without_a_writable_cache(
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr(tuning, "_known", {})
+    monkeypatch.setattr(measured, "_known", {})
     costs = convolution_costs(KERNEL)
     assert choose(costs, 1000) == VARIANTS["winograd4"]
 

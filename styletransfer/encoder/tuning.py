@@ -1,26 +1,19 @@
-"""The fastest way to compute each convolution on this processor, measured once and remembered on disk.
+"""The fastest way to compute each convolution on this processor, which is measured.
 
 Which one it is depends on the layer's width, on the size of its map and on the processor: in float32 Winograd's
 convolutions took between a third and twice the time of direct ones (docs/performance.md).
 """
 
-import contextlib
-import hashlib
-import json
 import math
-import os
-import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from ..errors import StyleTransferError
-from ..files import cache_directory, write_atomically
+from ..measured import remember
 from . import convolution, winograd
 from .winograd import Variant
 
@@ -44,8 +37,6 @@ _WIDE = 256 * 512
 _SMALL, _LARGE, _LARGE_IF_WIDE = 12, 48, 36
 #: Every algorithm is timed so often; one that takes longer than the fastest by this factor, only once.
 _REPEATS, _HOPELESS = 3, 3.0
-
-_known: dict[tuple[str, str], Costs] = {}
 
 
 def choose(costs: Costs, positions: int) -> Variant | None:
@@ -80,73 +71,20 @@ def name_shape(kernel: Tensor) -> str:
 def convolution_costs(kernel: Tensor) -> Costs:
     """Return the costs of a convolution on this processor, with the present number of threads.
 
-    They are measured if they are not on disk. Meanwhile other processes wait, to use the same ones.
-
     Args:
         kernel: N×C×3×3, whose values do not matter.
     """
-    conditions, shape = _describe_conditions(), name_shape(kernel)
-    if (conditions, shape) not in _known:
-        path = cache_directory() / f"convolutions-{hashlib.sha256(conditions.encode()).hexdigest()[:12]}.json"
-        with _lock(path):
-            stored = _read(path)
-            if shape not in stored:
-                stored[shape] = _measure(*kernel.shape[:2])
-                with contextlib.suppress(StyleTransferError):  # without the file, the next run measures again
-                    write_atomically(path, json.dumps(stored, indent=1).encode())
-        _known[conditions, shape] = stored[shape]
-    return _known[conditions, shape]
+    measure = partial(_measure, *kernel.shape[:2])
+    return remember(f"convolution {name_shape(kernel)}", measure, parse_costs)
 
 
-def _describe_conditions() -> str:
-    """Return what the costs depend on: the processor, torch, the number of threads, limits set by the user."""
-    processor = [platform.machine(), platform.processor()]
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
-        wanted = ("vendor_id", "cpu family", "model", "stepping", "cache size", "flags", "Features", "CPU part")
-        processor += [line for line in lines if line.startswith(wanted)]
-    limits = [f"{name}={os.environ.get(name)}" for name in ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")]
-    software = [torch.__version__, torch.backends.cpu.get_cpu_capability(), str(torch.get_num_threads())]
-    return "\n".join([*processor, *software, *limits])
-
-
-def _read(path: Path) -> dict[str, Costs]:
-    """Return the stored costs by shape; none if the file does not exist or is damaged."""
-    try:
-        return read_costs(json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
-
-
-def read_costs(stored: Mapping[str, Mapping[str, list[list[float]]]]) -> dict[str, Costs]:
-    """Return costs by name that were stored as JSON.
-
-    Raises `ValueError`, `TypeError` or `AttributeError` if they are damaged.
-    """
-    costs = {
-        key: {name: [(int(positions), float(seconds)) for positions, seconds in pair] for name, pair in each.items()}
-        for key, each in stored.items()
-    }
-    for each in costs.values():
-        pairs = [*each.values(), each.get("direct", [])]
-        if not all(
-            0 < few < many and 0 < short < math.inf and 0 < long < math.inf for (few, short), (many, long) in pairs
-        ):
+def parse_costs(stored: Mapping[str, list[list[float]]]) -> Costs:
+    """Return costs that were stored as JSON. Raises as `remember` allows if they are damaged."""
+    costs = {name: [(int(positions), float(seconds)) for positions, seconds in pair] for name, pair in stored.items()}
+    for (few, short), (many, long) in [costs["direct"], *costs.values()]:
+        if not (0 < few < many and 0 < short < math.inf and 0 < long < math.inf):
             raise ValueError("a cost is infinite or not positive")
     return costs
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Let only one process at a time measure, where the system has locks and the folder can be written."""
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError, ImportError):
-            import fcntl
-
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(open(path.with_suffix(".lock"), "w"))
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @torch.no_grad()

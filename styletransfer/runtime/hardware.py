@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import functools
 import itertools
 import logging
 import math
@@ -17,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import StyleTransferError, UsageError
+from ..measured import remember
 from . import distributed
 
 log = logging.getLogger(__name__)
@@ -82,17 +82,21 @@ def select_precision(name: str, on: torch.device) -> Precision:
     return Precision(torch.float32, torch.float32, tf32=name == "tf32")
 
 
-@functools.cache
-@torch.no_grad()
 def bf16_is_fast() -> bool:
     """Return whether convolutions on this CPU are clearly faster in bfloat16.
 
-    Measured once per process, in a tenth of a second, and independent of other load, so that the processes of a batch
-    agree. The CPU's flags do not decide it: with AVX512-BF16 convolutions take half the time on AMD's, and twice the
-    time on some of Intel's. Without AVX-512 oneDNN has no such convolutions, and measuring torch's own took a second.
+    Measured once, in a fifth of a second. The CPU's flags do not decide it: with AVX512-BF16 convolutions take half the
+    time on AMD's, and twice the time on some of Intel's. Without AVX-512 oneDNN has no such convolutions, and measuring
+    torch's own took a second.
     """
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return False
+    return remember("bfloat16's share of the time", _measure_bf16_share, float) < _BF16_SHARE
+
+
+@torch.no_grad()
+def _measure_bf16_share() -> float:
+    """Return the time of some convolutions in bfloat16, relative to that in float32, independent of other load."""
     fastest: dict[tuple[int, torch.dtype], float] = {}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the caller's own
@@ -108,7 +112,7 @@ def bf16_is_fast() -> bool:
     finally:
         torch.set_num_threads(threads)
     total = {dtype: sum(t for (_, d), t in fastest.items() if d == dtype) for dtype in (torch.float32, torch.bfloat16)}
-    return total[torch.bfloat16] < _BF16_SHARE * total[torch.float32]
+    return total[torch.bfloat16] / total[torch.float32]
 
 
 @contextlib.contextmanager

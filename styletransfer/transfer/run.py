@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..encoder.tiling import Tiling
-from ..encoder.tuning import read_costs
+from ..encoder.tuning import parse_costs
 from ..errors import StyleTransferError
 from ..losses import Losses
 from ..runtime import distributed, hardware
@@ -273,7 +273,8 @@ class Run:
         self._stage = Stage(self.problem, self.records[-1], self._caution, plan, image, best, state)
         self._before = progress["seconds"]
         # Which precision and algorithms are faster was measured, and may come out otherwise this time.
-        self.problem.costs.update(read_costs(progress.get("costs", {})))
+        costs = progress.get("costs", {})
+        self.problem.costs.update({shape: parse_costs(stored) for shape, stored in costs.items()})
         self._caution.precision = replace(self.precision, backward=getattr(torch, progress["backward"]))
         for _ in range(progress["recoveries"]):
             self._caution.increase(self.problem)

@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from PIL.ImageChops import multiply
 
-from ..encoder.tuning import read_costs
+from ..encoder.tuning import parse_costs
 from ..errors import UsageError
 from ..images import Picture, RegionInput, color, digest, read_picture, read_settings, write_picture
 from ..options import WHOLE, Options, TemporalOptions
@@ -229,7 +229,7 @@ def _add_prior(
         originals=replace(problem.originals, content=content),
         inputs=replace(problem.inputs, content=recolored, regions=regions),
         precision=replace(problem.precision, backward=getattr(torch, metadata["backward"])),
-        costs=read_costs(metadata.get("costs", {})),
+        costs={shape: parse_costs(stored) for shape, stored in metadata.get("costs", {}).items()},
         prior=Prior(start, torch.from_numpy(warped.weight)[None, None] * weight, WINDOW, spectrum),
     )
 

@@ -1,0 +1,79 @@
+"""What was measured on this processor, remembered on disk: the next run need not, and makes the same choices."""
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from .errors import StyleTransferError
+from .files import cache_directory, write_atomically
+
+T = TypeVar("T")
+_known: dict[tuple[str, str], Any] = {}
+
+
+def remember(name: str, measure: Callable[[], T], parse: Callable[[Any], T]) -> T:
+    """Return what was measured under this name, with this processor, torch and number of threads; else measure it.
+
+    Meanwhile other processes wait, to use the same result.
+
+    Args:
+        measure: returns a result that can be written as JSON.
+        parse: returns it as read from JSON. If it raises `ValueError`, `TypeError`, `KeyError` or `AttributeError`, it
+            is measured again.
+    """
+    conditions = _describe_conditions()
+    if (conditions, name) not in _known:
+        path = cache_directory() / f"measured-{hashlib.sha256(conditions.encode()).hexdigest()[:12]}.json"
+        with _lock(path):
+            stored = _read(path)
+            try:
+                result = parse(stored[name])
+            except (ValueError, TypeError, KeyError, AttributeError):
+                result = stored[name] = measure()
+                with contextlib.suppress(StyleTransferError):  # without the file, the next run measures again
+                    write_atomically(path, json.dumps(stored, indent=1).encode())
+        _known[conditions, name] = result
+    known: T = _known[conditions, name]
+    return known
+
+
+def _describe_conditions() -> str:
+    """Return what speed depends on: the processor, torch, the number of threads, and limits set by the user."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
+        wanted = ("vendor_id", "cpu family", "model", "stepping", "cache size", "flags", "Features", "CPU part")
+        processor = [line for line in lines if line.startswith(wanted)]
+    except OSError:
+        processor = [platform.processor()]
+    limits = [f"{name}={os.environ.get(name)}" for name in ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")]
+    software = [torch.__version__, torch.backends.cpu.get_cpu_capability(), str(torch.get_num_threads())]
+    return "\n".join([platform.machine(), *processor, *software, *limits])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return what is stored; nothing if the file does not exist or is damaged."""
+    try:
+        stored = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return stored if isinstance(stored, dict) else {}
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Let only one process at a time measure, where the system has locks and the folder can be written."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError, ImportError):
+            import fcntl
+
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(open(path.with_suffix(".lock"), "w"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
