@@ -14,7 +14,7 @@ USER := .venv/.installed
 DEV := .venv/.installed-dev
 INSTALL = $(BIN)/python -m pip install --quiet --editable
 
-.PHONY: demo test test-slow test-browser test-gpu fuzz lint weights figures bench bench-any-size bench-gpu bench-video gallery clean
+.PHONY: demo test test-slow test-browser test-gpu fuzz lint weights figures bench bench-any-size bench-batch bench-gpu bench-video gallery clean
 .DELETE_ON_ERROR:
 
 # At most a minute on any machine: a slow one ends with fewer iterations.
@@ -61,6 +61,9 @@ bench: $(DEV)
 
 bench-any-size: $(DEV)
 	$(BIN)/python benchmarks/any_size.py $(ARGS)
+
+bench-batch: $(DEV)
+	$(BIN)/python benchmarks/batches.py $(ARGS)
 
 bench-gpu: $(DEV)
 	$(BIN)/python benchmarks/bench.py --device cuda $(ARGS)

@@ -1,9 +1,10 @@
 """Measure batches: throughput, recovery after kill -9, and a cluster that loses workers.
 
-python benchmarks/batches.py throughput      # --jobs 1, 2, 4 against separate commands
-python benchmarks/batches.py kills           # the batch command is killed ten times
-python benchmarks/batches.py cluster         # a worker and a node are killed, a node is frozen
-python benchmarks/batches.py sweep           # a sheet of 2×4 against eight commands
+make bench-batch ARGS='--part throughput'    --jobs 1, 2, 4 against separate commands
+make bench-batch ARGS='--part scale'         100,000 rows, and a simulated cluster, with workers that paint nothing
+make bench-batch ARGS='--part kills'         the batch command is killed ten times
+make bench-batch ARGS='--part cluster'       a worker and a node are killed, a node is frozen
+make bench-batch ARGS='--part sweep'         a sheet of 2×4 against eight commands
 """
 
 import argparse
@@ -19,6 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from batch_scale import measure_cluster, measure_rows
 from PIL import Image
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -192,14 +194,21 @@ def sweep(args: argparse.Namespace) -> None:
     print(f"a sweep of eight {together:.1f} s, eight commands {alone:.1f} s: {alone / together:.2f} times as long")
 
 
+def scale(args: argparse.Namespace) -> None:
+    """Print what a batch costs besides painting."""
+    measure_rows((1000, 10_000, 100_000))
+    measure_cluster((1, 10, 100, 300))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("throughput", "kills", "cluster", "sweep"))
+    parts = {"throughput": throughput, "scale": scale, "kills": kills, "cluster": cluster, "sweep": sweep}
+    parser.add_argument("--part", choices=parts, required=True)
     parser.add_argument("--count", type=int, default=200, help="pictures")
     parser.add_argument("--iterations", type=int, default=100)
     parser.add_argument("--separate", type=int, default=20, help="commands of their own")
     args = parser.parse_args()
-    {"throughput": throughput, "kills": kills, "cluster": cluster, "sweep": sweep}[args.part](args)
+    parts[args.part](args)
 
 
 if __name__ == "__main__":

@@ -221,26 +221,20 @@ class Options:
 
     def map_files(self, rename: Callable[[str], str]) -> "Options":
         """Return a copy with every file name in the settings mapped by a function."""
-        return replace(
-            self,
-            init=self.init if self.init in STARTS else rename(self.init),
-            weights=self.weights and rename(self.weights),
-            keep=self.keep and rename(self.keep),
-            content_mask=self.content_mask and rename(self.content_mask),
-            mask=tuple((rename(content), style if style == WHOLE else rename(style)) for content, style in self.mask),
-        )
+        if not self.files:
+            return self
+        changes: dict[str, Any] = {name: rename(value) for name in _FILES if (value := getattr(self, name))}
+        if self.init not in STARTS:
+            changes["init"] = rename(self.init)
+        pairs = ((rename(content), style if style == WHOLE else rename(style)) for content, style in self.mask)
+        return replace(self, **changes, mask=tuple(pairs))
 
     @property
     def files(self) -> list[str]:
         """Every file name in the settings."""
-        names: list[str] = []
-
-        def collect(name: str) -> str:
-            names.append(name)
-            return name
-
-        self.map_files(collect)
-        return names
+        start = [] if self.init in STARTS else [self.init]
+        single = [value for name in _FILES if (value := getattr(self, name))]
+        return [*start, *single, *(name for pair in self.mask for name in pair if name != WHOLE)]
 
     def to_arguments(self) -> list[str]:
         """Return the command-line options of these settings, in the order of the fields."""
@@ -277,7 +271,8 @@ class Options:
     @classmethod
     def add_defaults(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return stored settings, completed by the values of options that did not exist when they were stored."""
-        return {**cls().to_settings(), **_EARLIER_DEFAULTS, **settings}
+        defaults = {f.name: f.default for f in fields(cls) if f.name not in _WITHOUT_EFFECT}
+        return {**defaults, **_EARLIER_DEFAULTS, **settings}
 
     @property
     def style_weights(self) -> dict[str, float]:
@@ -319,6 +314,8 @@ _HINTS = get_type_hints(Options)
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 #: What versions without an option did, where that is not its default.
 _EARLIER_DEFAULTS = {"style_loss": "gram"}
+#: Fields that are the name of a file, or None; `init` and `mask` can be, too.
+_FILES = ("weights", "keep", "content_mask")
 #: Fields that do not affect the image.
 _WITHOUT_EFFECT = ("max_pixels", "checkpoint_every")
 

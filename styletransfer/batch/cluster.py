@@ -2,7 +2,9 @@
 
 import contextlib
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +17,8 @@ from .workers import place_on_gpu
 
 #: Jobs submitted at a time for each worker. More would queue there, and be blamed as well when the worker dies.
 AHEAD = 1
+#: Seconds after which the workers are counted again; the scheduler sends a description of each.
+COUNT_EVERY = 1
 #: Seconds to wait for the scheduler.
 PATIENCE = 15
 _one_at_a_time = threading.Lock()
@@ -44,9 +48,13 @@ def run_on_cluster(
         raise UsageError("--scheduler needs Dask: pip install 'styletransfer[cluster]'") from error
     waiting, submitted, unreadable = list(reversed(jobs)), dict[str, Job](), list[tuple[Job, Row]]()
     with _connected_client(address) as client:
+        workers, counted = 1, -math.inf
 
         def submit_jobs() -> list[Any]:
-            most = AHEAD * max(1, len(client.scheduler_info(n_workers=-1).get("workers", ()))) - len(submitted)
+            nonlocal workers, counted
+            if time.monotonic() - counted > COUNT_EVERY:
+                workers, counted = len(client.scheduler_info(n_workers=-1).get("workers", ())), time.monotonic()
+            most = AHEAD * max(1, workers) - len(submitted)
             futures: list[Any] = []
             while waiting and len(futures) < most and not stopped():
                 job = waiting.pop()

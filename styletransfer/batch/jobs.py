@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,7 +48,8 @@ class Job:
 
     def as_json(self) -> str:
         """Return the job as one line, which `from_json` reads."""
-        return json.dumps(asdict(self))
+        # Not by asdict(), which copies deeply, and takes most of the time of a row of a large batch.
+        return json.dumps({**vars(self), "options": vars(self.options)})
 
     @classmethod
     def from_json(cls, line: str) -> "Job":
@@ -58,7 +60,7 @@ class Job:
 
 def is_finished(job: Job) -> bool:
     """Return whether the output is complete and has these settings and inputs, by name and content."""
-    if job.shot:  # `render` finds the finished frames
+    if job.shot or not os.path.isfile(job.output):  # of a clip `render` finds the finished frames
         return False
     try:
         metadata = Options.add_defaults(read_settings(Path(job.output)))

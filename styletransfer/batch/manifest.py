@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from glob import glob, has_magic
@@ -78,10 +79,9 @@ def read_manifest(path: Path, given: Mapping[str, Any], folder: Path, name: str 
         ManifestError: all errors, each with its row and column.
         StyleTransferError: the table cannot be read.
     """
-    rows = _read_rows(path)
-    lines: list[str] = []
-    jobs = []
-    for number, row in rows:
+    number, lines, jobs = 0, list[str](), list[Job]()
+    known: dict[str, Options] = {}  # many rows have the same
+    for number, row in _read_rows(path):
         where = f"{path.name}, row {number}"
         if isinstance(row, str):
             lines.append(f"{where}: {row}")
@@ -92,7 +92,9 @@ def read_manifest(path: Path, given: Mapping[str, Any], folder: Path, name: str 
         if len(content) > 1:
             errors.append("content: only one image is allowed")
         settings = {**given, **_read_settings(path.parent, row, errors)}
-        own = _make_options(settings, errors) if not errors else None
+        own = None if errors else known.get(repr(settings)) or _make_options(settings, errors)
+        if own:
+            known[repr(settings)] = own
         output = str(row.get("output") or "")
         if not errors and own:
             try:
@@ -101,14 +103,14 @@ def read_manifest(path: Path, given: Mapping[str, Any], folder: Path, name: str 
                 errors.append(str(error))
             jobs.append(Job(content[0], tuple(style), own, str(folder / output), where))
         lines += [f"{where}, {error}" for error in errors]
-    if not rows:
+    if not number:
         lines.append(f"{path.name}: the manifest has no jobs")
     return check_jobs(jobs, lines)
 
 
 def check_jobs(jobs: Sequence[Job], lines: Sequence[str] = ()) -> list[Job]:
     """Return the jobs. Raises `ManifestError` with these lines and those of missing inputs and invalid outputs."""
-    errors, outputs, inputs = list(lines), dict[str, Job](), dict[str, Job]()
+    errors, outputs, inputs, writable = list(lines), dict[str, Job](), dict[str, Job](), set[str]()
     for job in jobs:
         for source in (job.content, *job.style, *job.options.files):
             if source not in inputs and not os.path.isfile(source):
@@ -116,8 +118,11 @@ def check_jobs(jobs: Sequence[Job], lines: Sequence[str] = ()) -> list[Job]:
             inputs.setdefault(source, job)
     inputs = {os.path.realpath(source): job for source, job in inputs.items() if os.path.isfile(source)}
     for job in jobs:
+        folder = os.path.dirname(job.output)
         try:
-            check_output(Path(job.output), job.options.bit_depth)
+            is_known = folder in writable and not os.path.islink(job.output)
+            check_output(Path(job.output), job.options.bit_depth, writable=is_known)
+            writable.add(folder)
             if os.path.isfile(job.content):
                 check_fits(Path(job.output), job.content, job.options)
         except StyleTransferError as error:
@@ -168,25 +173,26 @@ def _fill_in_name(name: str, number: int, content: Path, style: Sequence[Path], 
         raise UsageError(message) from error
 
 
-def _read_rows(path: Path) -> list[tuple[int, dict[str, Any] | str]]:
-    """Return the number and cells of every row, or what is wrong with it."""
+def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Yield the number and cells of every row, or what is wrong with it."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise UsageError(f"{path}: cannot read file: {reason}") from error
-    if path.suffix.lower() == ".csv":
-        try:
-            table = list(csv.reader(io.StringIO(text, newline="")))
-        except csv.Error as error:
-            raise UsageError(f"{path}: cannot read file: {error}") from error
-        names = [name.strip() for name in table[0]] if table else []
+    if path.suffix.lower() == ".jsonl":
+        yield from ((n, _read_object(line)) for n, line in enumerate(text.split("\n"), 1) if line.strip())
+        return
+    if path.suffix.lower() != ".csv":
+        raise UsageError(f"{path}: a manifest's name must end in .csv or .jsonl")
+    table = csv.reader(io.StringIO(text, newline=""))
+    try:
+        names = [name.strip() for name in next(table, [])]
         if duplicates := {name for name in names if name and names.count(name) > 1}:
             raise UsageError(f"{path}: duplicate columns: {', '.join(sorted(duplicates))}")
-        return [(n, _read_cells(names, row)) for n, row in enumerate(table[1:], 2) if any(cell.strip() for cell in row)]
-    if path.suffix.lower() != ".jsonl":
-        raise UsageError(f"{path}: a manifest's name must end in .csv or .jsonl")
-    return [(n, _read_object(line)) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+        yield from ((n, _read_cells(names, row)) for n, row in enumerate(table, 2) if any(map(str.strip, row)))
+    except csv.Error as error:
+        raise UsageError(f"{path}: cannot read file: {error}") from error
 
 
 def _read_cells(names: Sequence[str], row: Sequence[str]) -> dict[str, Any] | str:
@@ -211,7 +217,7 @@ def _read_paths(folder: Path, row: Mapping[str, Any], name: str, errors: list[st
     if len(names) < max(1, len(values)):
         errors.append(f"{name}: missing" if value in (None, "") else f"{name}: {value!r} is not a file name")
         return []
-    paths = [str(folder / path) for path in names]
+    paths = [sys.intern(str(folder / path)) for path in names]  # most are in many rows
     errors += [f"{name}: {describe_missing(path)}" for path in paths if not os.path.isfile(path)]
     return paths
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StyleTransferError
-from ..files import write_atomically
+from ..files import atomic_write
 from .jobs import Job, Row, is_finished
 
 #: Runs jobs somewhere, and yields each job with its row as it ends.
@@ -28,7 +29,7 @@ def run_jobs(jobs: Sequence[Job], makers: Makers, report: Path, *, again: bool =
     before, rows = _read_report(report), dict[str, Row]()
     todo = []
     for job in jobs:
-        old = before.get(job.output, {})
+        old = before.pop(job.output, {})
         if not again and old.get("status") == "failed" and _is_same(job, old):
             rows[job.output] = old
         elif is_finished(job):
@@ -42,8 +43,9 @@ def run_jobs(jobs: Sequence[Job], makers: Makers, report: Path, *, again: bool =
         rows[job.output] = {**row, "job": _hash_job(job), "time": round(time.time(), 1)}
         _append(report, json.dumps(rows[job.output]) + "\n")
         yield job, rows[job.output]
-    lines = [json.dumps(row) for row in {**before, **rows}.values()]
-    write_atomically(report, "".join(line + "\n" for line in lines).encode("utf-8", "surrogateescape"))
+    with atomic_write(report) as file:  # line by line: a large report would not fit into memory twice
+        for row in itertools.chain(before.values(), rows.values()):
+            file.write(json.dumps(row).encode() + b"\n")
 
 
 def _append(report: Path, text: str) -> None:
@@ -76,8 +78,8 @@ def _find_newest_mtime(job: Job) -> float:
 def _read_report(report: Path) -> dict[str, Row]:
     """Return the last row of each output in a report; truncated lines are skipped."""
     rows = {}
-    with contextlib.suppress(OSError, UnicodeError):
-        for line in report.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+    with contextlib.suppress(OSError), open(report, encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
             with contextlib.suppress(ValueError, TypeError, KeyError):
                 row = json.loads(line)
                 rows[row["output"]] = row

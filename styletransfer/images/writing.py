@@ -40,14 +40,18 @@ _QUALITY: dict[str, dict[str, Any]] = {
 _PROFILE = SRGB.tobytes()[:24] + struct.pack(">6H", 1999, 10, 18, 0, 0, 0) + SRGB.tobytes()[36:]
 
 
-def check_output(path: Path, bit_depth: int, inputs: tuple[Path, ...] = ()) -> None:
-    """Raise `UsageError` if an image cannot be written there: format, folder, permissions, or one of the inputs."""
+def check_output(path: Path, bit_depth: int, inputs: tuple[Path, ...] = (), *, writable: bool = False) -> None:
+    """Raise `UsageError` if an image cannot be written there: format, folder, permissions, or one of the inputs.
+
+    Args:
+        writable: whether the folder is known to be.
+    """
     kind = FORMATS.get(path.suffix.lower())
     if kind is None:
         raise UsageError(f"{path}: unknown image format; the name must end in {', '.join(FORMATS)}")
     if bit_depth == 16 and kind not in _WITH_16_BITS:
         raise UsageError(f"{path}: {kind} has 8 bits a channel; for 16 use .png or .tif")
-    check_folder(path)
+    check_folder(path, writable=writable)
     for source in inputs:
         if path.exists() and os.path.exists(source) and path.samefile(source):
             raise UsageError(f"{path} is an input of this run and would be lost; name another output with -o")
@@ -59,8 +63,12 @@ def check_distinct(path: Path, taken: Iterable[Path], option: str) -> None:
         raise UsageError(f"{path} is an input or the output image of this run; name another file with {option}")
 
 
-def check_folder(path: Path) -> None:
-    """Raise `UsageError` if no file can be written there: folder, permissions, or name. Follows symbolic links."""
+def check_folder(path: Path, *, writable: bool = False) -> None:
+    """Raise `UsageError` if no file can be written there: folder, permissions, or name. Follows symbolic links.
+
+    Args:
+        writable: whether the folder is known to be; finding out takes longer than all the rest.
+    """
     try:
         target = follow_links(path)
     except (OSError, ValueError) as error:
@@ -70,7 +78,7 @@ def check_folder(path: Path) -> None:
     folder = target.parent if os.path.islink(path) else path.parent
     if not os.path.isdir(folder):
         raise UsageError(f"{path}: the folder {folder} does not exist")
-    if not is_writable(folder):
+    if not writable and not is_writable(folder):
         raise UsageError(f"{path}: the folder {folder.absolute()} is not writable")
     try:
         with contextlib.suppress(FileNotFoundError):
