@@ -48,15 +48,14 @@ def measure_rows(counts: tuple[int, ...]) -> None:
         with TemporaryDirectory() as name:
             write_manifest(Path(name), count)
             results = [run_batch(Path(name)) for _ in ("to do", "done")]
-            made = len(list((Path(name) / "out").glob("*.png")))
+            assert len(list((Path(name) / "out").glob("*.png"))) == count
         least = least or results
         for what, result, base in zip(("made", "skipped"), results, least, strict=True):
             seconds, own, memory = (now - before for now, before in zip(result, base, strict=True))
             if count > 10:
-                each = f"{1e3 * seconds / count:.2f} ms and {memory / count / 1e3:.2f} KB a row"
-                print(
-                    f"{count} rows ({made} images), {what}: {seconds:.1f} s, {memory / 1e6:.0f} MB: {each}", flush=True
-                )
+                each = f"{1e3 * seconds / count:.2f} ms ({1e3 * own / count:.2f} without the workers)"
+                total = f"{seconds:.1f} s, {memory / 1e6:.0f} MB"
+                print(f"{count} rows, {what}: {total}; a row {each}, {memory / count / 1e3:.2f} KB", flush=True)
 
 
 def paint_nothing(job: Job, _stop: object = None) -> Row:
