@@ -2,6 +2,7 @@
 
     make bench                                                      CPU: more than an hour on two cores
     make bench ARGS='--part table'                                  only this
+    make bench ARGS='--part layers'                                 algorithms of the convolutions; also load, start
     make bench ARGS='--part quality --size 256 --iterations 100 --pairs 1'
     make bench-gpu                                                  on CUDA
 
@@ -22,6 +23,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from machine import print_layers, print_load, print_start
 from measuring import EXAMPLES, HERE, alternating, isolated, load_encoder, processor
 from quality import PAIRS, compare_pairs
 from reference import Reference
@@ -97,7 +99,7 @@ def full_history(image: Tensor, precision: hardware.Precision) -> InverseHessian
 
 
 def per_evaluation(name: str, size: int, precision_name: str, device_name: str, runs: int) -> dict[str, float]:
-    """Return the seconds of the floor, of an evaluation and of a whole iteration, and the GFLOP."""
+    """Return the seconds of the floor, of an evaluation and of a whole iteration."""
     device = hardware.select_device(device_name)
     precision = hardware.select_precision(precision_name, device)
     with hardware.runtime_settings(device, tf32=precision.tf32):
@@ -109,8 +111,7 @@ def per_evaluation(name: str, size: int, precision_name: str, device_name: str, 
             seconds = alternating(device, runs, lambda: graph(content), lambda: evaluate(content), lambda: next(steps))
         else:
             seconds = alternating(device, runs, bare, lambda: evaluate(content), lambda: next(steps))
-    gflop = 2 * 2 * encoder.macs_per_pixel * size**2 / 1e9  # multiply and add, forward and backward
-    return {**dict(zip(("floor", "evaluation", "iteration"), seconds, strict=True)), "gflop": gflop}
+    return dict(zip(("floor", "evaluation", "iteration"), seconds, strict=True))
 
 
 def beyond_the_floor(size: int, device_name: str) -> dict[str, float]:
@@ -175,6 +176,11 @@ def memory_of_reference(name: str, size: int, device_name: str) -> int:
     return hardware.peak_memory(device)
 
 
+#: The parts of a whole run, and those that are run on their own.
+PARTS = ("table", "memory", "quality", "command", "beyond")
+MACHINE = {"layers": print_layers, "load": print_load, "start": print_start}
+
+
 # --- the command ---------------------------------------------------------------------------------------------------
 
 
@@ -200,7 +206,7 @@ def main() -> None:
     numbers = range(1, 1 + len(PAIRS))
     parser.add_argument("--pairs", type=int, nargs="+", choices=numbers, default=numbers, help="in the time to quality")
     parser.add_argument("--figure", type=Path, default=Path("out/quality.svg"), help="of the time to quality")
-    parser.add_argument("--part", choices=("table", "memory", "quality", "command", "beyond"), help="only this one")
+    parser.add_argument("--part", choices=(*PARTS, *MACHINE), help="only this one")
     parser.add_argument("--json", type=Path, default=Path("out/bench.json"))
     args = parser.parse_args()
     device = hardware.select_device(args.device)
@@ -209,20 +215,24 @@ def main() -> None:
     report: dict[str, Any] = {"machine": machine, "torch": torch.__version__}
     print(f"torch {torch.__version__}, {machine}")
 
+    if args.part in MACHINE:
+        MACHINE[args.part]()
+        return
     if args.part in (None, "table"):
         report["peaks"] = isolated(peaks, args.device)
         print("matrix product: " + ", ".join(f"{k} {v:.0f} GFLOP/s" for k, v in report["peaks"].items()))
-        print(f"\n{'':14}{'':6}{'':6}{'floor':>9}{'evaluation':>12}{'iteration':>11}{'of the floor':>14}{'GFLOP/s':>9}")
+        head = f"{'floor':>9}{'evaluation':>12}{'of the floor':>14}{'iteration':>11}{'of the floor':>14}"
+        print(f"\n{'':25}{head}")
         report["table"] = []
         precisions = ("fp32", "tf32", "bf16", "auto") if gpu else ("fp32", "auto")
-        for name, size, precision in itertools.product(("vgg19-lite", "vgg19"), (256, 512, 1024), precisions):
+        for name, size, precision in itertools.product(("vgg19-lite", "vgg19"), (192, 384, 512, 1024), precisions):
             runs = 20 if gpu else 5 if size < 1024 else 2
             row = isolated(per_evaluation, name, size, precision, args.device, runs)
             report["table"].append({"network": name, "size": size, "precision": precision, **row})
-            ratio, rate = row["iteration"] / row["floor"], row["gflop"] / row["iteration"]
+            ratios = [row[what] / row["floor"] for what in ("evaluation", "iteration")]
             print(
-                f"{name:14}{size:5} {precision:6}{row['floor']:8.4f} s{row['evaluation']:10.4f} s"
-                f"{row['iteration']:9.4f} s{ratio:14.2f}{rate:9.0f}",
+                f"{name:14}{size:5} {precision:6}{row['floor']:8.4f} s{row['evaluation']:10.4f} s{ratios[0]:14.2f}"
+                f"{row['iteration']:9.4f} s{ratios[1]:14.2f}",
                 flush=True,
             )
     if args.part == "beyond":
