@@ -24,6 +24,7 @@ from test_cli import COMMAND, here, run
 from styletransfer import Options, UsageError, images, stylize
 from styletransfer.batch import cluster, gallery, jobs, manifest, workers
 from styletransfer.batch.jobs import Job
+from styletransfer.batch.report import run_jobs
 from styletransfer.transfer import checkpoint_path
 
 __all__ = ["here"]
@@ -304,6 +305,17 @@ def test_broken_images_are_reported_and_the_others_stylized(
 def make_jobs(folder: Path, count: int, **options: object) -> list[Job]:
     settings = Options(**{"iterations": 3, "weights": str(TINY), "device": "cpu", "size": 64, **options})  # type: ignore[arg-type]
     return [Job("photos/a.png", ("paintings/x.png",), settings, str(folder / f"{n}.png"), str(n)) for n in range(count)]
+
+
+def test_report_keeps_the_rows_of_jobs_that_were_not_retried(albums: Path) -> None:
+    """As when a batch is interrupted before it comes to them."""
+    first, second = make_jobs(albums, 2)
+    path = albums / "report.jsonl"
+    path.write_text("".join(json.dumps(job.row("failed", error="no reason")) + "\n" for job in (first, second)))
+    ended = list(run_jobs([first, second], lambda todo: iter([(todo[0], first.row("done"))]), path, again=True))
+    assert [job for job, _ in ended] == [first]
+    rows = {row["output"]: row["status"] for row in map(json.loads, path.read_text().splitlines())}
+    assert rows == {first.output: "done", second.output: "failed"}
 
 
 def child_pids(pid: int) -> list[int]:

@@ -29,7 +29,7 @@ def run_jobs(jobs: Sequence[Job], makers: Makers, report: Path, *, again: bool =
     before, rows = _read_report(report), dict[str, Row]()
     todo = []
     for job in jobs:
-        old = before.pop(job.output, {})
+        old = before.get(job.output, {})
         if not again and old.get("status") == "failed" and _is_same(job, old):
             rows[job.output] = old
         elif is_finished(job):
@@ -37,9 +37,11 @@ def run_jobs(jobs: Sequence[Job], makers: Makers, report: Path, *, again: bool =
         else:
             todo.append(job)
             continue
+        before.pop(job.output, None)
         yield job, rows[job.output]
     _append(report, "")  # fails now if it cannot be written
     for job, row in makers(todo):
+        before.pop(job.output, None)
         rows[job.output] = {**row, "job": _hash_job(job), "time": round(time.time(), 1)}
         _append(report, json.dumps(rows[job.output]) + "\n")
         yield job, rows[job.output]
