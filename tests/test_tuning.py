@@ -78,6 +78,12 @@ def test_fastest_algorithm_is_measured_once(home: Path, convolved: list[str], mo
     assert json.loads(path.read_text()).keys() == {"convolution 6x5", "convolution 5x6"}
 
 
+def test_measuring_draws_none_of_the_callers_random_numbers(home: Path) -> None:
+    before = torch.get_rng_state()
+    convolution_costs(KERNEL)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_costs_are_those_of_the_number_of_threads(home: Path, convolved: list[str]) -> None:
     threads = torch.get_num_threads()
     try:

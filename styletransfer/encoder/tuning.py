@@ -95,9 +95,12 @@ def _measure(filters: int, channels: int) -> Costs:
     for every algorithm took the same time within a tenth.
     """
     sides = _SMALL, _LARGE_IF_WIDE if filters * channels >= _WIDE else _LARGE
-    kernel = torch.randn(filters, channels, 3, 3).contiguous(memory_format=torch.channels_last)
-    bias, maps = torch.zeros(filters), [torch.randn(1, channels, side, side) for side in sides]
-    maps = [x.contiguous(memory_format=torch.channels_last) for x in maps]
+    generator = torch.Generator().manual_seed(0)  # the caller's random numbers stay as they are
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).contiguous(memory_format=torch.channels_last)
+
+    kernel, bias, maps = draw(filters, channels, 3, 3), torch.zeros(filters), [draw(1, channels, n, n) for n in sides]
     transformed = {side: winograd.transform(kernel, Variant(side)) for side in (4, 6)}
     kernels = {name: transformed[variant.side]._replace(variant=variant) for name, variant in VARIANTS.items()}
     costs: Costs = {}
