@@ -1,5 +1,6 @@
 """What depends on the processor: the algorithms of the convolutions, other programs beside a run, the start."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -94,7 +95,7 @@ def print_load(options: tuple[str, ...] = ("--preset", "fast", "--size", "320"))
     """Print the seconds of the command alone and beside a busy program, twice each, in turn."""
     time_command(*options)
     seconds: dict[str, list[float]] = {"alone": [], "beside a busy program": []}
-    for _, (label, times) in ((number, item) for number in range(2) for item in seconds.items()):
+    for _, (label, times) in itertools.product(range(2), seconds.items()):
         busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"])] if label != "alone" else []
         try:
             times.append(time_command(*options))

@@ -10,21 +10,35 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+
 from styletransfer import images
 from styletransfer.batch import workers
 from styletransfer.batch.jobs import Job, Row, is_finished
+from styletransfer.losses import Losses
+from styletransfer.transfer.result import Result
 
 
 def pretend(job: Job, _stop: object = None) -> Row:
     """Write an image of 8×8 pixels that counts as finished; return the job's row, as `make_picture` does."""
-    import torch
-
     if is_finished(job):
         return job.row("skipped")
-    names = {"content": Path(job.content).name, "style": Path(job.style[0]).name, "model": "vgg19"}
-    inputs = images.digest(job.content, job.style, job.options)
-    settings = {**job.options.to_settings(), **names, "inputs": inputs, "result": {"stopped": "iterations"}}
-    images.write_picture(torch.zeros(1, 3, 8, 8), Path(job.output), alpha=None, bit_depth=8, settings=settings)
+    losses = Losses(0.0, 0.0, 0.0)
+    Result(
+        tensor=torch.zeros(1, 3, 8, 8),
+        losses=[losses],
+        best=losses,
+        best_iteration=0,
+        scales=[(8, 8, 0)],
+        options=job.options,
+        model="vgg19",
+        device="cpu",
+        stopped="iterations",
+        seconds=0.0,
+        peak_memory_bytes=0,
+        inputs=[Path(name).name for name in (job.content, *job.style)],
+        digest=images.digest(job.content, job.style, job.options),
+    ).save(job.output)
     return job.row("done", seconds=0.0)
 
 

@@ -15,13 +15,14 @@ def main() -> NoReturn:
         from .cli.main import main as run
     except KeyboardInterrupt:
         sys.exit(130)
+    code = 0
     try:
         run()
     except SystemExit as end:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        _leave(int(end.code or 0))
+        code = int(end.code or 0)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _leave(code)
 
 
 def _leave(code: int) -> NoReturn:

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,15 +47,19 @@ def remember(name: str, measure: Callable[[], T], parse: Callable[[Any], T]) -> 
 
 def _describe_conditions() -> str:
     """Return what speed depends on: the processor, torch, the number of threads, and limits set by the user."""
+    limits = [f"{name}={os.environ.get(name)}" for name in ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")]
+    software = [torch.__version__, torch.backends.cpu.get_cpu_capability(), str(torch.get_num_threads())]
+    return "\n".join([*_describe_processor(), *software, *limits])
+
+
+@cache
+def _describe_processor() -> list[str]:
     try:
         lines = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
         wanted = ("vendor_id", "cpu family", "model", "stepping", "cache size", "flags", "Features", "CPU part")
-        processor = [line for line in lines if line.startswith(wanted)]
+        return [platform.machine(), *(line for line in lines if line.startswith(wanted))]
     except OSError:
-        processor = [platform.processor()]
-    limits = [f"{name}={os.environ.get(name)}" for name in ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")]
-    software = [torch.__version__, torch.backends.cpu.get_cpu_capability(), str(torch.get_num_threads())]
-    return "\n".join([platform.machine(), *processor, *software, *limits])
+        return [platform.machine(), platform.processor()]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The options and their defaults, shared by the library, the command line and the web page."""
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -223,7 +224,7 @@ class Options:
         """Return a copy with every file name in the settings mapped by a function."""
         if not self.files:
             return self
-        changes: dict[str, Any] = {name: rename(value) for name in _FILES if (value := getattr(self, name))}
+        changes: dict[str, Any] = {name: rename(value) for name in FILE_OPTIONS if (value := getattr(self, name))}
         if self.init not in STARTS:
             changes["init"] = rename(self.init)
         pairs = ((rename(content), style if style == WHOLE else rename(style)) for content, style in self.mask)
@@ -233,8 +234,9 @@ class Options:
     def files(self) -> list[str]:
         """Every file name in the settings."""
         start = [] if self.init in STARTS else [self.init]
-        single = [value for name in _FILES if (value := getattr(self, name))]
-        return [*start, *single, *(name for pair in self.mask for name in pair if name != WHOLE)]
+        single = [value for name in FILE_OPTIONS if (value := getattr(self, name))]
+        masks = [[content] if style == WHOLE else [content, style] for content, style in self.mask]
+        return [*start, *single, *itertools.chain(*masks)]
 
     def to_arguments(self) -> list[str]:
         """Return the command-line options of these settings, in the order of the fields."""
@@ -271,8 +273,7 @@ class Options:
     @classmethod
     def add_defaults(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return stored settings, completed by the values of options that did not exist when they were stored."""
-        defaults = {f.name: f.default for f in fields(cls) if f.name not in _WITHOUT_EFFECT}
-        return {**defaults, **_EARLIER_DEFAULTS, **settings}
+        return {**_DEFAULTS.to_settings(), **_EARLIER_DEFAULTS, **settings}
 
     @property
     def style_weights(self) -> dict[str, float]:
@@ -315,7 +316,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600}
 #: What versions without an option did, where that is not its default.
 _EARLIER_DEFAULTS = {"style_loss": "gram"}
 #: Fields that are the name of a file, or None; `init` and `mask` can be, too.
-_FILES = ("weights", "keep", "content_mask")
+FILE_OPTIONS = ("weights", "keep", "content_mask")
 #: Fields that do not affect the image.
 _WITHOUT_EFFECT = ("max_pixels", "checkpoint_every")
 
@@ -357,3 +358,6 @@ def layer_weights(specs: Sequence[str]) -> dict[str, float]:
         raise UsageError("no layer is given")
     total = sum(weights.values())
     return {layer: weight / total for layer, weight in weights.items()}
+
+
+_DEFAULTS = Options()

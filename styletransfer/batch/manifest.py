@@ -15,7 +15,7 @@ from ..errors import StyleTransferError, UsageError, plural
 from ..files import describe_missing
 from ..images import check_fits, check_output, list_pictures
 from ..images.folders import natural_order
-from ..options import PICTURE_NAMES, WHOLE, Options, convert
+from ..options import FILE_OPTIONS, PICTURE_NAMES, WHOLE, Options, convert
 from .jobs import Job
 
 _OWN = ("content", "style", "output")
@@ -235,7 +235,7 @@ def _read_settings(folder: Path, row: Mapping[str, Any], errors: list[str]) -> d
             settings[field] = convert(field, row[name])
         except UsageError as error:
             errors.append(f"{name}: {error}")
-    for field in ("init", "weights", "keep", "content_mask"):
+    for field in ("init", *FILE_OPTIONS):
         value = settings.get(field)
         if isinstance(value, str) and os.path.isfile(folder / value):
             settings[field] = str(folder / value)

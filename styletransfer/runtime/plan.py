@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -88,7 +89,7 @@ class MemoryModel:
         itemsize = self.precision.backward.itemsize
         return sum(self._count_values([name]) * (itemsize if self.encoder.needs_values(name) else 1) for name in layers)
 
-    @property
+    @cached_property
     def fixed(self) -> int:
         """The bytes that do not depend on the tiling: `CONSTANT`, transformed kernels, one convolution's workspace."""
         variants = {name: self.encoder.variant(name, (self.height, self.width)) for name in self.encoder.names}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..encoder.tuning import Costs
+from ..encoder.tuning import Costs, parse_costs
 from ..encoder.vgg import Encoder
 from ..encoder.weights import Weights, load_weights
 from ..errors import UsageError
@@ -122,6 +122,19 @@ class Problem:
         for _ in range(is_finer + (self.prior is not None)):
             most = min(most, max(FINER_ITERATIONS, round(FINER_SHARE * most)))
         return most
+
+
+def describe_choices(precision: hardware.Precision, costs: dict[str, Costs]) -> dict[str, Any]:
+    """Return what was chosen by measuring, to be written as JSON: another process may measure otherwise."""
+    return {"backward": str(precision.backward).removeprefix("torch."), "costs": costs}
+
+
+def read_choices(
+    stored: Mapping[str, Any], precision: hardware.Precision
+) -> tuple[hardware.Precision, dict[str, Costs]]:
+    """Return the precision and the costs that `describe_choices` stored, the rest of the precision as given."""
+    costs = {shape: parse_costs(each) for shape, each in stored.get("costs", {}).items()}
+    return replace(precision, backward=getattr(torch, stored["backward"])), costs
 
 
 @contextlib.contextmanager

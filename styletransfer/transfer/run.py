@@ -5,14 +5,12 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..encoder.tiling import Tiling
-from ..encoder.tuning import parse_costs
 from ..errors import StyleTransferError
 from ..losses import Losses
 from ..runtime import distributed, hardware
@@ -21,7 +19,7 @@ from .bleed import add_bleed, trim_bleed
 from .canvas import make_finisher, make_start, upsample_residual
 from .checkpoint import check_same_run
 from .planning import plan_scale
-from .problem import Problem, Scale
+from .problem import Problem, Scale, describe_choices, read_choices
 from .result import Result
 from .stage import Caution, ScaleRecord, Stage
 
@@ -246,9 +244,8 @@ class Run:
         progress = {
             "runs": [dataclasses.asdict(record) for record in self.records],
             "plan": dataclasses.asdict(stage.plan),
-            "backward": str(self.precision.backward).removeprefix("torch."),
+            **describe_choices(self.precision, self.problem.costs),
             "recoveries": self._caution.recoveries,
-            "costs": self.problem.costs,
             "seconds": self.seconds,
         }
         return {"run": self.problem.identity, "progress": progress, "tensors": {**state, "image": stage.canvas, **best}}
@@ -272,9 +269,7 @@ class Run:
         state = {name.removeprefix("optimizer."): tensor for name, tensor in tensors.items()}
         self._stage = Stage(self.problem, self.records[-1], self._caution, plan, image, best, state)
         self._before = progress["seconds"]
-        # Which precision and algorithms are faster was measured, and may come out otherwise this time.
-        costs = progress.get("costs", {})
-        self.problem.costs.update({shape: parse_costs(stored) for shape, stored in costs.items()})
-        self._caution.precision = replace(self.precision, backward=getattr(torch, progress["backward"]))
+        self._caution.precision, costs = read_choices(progress, self.precision)
+        self.problem.costs.update(costs)
         for _ in range(progress["recoveries"]):
             self._caution.increase(self.problem)

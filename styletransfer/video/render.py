@@ -23,12 +23,11 @@ import torch
 from PIL import Image
 from PIL.ImageChops import multiply
 
-from ..encoder.tuning import parse_costs
 from ..errors import UsageError
 from ..images import Picture, RegionInput, color, digest, read_picture, read_settings, write_picture
 from ..options import WHOLE, Options, TemporalOptions
 from ..transfer import Run, keep_model
-from ..transfer.problem import Prior, Problem, prepared_problem
+from ..transfer.problem import Prior, Problem, describe_choices, prepared_problem, read_choices
 from ..version import __version__
 from . import clips
 from .clips import is_clip
@@ -224,12 +223,13 @@ def _add_prior(
     recent = warped.age < SETTLED
     regions = _split_regions(problem.inputs.regions, recent) if recent.mean() >= NEW else problem.inputs.regions
     spectrum = {name: torch.tensor(values) for name, values in metadata["spectrum"].items()}
+    precision, costs = read_choices(metadata, problem.precision)
     return replace(
         problem,
         originals=replace(problem.originals, content=content),
         inputs=replace(problem.inputs, content=recolored, regions=regions),
-        precision=replace(problem.precision, backward=getattr(torch, metadata["backward"])),
-        costs={shape: parse_costs(stored) for shape, stored in metadata.get("costs", {}).items()},
+        precision=precision,
+        costs=costs,
         prior=Prior(start, torch.from_numpy(warped.weight)[None, None] * weight, WINDOW, spectrum),
     )
 
@@ -254,8 +254,7 @@ def _render_frame(
             return {}
     result = run.result()
     spectrum = {name: tensor.tolist() for name, tensor in run.spectrum.items()}
-    backward = str(run.precision.backward).removeprefix("torch.")
-    state = {"spectrum": spectrum, "backward": backward, "costs": problem.costs}
+    state = {"spectrum": spectrum, **describe_choices(run.precision, problem.costs)}
     summary = {"iterations": result.iterations, "stopped": result.stopped}
     metadata = {"version": __version__, **metadata, **state, "result": summary}
     write_picture(result.tensor, path, alpha=None, bit_depth=8, settings=metadata)
