@@ -1,4 +1,4 @@
-"""The command `styletransfer`, but that workers paint nothing: what is left is the cost of a batch itself.
+"""The command `styletransfer` with workers that write placeholders: what remains is the overhead of a batch.
 
 Args: a file for what was measured, then those of the command. Without any it is a worker.
 """
@@ -19,7 +19,7 @@ from styletransfer.losses import Losses
 from styletransfer.transfer.result import Result
 
 
-def pretend(job: Job, _stop: object = None) -> Row:
+def write_placeholder(job: Job, _stop: object = None) -> Row:
     """Write an image of 8×8 pixels that counts as finished; return the job's row, as `make_picture` does."""
     if is_finished(job):
         return job.row("skipped")
@@ -49,7 +49,7 @@ def start_process(_number: int, _count: int) -> "subprocess.Popen[str]":
 
 def main() -> None:
     if len(sys.argv) == 1:
-        workers.make_picture = pretend  # type: ignore[assignment]
+        workers.make_picture = write_placeholder  # type: ignore[assignment]
         workers.serve()
         return
     from styletransfer.cli.main import main as run

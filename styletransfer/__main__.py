@@ -22,11 +22,11 @@ def main() -> NoReturn:
         code = int(end.code or 0)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _leave(code)
+    _exit_quickly(code)
 
 
-def _leave(code: int) -> NoReturn:
-    """End the process without taking the interpreter apart, which with torch takes half a second."""
+def _exit_quickly(code: int) -> NoReturn:
+    """Exit without finalizing the interpreter, which takes half a second once torch is imported."""
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from styletransfer import UsageError, measured
+from styletransfer import UsageError, measurements
 from styletransfer.runtime import hardware
 from styletransfer.transfer import evaluation
 
@@ -50,7 +50,7 @@ def test_auto_precision_has_the_faster_convolutions(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     fast = ({torch.float32, torch.bfloat16} - {slow}).pop()
     for _ in range(2):
-        monkeypatch.setattr(measured, "_known", {})  # as in another process
+        monkeypatch.setattr(measurements, "_cache", {})  # as in another process
         assert hardware.select_precision("auto", CPU) == hardware.Precision(torch.float32, fast)
         assert len(calls) == 5 * 3 * 2
 
@@ -61,7 +61,7 @@ def test_auto_precision_measures_nothing_without_bfloat16(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     monkeypatch.setattr(torch.nn.functional, "conv2d", refuse)
-    monkeypatch.setattr(measured, "_known", {})
+    monkeypatch.setattr(measurements, "_cache", {})
     assert hardware.select_precision("auto", CPU) == hardware.Precision(torch.float32, torch.float32)
 
 
@@ -105,16 +105,16 @@ def test_threads_are_those_that_other_programs_leave_cores_for(
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(time, "process_time", lambda: (now[0] - 1000.0) * own)
     write(0)
-    load = hardware._Load(2, stat)
+    load = hardware._LoadMonitor(2, stat)
     now[0] += 0.5
-    assert load.choose_threads() is None
+    assert load.choose_thread_count() is None
     for _ in range(2):
         now[0] += 2.0
         write((now[0] - 1000.0) * (own + others))
-        assert load.choose_threads() == expected
+        assert load.choose_thread_count() == expected
     stat.unlink()
     now[0] += 2.0
-    assert load.choose_threads() is None and load.choose_threads() is None
+    assert load.choose_thread_count() is None and load.choose_thread_count() is None
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="about Linux")
@@ -127,7 +127,7 @@ def test_threads_make_room_for_busy_programs(deterministic: bool) -> None:
         with hardware.runtime_settings(CPU, deterministic=deterministic):
             end, most = time.monotonic() + (1.5 if deterministic else 60), torch.get_num_threads()
             while time.monotonic() < end and torch.get_num_threads() == most > 1:
-                hardware.follow_load()
+                hardware.adapt_thread_count()
             assert torch.get_num_threads() == (most if deterministic else 1)
         assert torch.get_num_threads() == 2
     finally:

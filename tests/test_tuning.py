@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from styletransfer import measured
+from styletransfer import measurements
 from styletransfer.encoder import convolution, tuning
-from styletransfer.encoder.tuning import VARIANTS, choose, convolution_costs
+from styletransfer.encoder.tuning import VARIANTS, choose_algorithm, convolution_costs
 from styletransfer.encoder.winograd import TransformedKernel
 
 KERNEL = torch.zeros(6, 5, 3, 3)
@@ -22,7 +22,7 @@ KERNEL = torch.zeros(6, 5, 3, 3)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return an empty cache folder; what this process has measured is forgotten."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(measured, "_known", {})
+    monkeypatch.setattr(measurements, "_cache", {})
     return tmp_path / "styletransfer"
 
 
@@ -55,22 +55,22 @@ def test_choice_follows_from_the_costs() -> None:
         "winograd4": [(100, 12.0), (1000, 30.0)],
         "winograd6": [(100, 31.0), (1000, 31.0)],
     }
-    assert choose(costs, 100) is None
-    assert choose(costs, 120) is None  # 13.0 and 12.4: not worth the memory
-    assert choose(costs, 150) == VARIANTS["winograd4"]
-    assert choose(costs, 1000) == VARIANTS["winograd4"]
+    assert choose_algorithm(costs, 100) is None
+    assert choose_algorithm(costs, 120) is None  # 13.0 and 12.4: not worth the memory
+    assert choose_algorithm(costs, 150) == VARIANTS["winograd4"]
+    assert choose_algorithm(costs, 1000) == VARIANTS["winograd4"]
     costs["winograd6"] = [(100, 31.0), (1000, 26.0)]
-    assert choose(costs, 1000) == choose(costs, 10**6) == VARIANTS["winograd6"]
-    assert choose(costs, 500) == VARIANTS["winograd4"]
+    assert choose_algorithm(costs, 1000) == choose_algorithm(costs, 10**6) == VARIANTS["winograd6"]
+    assert choose_algorithm(costs, 500) == VARIANTS["winograd4"]
 
 
 def test_fastest_algorithm_is_measured_once(home: Path, convolved: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     costs = convolution_costs(KERNEL)
     assert set(convolved) == {"direct", *VARIANTS}
-    assert choose(costs, 40) == choose(costs, 10**6) == VARIANTS["winograd4"]
+    assert choose_algorithm(costs, 40) == choose_algorithm(costs, 10**6) == VARIANTS["winograd4"]
     count = len(convolved)
     assert convolution_costs(KERNEL) == costs
-    monkeypatch.setattr(measured, "_known", {})  # as in another process
+    monkeypatch.setattr(measurements, "_cache", {})  # as in another process
     assert convolution_costs(KERNEL) == costs and len(convolved) == count
     convolution_costs(torch.zeros(5, 6, 3, 3))
     assert len(convolved) > count
@@ -116,10 +116,10 @@ def test_damaged_costs_are_measured_again(
     convolution_costs(KERNEL)
     (path,) = list_costs(home)
     path.write_bytes(content)
-    monkeypatch.setattr(measured, "_known", {})
+    monkeypatch.setattr(measurements, "_cache", {})
     convolved.clear()
     costs = convolution_costs(KERNEL)
-    assert convolved and choose(costs, 1000) == VARIANTS["winograd4"]
+    assert convolved and choose_algorithm(costs, 1000) == VARIANTS["winograd4"]
     assert "direct" in json.loads(path.read_text())["convolution 6x5"]
 
 
@@ -128,9 +128,9 @@ def test_costs_are_measured_without_a_writable_cache(
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr(measured, "_known", {})
+    monkeypatch.setattr(measurements, "_cache", {})
     costs = convolution_costs(KERNEL)
-    assert choose(costs, 1000) == VARIANTS["winograd4"]
+    assert choose_algorithm(costs, 1000) == VARIANTS["winograd4"]
 
 
 def test_processes_at_once_use_the_same_costs(home: Path) -> None:

@@ -1,7 +1,7 @@
-"""The fastest way to compute each convolution on this processor, which is measured.
+"""Autotuning: selects the fastest algorithm for each convolution on this processor, by measuring.
 
-Which one it is depends on the layer's width, on the size of its map and on the processor: in float32 Winograd's
-convolutions took between a third and twice the time of direct ones (docs/performance.md).
+It depends on the number of filters and channels, the size of the feature map and the processor: in float32 Winograd's
+convolutions took 0.4 to 6 times as long as direct ones (docs/performance.md).
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ..measured import remember
+from ..measurements import load_or_measure
 from . import convolution, winograd
 from .winograd import Variant
 
@@ -26,8 +26,8 @@ VARIANTS = {
     for onednn in (False, True)
     if not onednn or winograd.onednn_product
 }
-#: An algorithm that takes more memory, and rounds more, must take at most this share of the time of one before it.
-WORTH = 0.9
+#: An algorithm that takes more memory and has larger rounding errors must take at most this share of the time.
+MAX_TIME_SHARE = 0.9
 #: Layers of fewer filters times channels are convolved directly: there is nothing to gain (VGG-19's first has 192).
 _NARROW = 1024
 #: Layers of at least so many filters times channels are measured on smaller maps, to save time.
@@ -36,15 +36,15 @@ _WIDE = 256 * 512
 #: proportional to the positions.
 _SMALL, _LARGE, _LARGE_IF_WIDE = 12, 48, 36
 #: Every algorithm is timed so often; one that takes longer than the fastest by this factor, only once.
-_REPEATS, _HOPELESS = 3, 3.0
+_REPEATS, _TOO_SLOW = 3, 3.0
 
 
-def choose(costs: Costs, positions: int) -> Variant | None:
+def choose_algorithm(costs: Costs, positions: int) -> Variant | None:
     """Return the fastest algorithm for a map of so many positions: a variant of `winograd`, None for direct."""
     best, least = "direct", math.inf
     for name in ("direct", *VARIANTS):
         seconds = _estimate(costs[name], positions) if name in costs else math.inf
-        if seconds < WORTH * least:
+        if seconds < MAX_TIME_SHARE * least:
             best, least = name, seconds
     return VARIANTS.get(best)
 
@@ -75,11 +75,11 @@ def convolution_costs(kernel: Tensor) -> Costs:
         kernel: N×C×3×3, whose values do not matter.
     """
     measure = partial(_measure, *kernel.shape[:2])
-    return remember(f"convolution {name_shape(kernel)}", measure, parse_costs)
+    return load_or_measure(f"convolution {name_shape(kernel)}", measure, parse_costs)
 
 
 def parse_costs(stored: Mapping[str, list[list[float]]]) -> Costs:
-    """Return costs that were stored as JSON. Raises as `remember` allows if they are damaged."""
+    """Return costs that were stored as JSON. Raises as `load_or_measure` allows if they are damaged."""
     costs = {name: [(int(positions), float(seconds)) for positions, seconds in pair] for name, pair in stored.items()}
     for (few, short), (many, long) in [costs["direct"], *costs.values()]:
         if not (0 < few < many and 0 < short < math.inf and 0 < long < math.inf):
@@ -118,12 +118,12 @@ def _measure(filters: int, channels: int) -> Costs:
 
 
 def _time_in_turn(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
-    """Return the shortest time of each of the calls; of those that are hopeless, that of the first call."""
+    """Return the shortest time of each of the calls; of those that are too slow, that of the first call."""
     seconds = dict.fromkeys(calls, math.inf)
     for _ in range(_REPEATS):
         least = min(seconds.values())
         for name, call in calls.items():
-            if seconds[name] <= _HOPELESS * least:
+            if seconds[name] <= _TOO_SLOW * least:
                 start = time.perf_counter()
                 call()
                 seconds[name] = min(seconds[name], time.perf_counter() - start)

@@ -111,7 +111,7 @@ class Encoder(nn.Module):
         if shape not in self.costs:
             self.costs[shape] = tuning.convolution_costs(kernel)
         height, width = (side >> level(name) for side in size)
-        return tuning.choose(self.costs[shape], height * width)
+        return tuning.choose_algorithm(self.costs[shape], height * width)
 
     def transformed(self, name: str, size: Sequence[int]) -> winograd.TransformedKernel | None:
         """Return a layer's transformed kernel for `winograd`; None if it is not used."""

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import StyleTransferError, UsageError
-from ..measured import remember
+from ..measurements import load_or_measure
 from . import distributed
 
 log = logging.getLogger(__name__)
@@ -28,8 +28,8 @@ _DEFAULT_TRIM_THRESHOLD, _DEFAULT_MMAP_MAX = 128 * 1024, 65536
 _CONVOLUTIONS = ((64, 96), (256, 24), (512, 12))
 #: bfloat16 is fast if it takes less than this share of float32's time: half and twice on the two processors measured.
 _BF16_SHARE = 0.8
-#: Seconds between two looks at the load, and the share of a core that other programs may use before it counts as taken.
-_LOOK_EVERY, _TOLERATED = 1.0, 0.3
+#: Seconds between measurements of the load, and the share of a core that other programs may use of an idle one.
+_LOAD_INTERVAL, _LOAD_TOLERANCE = 1.0, 0.3
 #: Other load does not count in a thread's own time. Windows counts that only in steps of 16 ms.
 _processor_time = time.perf_counter if sys.platform == "win32" else time.thread_time
 
@@ -91,7 +91,7 @@ def bf16_is_fast() -> bool:
     """
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return False
-    return remember("bfloat16's share of the time", _measure_bf16_share, float) < _BF16_SHARE
+    return load_or_measure("bfloat16's share of the time", _measure_bf16_share, float) < _BF16_SHARE
 
 
 @torch.no_grad()
@@ -121,9 +121,9 @@ def runtime_settings(on: torch.device, tf32: bool = False, deterministic: bool =
 
     Args:
         deterministic: use only what gives the same bits every time, instead of the fastest: on a GPU algorithms, on a
-            CPU the same number of threads whatever other programs do (`follow_load`).
+            CPU the same number of threads whatever other programs do (`adapt_thread_count`).
     """
-    global _load
+    global _load_monitor
     threads, was_deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     flags = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
     try:
@@ -131,7 +131,9 @@ def runtime_settings(on: torch.device, tf32: bool = False, deterministic: bool =
             # torchrun sets every process to one thread.
             processes, cpus = distributed.processes_here(), available_cpus()
             torch.set_num_threads(min(threads, cpus) if processes == 1 else cpus // processes or 1)
-            _load = None if deterministic or torch.get_num_threads() == 1 else _Load(torch.get_num_threads())
+            _load_monitor = (
+                None if deterministic or torch.get_num_threads() == 1 else _LoadMonitor(torch.get_num_threads())
+            )
             _keep_memory(True)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
         # The benchmark takes seconds and, for workspaces, tens of gigabytes; on an H100 it found nothing faster than
@@ -143,7 +145,7 @@ def runtime_settings(on: torch.device, tf32: bool = False, deterministic: bool =
             torch.use_deterministic_algorithms(True, warn_only=True)
         yield
     finally:
-        _load = None
+        _load_monitor = None
         torch.set_num_threads(threads)
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = flags
         if torch.are_deterministic_algorithms_enabled() != was_deterministic:  # the call imports the compiler: slow
@@ -153,11 +155,11 @@ def runtime_settings(on: torch.device, tf32: bool = False, deterministic: bool =
             release_memory(on)
 
 
-class _Load:
-    """What other programs use of the cores that this process may run on.
+class _LoadMonitor:
+    """Monitor of the load that other programs put on this process's cores.
 
     Args:
-        most: the number of threads when they use nothing.
+        most: the number of threads without any load.
         stat: the file with the cores' times (proc(5)); where there is none, nothing is known.
     """
 
@@ -165,16 +167,16 @@ class _Load:
         self.most, self._stat = most, stat
         self._before = self._read()
 
-    def choose_threads(self) -> int | None:
-        """Return for how many threads there are cores; None if it is too early to tell, or unknown on this system."""
-        if not self._before or time.monotonic() - self._before[0] < _LOOK_EVERY:
+    def choose_thread_count(self) -> int | None:
+        """Return how many threads the idle cores allow; None before the interval is over, or if unknown."""
+        if not self._before or time.monotonic() - self._before[0] < _LOAD_INTERVAL:
             return None
         before, self._before = self._before, self._read()
         if not self._before:
             return None
         seconds, all_programs, own = (now - then for now, then in zip(self._before, before, strict=True))
         cores = len(os.sched_getaffinity(0)) - (all_programs - own) / seconds
-        return max(1, min(self.most, int(cores + _TOLERATED)))
+        return max(1, min(self.most, int(cores + _LOAD_TOLERANCE)))
 
     def _read(self) -> tuple[float, float, float] | None:
         """Return the time, and the seconds for which all programs and this process have used the cores."""
@@ -189,18 +191,18 @@ class _Load:
         return time.monotonic(), ticks / os.sysconf("SC_CLK_TCK"), time.process_time()
 
 
-_load: _Load | None = None
+_load_monitor: _LoadMonitor | None = None
 
 
-def follow_load() -> None:
-    """Use as many threads as other programs leave cores for. To be called often; looks once a second.
+def adapt_thread_count() -> None:
+    """Set the number of threads to the number of idle cores. Call it in every iteration; it acts once a second.
 
-    With more threads than cores every parallel operation waits for the thread that was put aside: beside one busy
-    program two threads on two cores took thirteen times as long as alone, one takes half as long again.
+    With more threads than idle cores every parallel operation waits for the preempted thread: beside one busy program
+    two threads on two cores took thirteen times as long as alone, one thread 1.5 times (docs/performance.md).
     """
-    threads = _load and _load.choose_threads()
+    threads = _load_monitor and _load_monitor.choose_thread_count()
     if threads and threads != torch.get_num_threads():
-        log.debug("using %d threads beside other programs", threads)
+        log.debug("other programs use the CPU: using %d threads", threads)
         torch.set_num_threads(threads)
 
 

@@ -124,15 +124,15 @@ class Problem:
         return most
 
 
-def describe_choices(precision: hardware.Precision, costs: dict[str, Costs]) -> dict[str, Any]:
-    """Return what was chosen by measuring, to be written as JSON: another process may measure otherwise."""
+def serialize_tuning(precision: hardware.Precision, costs: dict[str, Costs]) -> dict[str, Any]:
+    """Return the results of autotuning, to be written as JSON: another process may measure differently."""
     return {"backward": str(precision.backward).removeprefix("torch."), "costs": costs}
 
 
-def read_choices(
+def parse_tuning(
     stored: Mapping[str, Any], precision: hardware.Precision
 ) -> tuple[hardware.Precision, dict[str, Costs]]:
-    """Return the precision and the costs that `describe_choices` stored, the rest of the precision as given."""
+    """Return precision and costs as `serialize_tuning` stored them; `precision` is used for what it did not."""
     costs = {shape: parse_costs(each) for shape, each in stored.get("costs", {}).items()}
     return replace(precision, backward=getattr(torch, stored["backward"])), costs
 

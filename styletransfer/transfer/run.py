@@ -19,7 +19,7 @@ from .bleed import add_bleed, trim_bleed
 from .canvas import make_finisher, make_start, upsample_residual
 from .checkpoint import check_same_run
 from .planning import plan_scale
-from .problem import Problem, Scale, describe_choices, read_choices
+from .problem import Problem, Scale, parse_tuning, serialize_tuning
 from .result import Result
 from .stage import Caution, ScaleRecord, Stage
 
@@ -158,7 +158,7 @@ class Run:
         """Yield the steps of a scale. Its last iterate, which holds L-BFGS's history, goes with this call."""
         scale, most = stage.record.scale, stage.max_iterations
         for iterate in stage.iterates():
-            hardware.follow_load()
+            hardware.adapt_thread_count()
             yield Step(scale, iterate.iteration, most, iterate.terms, iterate.image, self.problem)
             together = stage.is_read or distributed.world_size() == 1  # all processes end after the same step
             if together and distributed.any_process(bool(self._stop)):
@@ -244,7 +244,7 @@ class Run:
         progress = {
             "runs": [dataclasses.asdict(record) for record in self.records],
             "plan": dataclasses.asdict(stage.plan),
-            **describe_choices(self.precision, self.problem.costs),
+            **serialize_tuning(self.precision, self.problem.costs),
             "recoveries": self._caution.recoveries,
             "seconds": self.seconds,
         }
@@ -269,7 +269,7 @@ class Run:
         state = {name.removeprefix("optimizer."): tensor for name, tensor in tensors.items()}
         self._stage = Stage(self.problem, self.records[-1], self._caution, plan, image, best, state)
         self._before = progress["seconds"]
-        self._caution.precision, costs = read_choices(progress, self.precision)
+        self._caution.precision, costs = parse_tuning(progress, self.precision)
         self.problem.costs.update(costs)
         for _ in range(progress["recoveries"]):
             self._caution.increase(self.problem)

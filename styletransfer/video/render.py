@@ -27,7 +27,7 @@ from ..errors import UsageError
 from ..images import Picture, RegionInput, color, digest, read_picture, read_settings, write_picture
 from ..options import WHOLE, Options, TemporalOptions
 from ..transfer import Run, keep_model
-from ..transfer.problem import Prior, Problem, describe_choices, prepared_problem, read_choices
+from ..transfer.problem import Prior, Problem, parse_tuning, prepared_problem, serialize_tuning
 from ..version import __version__
 from . import clips
 from .clips import is_clip
@@ -223,7 +223,7 @@ def _add_prior(
     recent = warped.age < SETTLED
     regions = _split_regions(problem.inputs.regions, recent) if recent.mean() >= NEW else problem.inputs.regions
     spectrum = {name: torch.tensor(values) for name, values in metadata["spectrum"].items()}
-    precision, costs = read_choices(metadata, problem.precision)
+    precision, costs = parse_tuning(metadata, problem.precision)
     return replace(
         problem,
         originals=replace(problem.originals, content=content),
@@ -254,7 +254,7 @@ def _render_frame(
             return {}
     result = run.result()
     spectrum = {name: tensor.tolist() for name, tensor in run.spectrum.items()}
-    state = {"spectrum": spectrum, **describe_choices(run.precision, problem.costs)}
+    state = {"spectrum": spectrum, **serialize_tuning(run.precision, problem.costs)}
     summary = {"iterations": result.iterations, "stopped": result.stopped}
     metadata = {"version": __version__, **metadata, **state, "result": summary}
     write_picture(result.tensor, path, alpha=None, bit_depth=8, settings=metadata)

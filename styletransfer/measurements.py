@@ -1,4 +1,4 @@
-"""What was measured on this processor, remembered on disk: the next run need not, and makes the same choices."""
+"""Measurements of this processor, cached on disk, so that later runs start sooner and make the same choices."""
 
 import contextlib
 import hashlib
@@ -16,21 +16,23 @@ from .errors import StyleTransferError
 from .files import cache_directory, write_atomically
 
 T = TypeVar("T")
-_known: dict[tuple[str, str], Any] = {}
+_cache: dict[tuple[str, str], Any] = {}
 
 
-def remember(name: str, measure: Callable[[], T], parse: Callable[[Any], T]) -> T:
-    """Return what was measured under this name, with this processor, torch and number of threads; else measure it.
+def load_or_measure(name: str, measure: Callable[[], T], parse: Callable[[Any], T]) -> T:
+    """Return a cached measurement of this processor; measure it if there is none.
 
-    Meanwhile other processes wait, to use the same result.
+    A measurement is valid for one processor, version of torch and number of threads. While one process measures, others
+    wait for its result.
 
     Args:
+        name: of the measurement.
         measure: returns a result that can be written as JSON.
-        parse: returns it as read from JSON. If it raises `ValueError`, `TypeError`, `KeyError` or `AttributeError`, it
-            is measured again.
+        parse: converts the result read from JSON. If it raises `ValueError`, `TypeError`, `KeyError` or
+            `AttributeError`, the result is damaged and measured again.
     """
     conditions = _describe_conditions()
-    if (conditions, name) not in _known:
+    if (conditions, name) not in _cache:
         path = cache_directory() / f"measured-{hashlib.sha256(conditions.encode()).hexdigest()[:12]}.json"
         with _lock(path):
             stored = _read(path)
@@ -40,13 +42,13 @@ def remember(name: str, measure: Callable[[], T], parse: Callable[[Any], T]) -> 
                 result = stored[name] = measure()
                 with contextlib.suppress(StyleTransferError):  # without the file, the next run measures again
                     write_atomically(path, json.dumps(stored, indent=1).encode())
-        _known[conditions, name] = result
-    known: T = _known[conditions, name]
+        _cache[conditions, name] = result
+    known: T = _cache[conditions, name]
     return known
 
 
 def _describe_conditions() -> str:
-    """Return what speed depends on: the processor, torch, the number of threads, and limits set by the user."""
+    """Return what a measurement depends on: processor, torch, threads, disabled instruction sets."""
     limits = [f"{name}={os.environ.get(name)}" for name in ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")]
     software = [torch.__version__, torch.backends.cpu.get_cpu_capability(), str(torch.get_num_threads())]
     return "\n".join([*_describe_processor(), *software, *limits])
@@ -63,7 +65,7 @@ def _describe_processor() -> list[str]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return what is stored; nothing if the file does not exist or is damaged."""
+    """Return the content of the cache file; empty if it does not exist or is damaged."""
     try:
         stored = json.loads(path.read_bytes())
     except (OSError, ValueError):
