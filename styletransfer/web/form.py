@@ -80,8 +80,9 @@ def _make_control(name: str) -> Any:
         return gr.Checkbox(**arguments)
     if name == "init" or get_origin(hint) is Literal:
         return gr.Dropdown(list(STARTS if name == "init" else kinds), **arguments)
-    if hint in (int, float) or (float in kinds and get_origin(hint) is not tuple):
+    if hint in (int, float):
         return gr.Number(precision=0 if hint is int else None, **arguments)
+    # Optional numbers too: an empty `gr.Number` becomes 0 when its section is opened.
     return gr.Textbox(max_lines=1, **arguments)
 
 
