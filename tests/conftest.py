@@ -45,21 +45,21 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 
-@pytest.fixture(scope="session")
-def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the cache folder of all tests, in which measured convolutions stay."""
-    return tmp_path_factory.mktemp("cache")
+@pytest.fixture(scope="session", autouse=True)
+def _shared_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Hide the user's cache; all tests and the processes that they start share one.
+
+    Convolution algorithms that were measured twice may differ, and so would the images' last bits.
+    """
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(autouse=True)
-def _isolated(
-    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, cache_home: Path
-) -> Iterator[None]:
-    """Hide the user's weights and caches from each test, and restore the loggers after it."""
+def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Hide the user's weights from each test, and restore the loggers after it."""
     home = tmp_path_factory.mktemp("home")
     monkeypatch.delenv("STYLETRANSFER_WEIGHTS", raising=False)
     monkeypatch.setenv("TORCH_HOME", str(home / "torch"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_home))
     loggers = [logging.getLogger(name) for name in ("styletransfer", "styletransfer.transfer")]
     saved = [(log.handlers[:], log.level) for log in loggers]
     yield

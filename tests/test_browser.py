@@ -84,6 +84,14 @@ class Tab:
         self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", field)
         field.send_keys("\ue009a\ue000" + str(value) + "\t")  # Ctrl-A
 
+    def tick(self, name: str) -> None:
+        """Set a checkbox of a section that is closed; its controls are there once it is open."""
+        self.driver.execute_script(
+            "document.querySelectorAll(':not(#masks-shown) > button.label-wrap:not(.open)').forEach(b => b.click())"
+        )
+        box = wait_for(lambda: self.find(f"#{name} input[type=checkbox]"), name)
+        self.driver.execute_script("arguments[0].click()", box)
+
     def press(self, name: str) -> None:
         button = wait_for(lambda: self.find(f"#{name}"), name)
         self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
@@ -164,6 +172,7 @@ def test_upload_stylize_download_and_repeat(
     open_tab: Callable[..., Tab], photo: Path, style_path: Path, folder: Path, tmp_path: Path
 ) -> None:
     tab = open_tab()
+    tab.tick("deterministic")  # so that the number of threads does not depend on what else is running
     tab.stylize(photo, style_path, size=128)
     captions: dict[str, str] = {}
 
