@@ -4,6 +4,7 @@
     make bench ARGS='--part table'                                  only this
     make bench ARGS='--part layers'                                 algorithms of the convolutions; also load, start
     make bench ARGS='--part quality --size 256 --iterations 100 --pairs 1'
+    make bench ARGS='--part decisions --pairs 3'                    runs with one thing changed
     make bench-gpu                                                  on CUDA
 
 Prints tables and writes everything as JSON. Each part runs in its own process, so that none profits from what another
@@ -23,6 +24,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from decisions import print_decisions
 from machine import print_layers, print_load, print_start
 from measuring import EXAMPLES, HERE, alternating, isolated, load_encoder, processor
 from quality import PAIRS, compare_pairs
@@ -202,12 +204,12 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--content", type=Path, default=EXAMPLES / "coffee.jpg")
     parser.add_argument("--style", type=Path, default=EXAMPLES / "swirls.jpg")
-    parser.add_argument("--size", type=int, default=512, help="of the time to quality")
+    parser.add_argument("--size", type=int, default=512, help="of whole runs")
     parser.add_argument("--iterations", type=int, default=500, help="of reference and peer in the time to quality")
     numbers = range(1, 1 + len(PAIRS))
-    parser.add_argument("--pairs", type=int, nargs="+", choices=numbers, default=numbers, help="in the time to quality")
+    parser.add_argument("--pairs", type=int, nargs="+", choices=numbers, default=numbers, help="in whole runs")
     parser.add_argument("--figure", type=Path, default=Path("out/quality.svg"), help="of the time to quality")
-    parser.add_argument("--part", choices=(*PARTS, *MACHINE), help="only this one")
+    parser.add_argument("--part", choices=(*PARTS, "decisions", *MACHINE), help="only this one")
     parser.add_argument("--json", type=Path, default=Path("out/bench.json"))
     args = parser.parse_args()
     device = hardware.select_device(args.device)
@@ -218,6 +220,10 @@ def main() -> None:
 
     if args.part in MACHINE:
         MACHINE[args.part]()
+        return
+    if args.part == "decisions":
+        for content, style in (PAIRS[number - 1] for number in args.pairs):
+            print_decisions(content, style, args.size, args.figure.parent / "decisions")
         return
     if args.part in (None, "table"):
         report["peaks"] = isolated(peaks, args.device)
