@@ -67,7 +67,7 @@ def select_precision(name: str, on: torch.device) -> Precision:
 
     auto does not change the image visibly: features are in float32 (on CUDA in TF32), and only the backward pass is in
     bfloat16, where that is faster; the gradient is then off by about 1 %. With features in bfloat16 the Gram matrices
-    are too inexact to finish with (docs/performance.md).
+    are too inexact for long runs (docs/performance.md).
 
     Raises `UsageError` for tf32 where it is not supported.
     """
@@ -137,7 +137,7 @@ def runtime_settings(on: torch.device, tf32: bool = False, deterministic: bool =
             _keep_memory(True)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
         # The benchmark takes seconds and, for workspaces, tens of gigabytes; on an H100 it found nothing faster than
-        # cuDNN's own choice (docs/performance.md).
+        # cuDNN's own choice.
         torch.backends.cudnn.benchmark = False
         if deterministic and on.type == "cuda":
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may sum in any order
@@ -198,7 +198,7 @@ def adapt_thread_count() -> None:
     """Set the number of threads to the number of idle cores. Call it in every iteration; it acts once a second.
 
     With more threads than idle cores every parallel operation waits for the preempted thread: beside one busy program
-    two threads on two cores took thirteen times as long as alone, one thread 1.5 times (docs/performance.md).
+    two threads on two cores took more than ten times as long as alone (docs/performance.md).
     """
     threads = _load_monitor and _load_monitor.choose_thread_count()
     if threads and threads != torch.get_num_threads():
@@ -210,7 +210,7 @@ def _keep_memory(keep: bool) -> None:
     """Make glibc keep freed memory for the next allocation, or return it to the system again.
 
     By default every large feature map is mapped and unmapped in each evaluation, and the system clears its pages: up to
-    two thirds of the time of an evaluation (docs/performance.md).
+    two thirds of the time of an evaluation.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 #: iteration takes longer for its pixels. Not if it is less than BRIEF seconds; beyond LONG with what would be sooner.
 MEASURED, LEAST_SIDE, BRIEF, LONG = 20, 128, 20, 120
 #: An iteration takes as long as if its scale had so many pixels more: what doesn't depend on the size. On a GPU that is
-#: the launching of some hundred kernels (docs/performance.md).
+#: the launching of some hundred kernels.
 OVERHEAD = {"cpu": 14_000, "cuda": 400_000}
 #: How many iterations must fit in the time left for a finer scale to be started.
 WORTHWHILE = 8
