@@ -29,7 +29,7 @@ _CONVOLUTIONS = ((64, 96), (256, 24), (512, 12))
 #: bfloat16 is fast if it takes less than this share of float32's time: half and twice on the two processors measured.
 _BF16_SHARE = 0.8
 #: Seconds between measurements of the load, and the share of a core that other programs may use of an idle one.
-_LOAD_INTERVAL, _LOAD_TOLERANCE = 1.0, 0.3
+_LOAD_INTERVAL, _LOAD_TOLERANCE = 1.0, 0.6
 #: Other load does not count in a thread's own time. Windows counts that only in steps of 16 ms.
 _processor_time = time.perf_counter if sys.platform == "win32" else time.thread_time
 
