@@ -100,7 +100,8 @@ def _connected_client(address: str) -> Iterator[Any]:
         client = Client(address, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
         raise StyleTransferError(f"cannot connect to the Dask scheduler at {address}: {error}") from error
-    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # `run_on_cluster` reports lost connections
+    for part in ("client", "batched"):  # `run_on_cluster` reports lost connections
+        logging.getLogger(f"distributed.{part}").setLevel(logging.CRITICAL)
     with client:
         try:
             client.register_plugin(_make_plugin())
