@@ -21,7 +21,7 @@ _PARSERS: dict[type, Callable[[str], Any]] = {str: str, int: int, float: float, 
 _ACCEPTED: dict[type, type | tuple[type, ...]] = {str: int, int: int, float: (int, float), bool: bool}
 
 
-def convert_value(name: str, value: Any, hint: Any, minimum: float | None = None) -> Any:
+def convert_value(name: str, value: Any, hint: Any, minimum: float | None = None, maximum: float | None = None) -> Any:
     """Return a value in a type.
 
     Strings, as from a table or a web page, are parsed: numbers, true and false, values separated by commas or
@@ -30,7 +30,7 @@ def convert_value(name: str, value: Any, hint: Any, minimum: float | None = None
     Args:
         name: of the setting, for messages.
         hint: int, float, str, bool, a Literal, a tuple of these, or one of these or None.
-        minimum: of numbers.
+        minimum, maximum: of numbers.
 
     Raises `UsageError` if the value is invalid.
     """
@@ -39,8 +39,10 @@ def convert_value(name: str, value: Any, hint: Any, minimum: float | None = None
     except (ValueError, OverflowError):
         raise UsageError(f"{name} is {value!r}; it must be {_describe(hint)}") from None
     for number in converted if isinstance(converted, tuple) else [converted]:
-        if minimum is not None and number is not None and not minimum <= number <= sys.float_info.max:
-            raise UsageError(f"{name} is {number}; it must be a number of at least {minimum:g}")
+        if minimum is None or number is None or minimum <= number <= (maximum or sys.float_info.max):
+            continue
+        range_ = f"a number of at least {minimum:g}" if maximum is None else f"from {minimum:g} to {maximum:g}"
+        raise UsageError(f"{name} is {number}; it must be {range_}")
     return converted
 
 
@@ -62,7 +64,7 @@ def _read(value: Any, hint: Any) -> Any:
         return _PARSERS[hint](value)
     if not isinstance(value, _ACCEPTED[hint]):
         raise ValueError
-    return str(value) if hint is str else value
+    return hint(value)
 
 
 def _describe(hint: Any) -> str:

@@ -80,6 +80,14 @@ def test_paths_numbers_and_single_values_are_converted() -> None:
     assert hash(options) == hash(dataclasses.replace(options))
 
 
+def test_whole_numbers_of_real_settings_are_stored_as_the_command_does() -> None:
+    """An image that was made with ``alpha=1`` has the same bytes as one with ``--alpha 1``."""
+    options = Options(alpha=1, beta=20, style_weight=(1, 2))
+    assert json.dumps(options.to_settings()) == json.dumps(
+        Options(alpha="1", beta="20", style_weight="1,2").to_settings()  # type: ignore[arg-type]
+    )
+
+
 def test_strings_from_tables_and_pages_are_parsed() -> None:
     texts = {"size": "640", "beta": " 2e1", "enlarge": "Yes", "seamless": "0", "learning_rate": "0.1"}
     options = Options(**texts, optimizer="adam", style_weight="1; 2.5", style_layers="conv1_1, conv2_1=2")  # type: ignore[arg-type]
