@@ -12,7 +12,6 @@ from PIL import Image
 
 av = pytest.importorskip("av")
 pytest.importorskip("cv2")
-from styletransfer.cli.video import _join  # noqa: E402
 from styletransfer.video import clips  # noqa: E402
 from styletransfer.video.sound import MAX_GAP, Sound, Track, choose_tracks  # noqa: E402
 
@@ -243,7 +242,7 @@ def test_clip_is_written_without_sound_when_the_source_is_missing(
     for frame in frames.values():
         Image.new("RGB", (32, 32)).save(frame)
     with caplog.at_level(logging.WARNING):
-        _join(clip, frames, tmp_path / "made.mp4", tracks, complete=False)
+        clips.join_frames(clip, frames, tmp_path / "made.mp4", tracks, complete=False)
     assert "written without sound" in caplog.text
     silent = clips.survey(tmp_path / "made.mp4")
     assert len(silent.times) == 3 and not silent.sound

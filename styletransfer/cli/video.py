@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from fractions import Fraction
@@ -20,9 +19,7 @@ from .batch import choose_makers
 from .console import interruptible, print_error, show_notices
 
 if TYPE_CHECKING:
-    from ..video.clips import Clip
     from ..video.render import Shot
-    from ..video.sound import Track
 
 MOTION = "Motion"
 
@@ -74,7 +71,7 @@ def video_command(
     """
     with interruptible() as interrupted:
         try:
-            from ..video.clips import WRITERS, check_ending, survey
+            from ..video.clips import WRITERS, check_ending, join_frames, survey
             from ..video.render import Shot, check_options
             from ..video.sound import choose_tracks
         except ImportError as error:
@@ -107,7 +104,7 @@ def video_command(
         total = _show_progress(progress, sum(len(shot.numbers) for shot in shots), quiet)
         paths = {number: shot.path(number) for shot in shots for number in shot.finished()}
         if paths:
-            _join(clip, paths, target, tracks, complete=len(paths) == total)
+            join_frames(clip, paths, target, tracks, complete=len(paths) == total)
             print(target)
         if number := interrupted():
             message = f"interrupted after {len(paths)} of {total} frames"
@@ -169,27 +166,6 @@ def _show_progress(progress: Iterator[int], total: int, quiet: bool) -> int:
         for count in progress:
             bar.update(count)
     return total
-
-
-def _join(clip: "Clip", frames: dict[int, Path], target: Path, tracks: "Sequence[Track]", *, complete: bool) -> None:
-    """Write the clip of the rendered frames, with sound up to the last one if they are not complete."""
-    from ..images import read_picture
-    from ..video.clips import write_clip
-    from ..video.sound import Sound
-
-    def images() -> Iterator[tuple[int, Any]]:
-        return ((clip.times[number], read_picture(path, sys.maxsize).rgb) for number, path in frames.items())
-
-    rate = clip.rate * len(frames) / len(clip.times)
-    after = max(frames) + 1
-    end = None if complete or after == len(clip.times) else clip.times[after] * clip.base
-    try:
-        write_clip(target, images(), clip.base, rate, Sound(clip.path, tracks, end) if tracks else None)
-    except StyleTransferError as error:
-        if not tracks:
-            raise
-        logging.getLogger(__name__).warning("%s; written without sound", error)
-        write_clip(target, images(), clip.base, rate)
 
 
 def _parse_numbers(text: str) -> tuple[int, ...]:

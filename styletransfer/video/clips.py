@@ -3,7 +3,8 @@
 import contextlib
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -15,12 +16,12 @@ from PIL import Image
 
 from ..errors import StyleTransferError, UsageError
 from ..files import atomic_write, sha256_of
-from ..images import list_pictures
+from ..images import list_pictures, read_picture
 from ..options import Options
 from .containers import open_clip, readable_errors
 from .flow import is_cut
 from .frames import decode_frames, flatten
-from .sound import Sound
+from .sound import Sound, Track
 
 log = logging.getLogger(__name__)
 
@@ -164,6 +165,33 @@ def write_clip(
             container.mux(stream.encode())
             for packet in packets:
                 container.mux(packet)
+
+
+def join_frames(
+    clip: Clip, frames: Mapping[int, Path], target: Path, tracks: Sequence[Track], *, complete: bool
+) -> None:
+    """Write the clip of rendered frames, with sound up to the last one if they are not complete.
+
+    Args:
+        frames: files by their number in the clip, in order.
+        tracks: of sound, as `choose_tracks` returned them; without them if they cannot be written.
+
+    Raises `StyleTransferError` if a frame cannot be read, or the clip not be written.
+    """
+
+    def images() -> Iterator[tuple[int, Image.Image]]:
+        return ((clip.times[number], read_picture(path, sys.maxsize).rgb) for number, path in frames.items())
+
+    rate = clip.rate * len(frames) / len(clip.times)
+    after = max(frames) + 1
+    end = None if complete or after == len(clip.times) else clip.times[after] * clip.base
+    try:
+        write_clip(target, images(), clip.base, rate, Sound(clip.path, tracks, end) if tracks else None)
+    except StyleTransferError as error:
+        if not tracks:
+            raise
+        log.warning("%s; written without sound", error)
+        write_clip(target, images(), clip.base, rate)
 
 
 def is_clip(path: Path) -> bool:
