@@ -319,12 +319,12 @@ def networks() -> None:
 
 
 def page() -> None:
-    """Take a screenshot of the page with a finished draft, in Debian's chromium."""
+    """Take a screenshot of the page with a finished preview, in Debian's chromium."""
     from selenium import webdriver
     from selenium.webdriver.support.wait import WebDriverWait
 
     options = webdriver.ChromeOptions()
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,1240"):
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1440,1100"):
         options.add_argument(argument)
     service = webdriver.ChromeService(shutil.which("chromedriver"))
     with TemporaryDirectory() as folder, webdriver.Chrome(options=options, service=service) as browser:
@@ -334,13 +334,15 @@ def page() -> None:
             assert server.stdout
             browser.get(server.stdout.readline().strip())
             wait = WebDriverWait(browser, 120)
-            for place, path in (("photo", ASTRONAUT), ("paintings", SWIRLS)):
-                upload = f"#{place} input[type=file]"
-                wait.until(lambda b, upload=upload: b.find_elements("css selector", upload))
-                browser.find_element("css selector", upload).send_keys(str(path))
+            wait.until(lambda b: b.find_elements("css selector", "#paintings button"))
+            for place, path in (("content", ASTRONAUT), ("styles", SWIRLS)):
+                browser.find_element("id", f"{place}-file").send_keys(str(path))
                 wait.until(lambda b, place=place: b.find_elements("css selector", f"#{place} img"))
-            browser.find_element("id", "go").click()
-            wait.until(lambda b: b.find_elements("css selector", "#compare img"))
+            wait.until(lambda b: b.find_element("id", "status").text.startswith("Preview done"))
+            browser.execute_script(
+                "const e = arguments[0]; e.value = 40; e.dispatchEvent(new Event('input'))",
+                browser.find_element("id", "split"),
+            )
             time.sleep(2)  # until it is drawn
             screen = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
         finally:

@@ -21,10 +21,11 @@ def _define_option(
     *,
     flag: str | None = None,
     minimum: float | None = None,
+    maximum: float | None = None,
     metavar: str | None = None,
 ) -> Any:
-    """Return a field with metadata for the command line: help text, panel, flag, minimum and metavar."""
-    metadata = {"help": help, "panel": panel, "flag": flag, "minimum": minimum, "metavar": metavar}
+    """Return a field with metadata for the command line: help text, panel, flag, range and metavar."""
+    metadata = {"help": help, "panel": panel, "flag": flag, "minimum": minimum, "maximum": maximum, "metavar": metavar}
     return field(default=default, metadata=metadata)
 
 
@@ -90,6 +91,7 @@ class Options:
         None,
         f"Share of matching in --style-loss nearest, 0…1; the rest is Gram matrices. Default: {NEAREST_SHARE:g}.",
         minimum=0,
+        maximum=1,
     )
     content_layers: tuple[str, ...] = _style(
         ("conv4_2",), "Content layers, comma-separated: NAME or NAME=WEIGHT.", flag="--content-layer"
@@ -148,7 +150,7 @@ class Options:
     )
     init: str = _optimization("content", "Starting image: content, style, noise, or an image file.")
     init_noise: float = _optimization(
-        0.0, "Share of noise in the starting image, 0…1; each seed then gives another image."
+        0.0, "Share of noise in the starting image, 0…1; each seed then gives another image.", minimum=0, maximum=1
     )
     seed: int = _optimization(0, "Random seed of the noise.", minimum=0)
 
@@ -176,12 +178,8 @@ class Options:
             object.__setattr__(self, f.name, convert(f.name, getattr(self, f.name)))
         if self.alpha == 0 and self.beta == 0:
             raise UsageError("alpha and beta are both 0: nothing to optimize")
-        if not 0 <= self.init_noise <= 1:
-            raise UsageError(f"init_noise is {self.init_noise}; it must be from 0 to 1")
         if self.nearest_share is not None and self.style_loss != "nearest":
             raise UsageError(f"nearest_share does not apply to {self.style_loss}: set style_loss to nearest")
-        if self.nearest_share is not None and self.nearest_share > 1:
-            raise UsageError(f"nearest_share is {self.nearest_share}; it must be from 0 to 1")
         if self.seed >= 2**63:
             raise UsageError(f"seed is {self.seed}; it must be less than 2^63")
         if self.bit_depth not in (8, 16):
@@ -323,7 +321,8 @@ _WITHOUT_EFFECT = ("max_pixels", "checkpoint_every")
 
 def convert(name: str, value: Any) -> Any:
     """Return a value as one of a field of `Options` (`convert_value`). Raises `UsageError` if it is invalid."""
-    return convert_value(name, value, _HINTS[name], Options.__dataclass_fields__[name].metadata["minimum"])
+    metadata = Options.__dataclass_fields__[name].metadata
+    return convert_value(name, value, _HINTS[name], metadata["minimum"], metadata["maximum"])
 
 
 def _check_number(name: str, value: str, *words: str, least: int) -> None:

@@ -1,6 +1,5 @@
-"""The web page, with a real server and a real browser, Debian's chromium (`make test-browser`)."""
+"""The web page in Debian's Chromium, driven through its inputs, buttons and keys."""
 
-import base64
 import os
 import shutil
 import signal
@@ -8,8 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +15,7 @@ import numpy as np
 import pytest
 from conftest import PATIENCE
 from PIL import Image
+from test_page import start_server
 
 from styletransfer.images import read_settings
 
@@ -29,7 +27,7 @@ pytestmark = [
     ),
 ]
 webdriver = pytest.importorskip("selenium.webdriver")
-pytest.importorskip("gradio")
+pytest.importorskip("uvicorn", reason="the page needs uvicorn")
 T = TypeVar("T")
 
 
@@ -51,92 +49,116 @@ def wait_for(call: Callable[[], T], description: str) -> T:
 class Tab:
     """The page, open in a browser of its own."""
 
-    def __init__(self, address: str, downloads: Path, width: int = 1280) -> None:
+    def __init__(self, address: str, downloads: Path, width: int = 1440, *, dark: bool = False) -> None:
         options = webdriver.ChromeOptions()
-        camera = "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"
-        plain = "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", f"--window-size={width},1600"
-        for argument in (*plain, *camera):
+        plain = "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", f"--window-size={width},1000"
+        for argument in (*plain, *(["--force-dark-mode"] if dark else [])):
             options.add_argument(argument)
         options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
         service = webdriver.ChromeService(shutil.which("chromedriver"))
-        self.driver = webdriver.Chrome(options=options, service=service)
-        self.driver.set_window_size(width, 1600)
+        self.driver, self._is_closed = webdriver.Chrome(options=options, service=service), False
+        # The smallest window is wider than a telephone.
+        metrics = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        if dark:
+            scheme = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+            self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme)
         self.driver.get(address)
-        wait_for(lambda: self.find("#photo input[type=file]") and not self.texts(".loading"), "the page")
+        wait_for(lambda: self.find("#paintings button"), "the page")
+
+    def close(self) -> None:
+        """Close the browser, unless it is closed; no script of the page must have failed."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        logs = [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
+        self.driver.quit()
+        # The page shows why a request was refused.
+        assert all("status of 4" in message for message in logs), logs
 
     def find(self, selector: str) -> Any:
         return self.driver.find_element("css selector", selector)
 
-    def texts(self, selector: str) -> str:
-        return " ".join(element.text for element in self.driver.find_elements("css selector", selector))
+    def all(self, selector: str) -> list[Any]:
+        return list(self.driver.find_elements("css selector", selector))
+
+    def script(self, text: str, *arguments: Any) -> Any:
+        return self.driver.execute_script(text, *arguments)
 
     def upload(self, where: str, *paths: Path) -> None:
-        before = self.image_sources(where)
-        self.find(f"#{where} input[type=file]").send_keys("\n".join(map(str, paths)))
-        wait_for(lambda: self.image_sources(where) != before, f"the upload of {paths}")
+        names = [path.name for path in paths]
+        self.find(f"#{where}-file").send_keys("\n".join(map(str, paths)))
+        wait_for(lambda: self.chosen(where) == names, f"the upload of {names}")
 
-    def image_sources(self, where: str) -> list[str]:
-        return [image.get_attribute("src") for image in self.driver.find_elements("css selector", f"#{where} img")]
+    def chosen(self, where: str) -> list[str]:
+        return [image.get_attribute("alt") for image in self.all(f"#{where} label img")]
 
     def fill(self, name: str, value: object) -> None:
-        """Type a value into a field."""
-        field = self.find(f"#{name} input[type=number], #{name} textarea, #{name} input[type=text]")
-        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", field)
-        field.send_keys("\ue009a\ue000" + str(value) + "\t")  # Ctrl-A
+        """Type a value into a field of the advanced settings."""
+        self.script("document.getElementById('advanced').open = true")
+        field = self.find(f"#option-{name}")
+        self.script("arguments[0].scrollIntoView({block: 'center'})", field)
+        if field.tag_name == "select":
+            self.choose(f"option-{name}", str(value))
+        else:
+            field.send_keys("\ue009a\ue000" + (str(value) or "\ue003") + "\t")  # Ctrl-A, perhaps backspace
 
-    def tick(self, name: str) -> None:
-        """Set a checkbox of a section that is closed; its controls are there once it is open."""
-        self.driver.execute_script(
-            "document.querySelectorAll(':not(#masks-shown) > button.label-wrap:not(.open)').forEach(b => b.click())"
+    def choose(self, name: str, value: object) -> None:
+        """Set a slider, or choose of a list."""
+        self.script(
+            "const e = document.getElementById(arguments[0]); e.value = arguments[1];"
+            "for (const kind of ['input', 'change']) e.dispatchEvent(new Event(kind, {bubbles: true}))",
+            name,
+            value,
         )
-        box = wait_for(lambda: self.find(f"#{name} input[type=checkbox]"), name)
-        self.driver.execute_script("arguments[0].click()", box)
 
     def press(self, name: str) -> None:
-        button = wait_for(lambda: self.find(f"#{name}"), name)
-        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
+        button = wait_for(lambda: self.find(f"#{name}:not([disabled])"), name)
+        self.script("arguments[0].scrollIntoView({block: 'center'})", button)
         button.click()
 
+    def keys(self, *keys: str) -> None:
+        from selenium.webdriver.common.action_chains import ActionChains
+
+        self.script("document.activeElement?.blur()")
+        ActionChains(self.driver).send_keys(*keys).perform()
+
     @property
-    def caption(self) -> str:
-        return self.texts("#view figcaption")
+    def status(self) -> str:
+        return str(self.find("#status").text)
 
     @property
     def error(self) -> str:
-        return self.texts("#view [role=alert]")
+        return " ".join(element.text for element in self.all("#error, .wrong") if element.text)
 
     @property
-    def command(self) -> str:
-        value = self.find("#command textarea, #command input").get_attribute("value")
-        return str(value)
+    def shown(self) -> str:
+        return self.find("#after img").get_attribute("src") or ""
 
-    def stylize(self, content: Path, style: Path, size: int = 96) -> None:
-        self.upload("photo", content)
-        self.upload("paintings", style)
-        self.fill("size", size)
-        self.press("go")
+    def wait_until_done(self, what: str) -> None:
+        wait_for(lambda: self.status.startswith(f"{what} done"), f"{what}: {self.status} {self.error}")
+
+    def start(self, content: Path, style: Path, **fields: object) -> None:
+        """Choose both images, with the small network, which is fast."""
+        self.fill("model", "vgg19-lite")
+        for name, value in fields.items():
+            self.fill(name, value)
+        self.upload("content", content)
+        self.upload("styles", style)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("pictures")
+    return tmp_path_factory.mktemp("images")
 
 
 @pytest.fixture(scope="module")
 def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> "Iterator[tuple[str, subprocess.Popen[str]]]":
     """Start a server; yield its address and its process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "styletransfer", "ui", "--no-browser", "--port", str(port), "--folder", folder]
     temporary = tmp_path_factory.mktemp("temporary")
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "TMPDIR": str(temporary), "NO_PROXY": "*"},
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(temporary))
+        process, port = start_server(folder)
     assert process.stdout and process.stderr
     address = process.stdout.readline().strip()
     assert address == f"http://127.0.0.1:{port}/", process.stderr.read()
@@ -152,13 +174,13 @@ def open_tab(server: Any, tmp_path: Path) -> "Iterator[Callable[..., Tab]]":
     """Yield a function that opens the page in a new window."""
     tabs: list[Tab] = []
 
-    def open_(width: int = 1280) -> Tab:
-        tabs.append(Tab(server[0], tmp_path, width))
+    def open_(width: int = 1440, *, dark: bool = False) -> Tab:
+        tabs.append(Tab(server[0], tmp_path, width, dark=dark))
         return tabs[-1]
 
     yield open_
     for tab in tabs:
-        tab.driver.quit()
+        tab.close()
 
 
 @pytest.fixture(scope="module")
@@ -168,162 +190,133 @@ def photo(tmp_path_factory: pytest.TempPathFactory, content_path: Path) -> Path:
     return path
 
 
-def test_upload_stylize_download_and_repeat(
+@pytest.fixture(scope="module")
+def large_photo(tmp_path_factory: pytest.TempPathFactory, content_path: Path) -> Path:
+    """A photograph that takes some time."""
+    path = tmp_path_factory.mktemp("inputs") / "large.png"
+    Image.open(content_path).resize((640, 512)).save(path)
+    return path
+
+
+def test_previews_start_by_themselves_and_the_full_image_is_the_commands(
     open_tab: Callable[..., Tab], photo: Path, style_path: Path, folder: Path, tmp_path: Path
 ) -> None:
     tab = open_tab()
-    tab.tick("deterministic")  # so that the number of threads does not depend on what else is running
-    tab.stylize(photo, style_path, size=128)
-    captions: dict[str, str] = {}
-
-    def done() -> bool:
-        caption, images = tab.caption, tab.image_sources("view")
-        if caption and images:
-            captions[images[0]] = caption
-        return caption.startswith("Done")
-
-    wait_for(done, "the image")
-    assert len(captions) >= 4, list(captions.values())  # three previews and the final image
+    tab.script("document.getElementById('advanced').open = true")
+    tab.find("#option-deterministic").click()  # the number of threads must not depend on what else is running
+    tab.start(photo, style_path, iterations=20)
+    wait_for(lambda: "Preview" in tab.status and tab.shown, "the first preview")
+    tab.wait_until_done("Preview")
+    assert list(folder.glob("*.png")) == []
+    first = tab.shown
+    tab.choose("balance", 90)
+    wait_for(lambda: tab.shown != first, "the changed preview")
+    tab.wait_until_done("Preview")
+    tab.choose("size", "512")
+    assert "160 px" in tab.find("#render").text  # a small content image is not enlarged
+    tab.press("render")
+    tab.wait_until_done("Full quality")
     output = folder / "köln at night_paint.png"
-    assert output.exists() and read_settings(output)["model"] == "vgg19-lite"
+    settings = read_settings(output)
+    assert (settings["model"], settings["size"], settings["init"]) == ("vgg19-lite", 512, "content")
+    assert settings["alpha"] / settings["beta"] == pytest.approx(10 ** (0.5 - 0.9 * 4.5), rel=0.01)
 
-    wait_for(lambda: tab.find("#download:not([disabled])"), "the download")
     tab.press("download")
     downloaded = tmp_path / output.name
     wait_for(downloaded.exists, "the downloaded file")
     assert downloaded.read_bytes() == output.read_bytes()
 
-    words = subprocess.run(["sh", "-c", f"printf '%s\\n' {tab.command}"], capture_output=True, text=True).stdout
-    assert words.splitlines()[0] == "styletransfer"
+    tab.script("navigator.clipboard.writeText = text => { window.copied = text }")
+    tab.press("copy")
+    command = tab.script("return window.copied")
+    words = subprocess.run(
+        ["sh", "-c", f"printf '%s\\n' {command}"], capture_output=True, text=True
+    ).stdout.splitlines()
+    assert words[0] == "styletransfer" and words[-2] == "-o"
     repeated = tmp_path / "repeated.png"
-    command = [sys.executable, "-m", *words.splitlines()[:-1], repeated]
-    subprocess.run([*command, "-q"], check=True)
+    subprocess.run([sys.executable, "-m", *words[:-1], repeated, "-q"], check=True)
     assert repeated.read_bytes() == output.read_bytes()
     again = [sys.executable, "-m", "styletransfer", "again", output, "-q", "-o", tmp_path / "again.png"]
     subprocess.run(again, check=True)
     assert (tmp_path / "again.png").read_bytes() == output.read_bytes()
 
-    # A changed setting continues from the present image.
-    tab.find("#mark3").click()
-    tab.press("go")
-    wait_for(lambda: "--init" in tab.command, "the second image")
-    second = folder / "köln at night_paint-2.png"
-    settings = read_settings(second)
-    assert (settings["init"], settings["scales"], settings["beta"]) == (output.name, "1", 1000.0)
 
-
-def test_uploaded_result_restores_its_settings_and_inputs(
-    open_tab: Callable[..., Tab], content_path: Path, style_path: Path, folder: Path, tmp_path: Path
-) -> None:
-    for path in (content_path, style_path):
-        shutil.copy(path, folder / path.name)
-    output = tmp_path / "mine.png"
-    command = [sys.executable, "-m", "styletransfer", content_path, style_path, "-q", "-o", output]
-    changes = ["--model", "vgg19-lite", "--iterations", "1", "--size", "64", "--color", "luminance", "--beta", "100"]
-    subprocess.run([*command, *changes], check=True)
-    tab = open_tab()
-    tab.upload("photo", output)
-    wait_for(lambda: "settings and the inputs" in tab.texts("#view"), "the restored settings")
-    values = {name: tab.find(f"#{name} input").get_attribute("value") for name in ("size", "color", "model")}
-    assert values == {"size": "64", "color": "luminance", "model": "vgg19-lite"}
-    assert float(tab.find("#balance input").get_attribute("value")) == -2
-    wait_for(lambda: tab.image_sources("paintings"), "the style image")
-    tab.press("go")
-    wait_for(lambda: tab.caption.startswith("Done"), "the image")
-    assert read_settings(folder / "cat_paint.png")["color"] == "luminance"
-
-
-def test_uploaded_result_restores_its_masks(
+def test_uploaded_result_restores_its_settings_inputs_and_masks(
     open_tab: Callable[..., Tab], photo: Path, style_path: Path, folder: Path, tmp_path: Path
 ) -> None:
-    shutil.copy(photo, folder / photo.name)
-    shutil.copy(style_path, folder / style_path.name)
+    for path in (photo, style_path):
+        shutil.copy(path, folder / path.name)
     keep = np.zeros((128, 160), np.uint8)
     keep[20:90, 30:110] = 255
     Image.fromarray(keep).save(folder / "whites.png")
-    output = tmp_path / "masked.png"
-    command = [sys.executable, "-m", "styletransfer", photo, style_path, "--keep", folder / "whites.png", "-q"]
-    changes = ["--model", "vgg19-lite", "--iterations", "1", "--size", "64"]
-    subprocess.run([*command, *changes, "-o", output], check=True)
+    output = tmp_path / "mine.png"
+    command = [sys.executable, "-m", "styletransfer", photo, style_path, "-q", "-o", output]
+    changes = ["--model", "vgg19-lite", "--iterations", "1", "--color", "luminance", "--beta", "100"]
+    subprocess.run([*command, *changes, "--keep", folder / "whites.png"], check=True)
     tab = open_tab()
-    tab.upload("photo", output)
-    wait_for(lambda: "settings and the inputs" in tab.texts("#view"), "the restored settings")
-    tab.find("#masks-shown button").click()
-    wait_for(lambda: tab.find("#masks canvas"), "the drawing")
-    time.sleep(2)
-    tab.press("go")
-    wait_for(lambda: tab.caption.startswith("Done"), "the image")
-    newest = max(folder.glob("*.png"), key=lambda path: path.stat().st_mtime)
+    tab.find("#content-file").send_keys(str(output))
+    wait_for(lambda: tab.chosen("content") == [photo.name] and tab.chosen("styles") == [style_path.name], "the inputs")
+    values = {name: tab.find(f"#option-{name}").get_attribute("value") for name in ("color", "model", "iterations")}
+    assert values == {"color": "luminance", "model": "vgg19-lite", "iterations": "1"}
+    assert "α/β = 1e-2" in tab.find("#balance").get_attribute("aria-valuetext")
+    tab.wait_until_done("Preview")
+    tab.press("render")
+    tab.wait_until_done("Full quality")
+    newest = max(folder.glob("*_paint*.png"), key=lambda path: path.stat().st_mtime)
     restored = Image.open(folder / read_settings(newest)["keep"]).convert("L").resize((160, 128))
     assert np.abs(np.asarray(restored, float) - keep).mean() < 10
 
 
-def test_content_comes_from_the_clipboard_or_the_camera(open_tab: Callable[..., Tab], server: Any, photo: Path) -> None:
+def test_stop_keeps_the_image(open_tab: Callable[..., Tab], large_photo: Path, style_path: Path) -> None:
     tab = open_tab()
-    granted = {"origin": server[0].rstrip("/"), "permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
-    tab.driver.execute_cdp_cmd("Browser.grantPermissions", granted)
-    tab.driver.execute_async_script(
-        """const done = arguments[1];
-        fetch(arguments[0]).then(r => r.blob())
-            .then(b => navigator.clipboard.write([new ClipboardItem({"image/png": b})])).then(done, done);""",
-        "data:image/png;base64," + base64.b64encode(photo.read_bytes()).decode(),
-    )
-    tab.find("#photo button[aria-label='Paste from clipboard']").click()
-    (source,) = wait_for(lambda: tab.image_sources("photo"), "the pasted image")
-    size = "const image = document.querySelector('#photo img'); return [image.naturalWidth, image.naturalHeight];"
-    wait_for(lambda: tab.driver.execute_script(size) == [160, 128], "the loaded image")
-    other = open_tab()
-    other.find("#photo button[aria-label='Capture from camera']").click()
-    wait_for(lambda: other.find("#photo button:has(.wrap .icon-wrap):not(.hidden)"), "the camera").click()
-    wait_for(lambda: other.find("#photo button[aria-label='capture photo']"), "the shutter").click()
-    wait_for(lambda: other.image_sources("photo"), "the captured image")
-    assert source
-
-
-def test_stop_keeps_the_image(open_tab: Callable[..., Tab], content_path: Path, style_path: Path, folder: Path) -> None:
-    tab = open_tab()
-    tab.stylize(content_path, style_path)
-    wait_for(lambda: "Iteration" in tab.caption, "the first preview")
+    tab.start(large_photo, style_path)
+    wait_for(lambda: tab.shown, "the first preview")
+    tab.press("render")
+    wait_for(lambda: "Full quality" in tab.status and "iteration" in tab.status, "the full image")
     tab.press("stop")
-    wait_for(lambda: tab.caption.startswith("Done"), "the end")
-    assert wait_for(lambda: tab.command, "the command")
+    wait_for(lambda: tab.status.startswith("Full quality stopped early"), "the end")
+    assert tab.find("#download").is_displayed() and len(tab.all("#history button")) >= 1
 
 
-def test_errors_are_one_line(
-    open_tab: Callable[..., Tab], content_path: Path, style_path: Path, tmp_path: Path
+def test_errors_are_shown_where_they_are(
+    open_tab: Callable[..., Tab], photo: Path, style_path: Path, tmp_path: Path
 ) -> None:
     tab = open_tab()
-    tab.press("go")
-    wait_for(lambda: tab.error == "choose a photograph first", "the error")
     broken = tmp_path / "broken.png"
-    broken.write_bytes(content_path.read_bytes()[:200])
-    tab.upload("photo", broken)
-    tab.upload("paintings", style_path)
-    tab.press("go")
+    broken.write_bytes(photo.read_bytes()[:200])
+    tab.find("#content-file").send_keys(str(broken))
     wait_for(lambda: "broken.png" in tab.error, "the error about the file")
     assert "\n" not in tab.error and "Traceback" not in tab.error
-    tab.upload("photo", content_path)
-    tab.fill("size", 3)
-    tab.press("go")
-    wait_for(lambda: "size" in tab.error, "the error about the size")
+    tab.start(photo, style_path)
+    tab.wait_until_done("Preview")
+    assert tab.error == ""
+    tab.fill("iterations", -1)
+    wait_for(lambda: tab.error, "the error about the iterations")
+    assert tab.find("#option-iterations").get_attribute("aria-invalid") is not None
+    tab.fill("iterations", 3)
+    tab.fill("learning_rate", 0.1)  # only the server knows that this is wrong
+    wait_for(lambda: "learning_rate does not apply to L-BFGS" in tab.error, "the error about the learning rate")
+    assert tab.find("#option-learning_rate-wrong").is_displayed()
+    tab.fill("learning_rate", "")
+    wait_for(lambda: not tab.error, "no error")
 
 
-def test_tabs_queue_and_closing_one_ends_its_run(
-    open_tab: Callable[..., Tab], photo: Path, style_path: Path, folder: Path
+def test_tabs_queue_and_closing_one_ends_its_job(
+    open_tab: Callable[..., Tab], photo: Path, large_photo: Path, style_path: Path, folder: Path
 ) -> None:
     before = set(folder.glob("*.png"))
     first, second = open_tab(), open_tab()
-    first.stylize(photo, style_path, size=160)
-    wait_for(lambda: "Iteration" in first.caption, "the first tab's image")
-    second.stylize(photo, style_path)
-    wait_for(lambda: "Waiting for 1 other" in second.texts("#view"), "the second tab's place")
-    first.driver.quit()
-    wait_for(lambda: "Iteration" in second.caption, "the second tab's turn")
+    first.start(large_photo, style_path)
+    first.press("render")
+    wait_for(lambda: "Full quality" in first.status and "iteration" in first.status, "the first tab's image")
+    second.start(photo, style_path)
+    wait_for(lambda: "Waiting for 1 other image" in second.status, "the second tab's place")
+    first.close()
+    second.wait_until_done("Preview")
     outputs = set(folder.glob("*.png")) - before
     results = [settings["result"]["stopped"] for path in outputs if "result" in (settings := read_settings(path))]
     assert results == ["interrupted"]
-    second.press("stop")
-    wait_for(lambda: second.caption.startswith("Done"), "the second tab's image")
+    assert len(second.all("#history button")) == 1  # its own
 
 
 def test_drawn_region_is_kept_unchanged(
@@ -332,63 +325,157 @@ def test_drawn_region_is_kept_unchanged(
     from selenium.webdriver.common.action_chains import ActionChains
 
     tab = open_tab()
-    tab.upload("photo", photo)
-    tab.find("#masks-shown button").click()
-    canvas = wait_for(lambda: tab.find("#masks canvas"), "the drawing")
-    time.sleep(2)
-    ActionChains(tab.driver).move_to_element(canvas).click_and_hold().move_by_offset(30, 0).release().perform()
-    time.sleep(1)
-    tab.upload("paintings", style_path)
-    tab.fill("size", 160)
-    tab.press("go")
-    wait_for(lambda: tab.caption.startswith("Done"), "the image")
-    output = max(folder.glob("*.png"), key=lambda path: path.stat().st_mtime)
-    keep = np.asarray(Image.open(folder / read_settings(output)["keep"]))
-    assert 0 < keep.mean() < 255
+    tab.start(photo, style_path)
+    tab.wait_until_done("Preview")
+    tab.press("masks-toggle")
+    stage = tab.find("#stage")
+    tab.script("arguments[0].scrollIntoView({block: 'center'})", stage)
+    first = tab.shown
+    ActionChains(tab.driver).move_to_element(stage).click_and_hold().move_by_offset(60, 0).release().perform()
+    wait_for(lambda: tab.shown != first, "the changed preview")
+    tab.wait_until_done("Preview")
+    tab.press("render")
+    tab.wait_until_done("Full quality")
+    output = max(folder.glob("*_paint*.png"), key=lambda path: path.stat().st_mtime)
     arrays = (np.asarray(Image.open(photo).convert("RGB")), np.asarray(Image.open(output)))
-    inside = keep > 0
+    mask = Image.open(folder / read_settings(output)["keep"]).resize((160, 128))
+    inside = np.asarray(mask) == 255
+    assert 0.005 < inside.mean() < 0.5
     assert (arrays[0][inside] == arrays[1][inside]).mean() > 0.99 and (arrays[0] != arrays[1]).mean() > 0.5
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-def test_page_is_accessible_and_fits_the_window(
-    open_tab: Callable[..., Tab], content_path: Path, style_path: Path, width: int
+def test_before_and_after_zoom_and_pan(open_tab: Callable[..., Tab], photo: Path, style_path: Path) -> None:
+    tab = open_tab()
+    tab.start(photo, style_path)
+    tab.wait_until_done("Preview")
+
+    def split() -> int:
+        return int(tab.find("#split").get_attribute("value"))
+
+    def width() -> float:
+        return float(tab.script("return document.querySelector('#after img').getBoundingClientRect().width"))
+
+    before = tab.find("#before")
+    assert split() == 0 and before.value_of_css_property("visibility") == "hidden"
+    tab.keys(" ")
+    assert split() == 100 and before.value_of_css_property("visibility") == "visible"
+    tab.keys("\ue012")  # left arrow
+    assert split() == 98
+    tab.keys(" ")
+    assert split() == 0
+    stage = tab.find("#stage").size
+    assert width() == pytest.approx(min(stage["width"], stage["height"] * 160 / 128), abs=2)
+    tab.press("actual")
+    assert width() == pytest.approx(160, abs=1)
+    tab.press("fit")
+    assert width() > 300
+    both = tab.script("return ['#before img', '#after img'].map(s => document.querySelector(s).style.transform)")
+    assert both[0] == both[1]  # the same spot
+
+
+def test_variations_history_and_comparison(open_tab: Callable[..., Tab], photo: Path, style_path: Path) -> None:
+    tab = open_tab()
+    tab.start(photo, style_path, iterations=5)
+    tab.wait_until_done("Preview")
+    tab.press("variations")
+    wait_for(lambda: len(tab.all("#sheet button:not([disabled])")) == 4, "the variations")
+    sources = {image.get_attribute("src") for image in tab.all("#sheet img")}
+    assert len(sources) == 4
+    tab.all("#sheet button")[2].click()
+    wait_for(lambda: len(tab.all("#history button")) == 2, "the chosen one's preview")
+    scale = float(tab.find("#option-style_scale").get_attribute("value"))
+    assert scale == -1  # half the size
+    tab.all("#history button")[1].click()  # the older one
+    wait_for(lambda: float(tab.find("#option-style_scale").get_attribute("value")) == 0, "the older settings")
+    tab.press("compare")
+    wait_for(lambda: "side" in tab.find("#stage").get_attribute("class"), "both side by side")
+    boxes = [
+        tab.script(
+            "const b = document.querySelector(arguments[0]).getBoundingClientRect(); return [b.left, b.width]", s
+        )
+        for s in ("#before", "#after")
+    ]
+    assert boxes[0][0] + boxes[0][1] <= boxes[1][0] and boxes[0][1] == pytest.approx(boxes[1][1], abs=3)
+
+
+def test_clip_is_rendered_and_played(
+    open_tab: Callable[..., Tab], style_path: Path, folder: Path, tmp_path: Path
 ) -> None:
-    """axe-core reports no violations, with and without an image, and nothing is wider than the window."""
+    av = pytest.importorskip("av", reason="clips need PyAV")
+    pytest.importorskip("cv2", reason="clips need OpenCV")
+    clip = tmp_path / "ride.mp4"
+    with av.open(str(clip), "w") as container:
+        stream = container.add_stream("libx264", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for shift in range(4):
+            image = np.roll(np.tile(np.arange(0, 192, 2, dtype=np.uint8), (64, 1)), shift, 1)
+            frame = av.VideoFrame.from_ndarray(np.dstack([image] * 3), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    tab = open_tab()
+    tab.start(clip, style_path, iterations=2)
+    tab.wait_until_done("Preview")
+    assert "Render clip" in tab.find("#render").text
+    tab.press("render")
+    tab.wait_until_done("Clip")
+    player = tab.find("#player")
+    wait_for(lambda: player.get_property("videoWidth") == 96 and player.get_property("duration") > 0.5, "the player")
+    with av.open(str(folder / "ride_paint.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 4
+
+
+@pytest.mark.parametrize(
+    ("width", "dark"), [(1440, False), (1440, True), (1024, False), (390, False), (390, True), (2560, False)]
+)
+def test_page_is_accessible_and_fits_the_window(
+    open_tab: Callable[..., Tab], photo: Path, style_path: Path, width: int, dark: bool
+) -> None:
+    """axe-core reports no violations, and nothing is wider than the window, whatever is shown."""
     from axe_core_python.selenium import Axe
 
-    tab = open_tab(width)
+    tab = open_tab(width, dark=dark)
 
     def check() -> None:
         violations = Axe().run(tab.driver)["violations"]
         messages = [f"{one['id']}: {one['help']}: {node['html'][:160]}" for one in violations for node in one["nodes"]]
         assert not messages, "\n".join(messages)
-        assert tab.driver.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+        assert tab.script("return document.documentElement.scrollWidth <= window.innerWidth")
 
     check()
-    tab.stylize(content_path, style_path)
-    wait_for(lambda: tab.caption.startswith("Done"), "the image")
-    wait_for(lambda: tab.command, "the command")
+    tab.start(photo, style_path)
+    tab.wait_until_done("Preview")
+    check()
+    tab.press("masks-toggle")
+    check()
+    tab.press("masks-toggle")
+    tab.press("variations")
+    wait_for(lambda: len(tab.all("#sheet button:not([disabled])")) == 4, "the variations")
+    check()
+    tab.all("#sheet button")[0].click()
+    wait_for(lambda: len(tab.all("#history button")) == 2, "the chosen one's preview")
+    tab.press("compare")
+    check()
+    tab.fill("iterations", -1)
+    wait_for(lambda: tab.error, "an error")
     check()
 
 
 def test_page_and_server_connect_only_to_this_machine(
-    server: Any, open_tab: Callable[..., Tab], content_path: Path, style_path: Path
+    server: Any, open_tab: Callable[..., Tab], photo: Path, style_path: Path
 ) -> None:
     """Checked by the kernel's list of connections and by the browser's requests."""
     address, process = server
     tab = open_tab()
-    tab.driver.execute_cdp_cmd("Performance.enable", {})
-    tab.stylize(content_path, style_path)
+    tab.start(photo, style_path)
     addresses: set[str] = set()
 
     def done() -> bool:
         addresses.update(remote_addresses(process.pid))
-        return tab.caption.startswith("Done")
+        return tab.status.startswith("Preview done")
 
     wait_for(done, "the image")
     assert addresses and all(end.startswith(("127.", "::1", "::ffff:127.")) for end in addresses), addresses
-    urls = tab.driver.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
+    urls = tab.script("return performance.getEntriesByType('resource').map(entry => entry.name)")
     assert urls and all(name.startswith((address, "data:", "blob:")) for name in urls)
 
 
@@ -411,22 +498,3 @@ def remote_addresses(pid: int) -> set[str]:
                 swapped = b"".join(raw[i : i + 4][::-1] for i in range(0, len(raw), 4))
                 addresses.add(socket.inet_ntop(family, swapped))
     return addresses
-
-
-def test_server_on_all_interfaces_requires_a_password(folder: Path) -> None:
-    """A server on all interfaces prints user and password, and answers 401 without them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "styletransfer", "ui", "--no-browser", "--folder", folder, "--host", "0.0.0.0"]
-    process = subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout
-        process.stdout.readline()
-        user, password = process.stdout.readline().split(", ")
-        assert user == "user styletransfer" and len(password.split()[1]) >= 12
-        with pytest.raises(urllib.error.HTTPError, match="401"):
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/config")
-    finally:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0

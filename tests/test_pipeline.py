@@ -378,7 +378,7 @@ def test_scales_double_from_a_small_size(size: int, scales: str, expected: list[
     content, style = Picture(Image.new("RGB", (1200, 800))), Picture(Image.new("RGB", (4000, 4000)))
     inputs = Inputs(content, [RegionInput([StyleInput(style, 1.0)])], style, None, [])
     options = Options(size=size, scales=scales, enlarge=True, style_scale=0.5)
-    chosen = choose_scales(inputs, options)
+    chosen = choose_scales(inputs.content.rgb.size, [style.rgb.size for style in inputs.styles], options)
     assert [scale.content[0] for scale in chosen] == expected
     assert chosen[-1].content == (size, round(size * 2 / 3))
     assert chosen[-1].fit_style(style) == (min(4000, round(size / 2)),) * 2

@@ -20,6 +20,10 @@ def ui_command(
         str | None,
         typer.Option(metavar="USER:PASSWORD", help="Login for the page; generated and printed if others can reach it."),
     ] = None,
+    styles: Annotated[
+        Path | None,
+        typer.Option("--styles", metavar="FOLDER", help="Folder of style images to choose from, besides the examples."),
+    ] = None,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
     quiet: Quiet = False,
 ) -> None:
@@ -38,4 +42,4 @@ def ui_command(
             if login and not auth:
                 print("user {}, password {}".format(*login), flush=True)
 
-        serve(folder, host, port, login, browser, announce, interrupted)
+        serve(folder, host, port, login, browser, announce, interrupted, styles)

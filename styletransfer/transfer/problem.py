@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -118,10 +118,8 @@ class Problem:
 
     def max_iterations(self, scale: Scale) -> int:
         """Return the maximum number of iterations of a scale."""
-        most, is_finer = self.options.iterations, self.scales.index(scale) > 0
-        for _ in range(is_finer + (self.prior is not None)):
-            most = min(most, max(FINER_ITERATIONS, round(FINER_SHARE * most)))
-        return most
+        is_finer = self.scales.index(scale) > 0
+        return limit_iterations(self.options, is_finer + (self.prior is not None))
 
 
 def serialize_tuning(precision: hardware.Precision, costs: dict[str, Costs]) -> dict[str, Any]:
@@ -156,7 +154,8 @@ def prepared_problem(
         hardware.readable_memory_errors(device),
     ):
         originals = read_inputs(content, style, options)
-        scales = choose_scales(originals, options)
+        sizes = originals.content.rgb.size, [style.rgb.size for style in originals.styles]
+        scales = choose_scales(*sizes, options)
         size = scales[-1].content
         inputs = _recolor(originals, scales[-1], options)
         if max(size) < options.size != Options.size:
@@ -167,16 +166,27 @@ def prepared_problem(
         yield problem
 
 
-def choose_scales(inputs: Inputs, options: Options) -> list[Scale]:
-    """Return the scales to work through, the coarsest first."""
-    full = inputs.content.rgb.size
+def limit_iterations(options: Options, starts: int) -> int:
+    """Return the maximum number of iterations of a scale that starts from so many earlier results."""
+    most = options.iterations
+    for _ in range(starts):
+        most = min(most, max(FINER_ITERATIONS, round(FINER_SHARE * most)))
+    return most
+
+
+def choose_scales(full: tuple[int, int], styles: Collection[tuple[int, int]], options: Options) -> list[Scale]:
+    """Return the scales to work through, the coarsest first.
+
+    Args:
+        full, styles: width and height of the content image and of the style images.
+    """
     longer = max(fit_size(full, options.size, enlarge=options.enlarge))
     smallest = max(SMALLEST, bleed_width(options) + 1)
     count = 1 + max(0, math.floor(math.log2(longer / COARSEST))) if options.scales == "auto" else int(options.scales)
     scales: list[Scale] = []
     for size in (max(1, round(longer / 2**i)) for i in range(count)):
         scale = Scale(fit_size(full, size, enlarge=options.enlarge), max(1, round(size * options.style_scale)))
-        sides = [*scale.content, *(side for style in inputs.styles for side in scale.fit_style(style))]
+        sides = [*scale.content, *(side for style in styles for side in fit_size(style, scale.style))]
         if not scales or min(sides) >= smallest:
             scales.insert(0, scale)
     return scales

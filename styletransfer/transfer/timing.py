@@ -3,9 +3,11 @@
 import logging
 import math
 import time
+from collections.abc import Collection
 
+from ..options import Options
 from ..runtime import distributed
-from .problem import Scale
+from .problem import Scale, choose_scales, limit_iterations
 from .run import Run, Step
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,11 @@ class Pace:
         """Return what an iteration costs, in pixels."""
         return math.prod(scale.content) + self._overhead
 
+    @property
+    def rate(self) -> float:
+        """The seconds that an iteration takes for each pixel of its `cost`; 0 while unknown."""
+        return self._seconds / self.cost(self._scale) if self._scale else 0.0
+
     def seconds(self, scale: Scale) -> float:
         """Return the seconds of an iteration on a scale; 0 while unknown."""
         return self._seconds * self.cost(scale) / self.cost(self._scale) if self._scale else 0.0
@@ -62,6 +69,20 @@ class Pace:
         if not self._seconds:
             return None
         return min(self.predict(step), self._run.problem.options.seconds - self._run.seconds)
+
+
+def estimate_cost(
+    content: tuple[int, int], styles: Collection[tuple[int, int]], options: Options, device: str = "cpu"
+) -> int:
+    """Return what a run costs at most, in pixels times iterations as `Pace.cost`.
+
+    Args:
+        content, styles: width and height of the images.
+    """
+    scales = choose_scales(content, styles, options)
+    iterations = [limit_iterations(options, index > 0) for index in range(len(scales))]
+    costs = [math.prod(scale.content) + OVERHEAD.get(device, OVERHEAD["cpu"]) for scale in scales]
+    return sum(count * cost for count, cost in zip(iterations, costs, strict=True))
 
 
 class Deadline:

@@ -1,5 +1,5 @@
 """A web page that shows an image while it is optimized (extra `ui`).
 
-`watching` is a run that streams previews, independent of the page; `form` makes controls of the fields of `Options`;
-`layout` puts them on a page, and `server` serves it.
+`studio` has the open tabs and what is made for them, `jobs` makes it and `form` describes the options, all of them
+independent of a browser; `app` are the routes, `server` serves them, and `static` is the page itself.
 """

@@ -1,7 +1,6 @@
-"""Masks drawn on the photograph with a brush, as the files that `Options` names."""
+"""Masks drawn on the content image with a brush, as the files that `Options` names."""
 
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +10,28 @@ from PIL import Image
 from ..errors import UsageError
 from ..images import read_picture
 from ..options import WHOLE, Options
-from .watching import keep_input
+from .files import keep_input
 
-#: Colors of the brush: the photograph is kept, or the region gets the style of the first, second, … painting.
+#: Colors of the brush, as in static/masks.js: the content is kept, or the region gets the first, second, … style.
 COLORS = {"#ffffff": "keep", "#e6194b": "red", "#3cb44b": "green", "#4363d8": "blue", "#ffe119": "yellow"}
 
 
-def draw_masks(drawn: Mapping[str, Any] | None, styles: int, content: Path, folder: Path) -> dict[str, Any]:
+def write_masks(drawn: Path, styles: int, content: Path, folder: Path) -> dict[str, Any]:
     """Return the settings `keep` and `mask` of a drawing, and write their files; empty if nothing is drawn.
 
     Args:
-        drawn: the value of Gradio's image editor, with Pillow images in ``layers``.
-        styles: the number of paintings.
-        content: the photograph; the names of the files begin with its name.
+        drawn: an image whose pixels of the `COLORS` are opaque, the others transparent.
+        styles: the number of style images.
+        content: the content image; the names of the files begin with its name.
 
     Raises:
-        UsageError: a color has no painting, or a painting no region.
+        UsageError: a color has no style, or a style no region.
+        StyleTransferError: a file cannot be read or written.
     """
-    layers = [np.asarray(layer.convert("RGBA")) for layer in (drawn or {}).get("layers") or ()]
-    regions = _find_regions(layers[0]) if layers else None
-    if regions is None or not (regions >= 0).any():
+    picture = read_picture(drawn)
+    alpha = picture.alpha or Image.new("L", picture.rgb.size, 255)
+    regions = _find_regions(np.dstack([np.asarray(picture.rgb), np.asarray(alpha)]))
+    if not (regions >= 0).any():
         return {}
     with tempfile.TemporaryDirectory() as temporary:
 
@@ -43,13 +44,13 @@ def draw_masks(drawn: Mapping[str, Any] | None, styles: int, content: Path, fold
         if (regions == 0).any():
             settings["keep"] = save(regions == 0, "keep")
         if (most := regions.max()) > styles:
-            raise UsageError(f"{list(COLORS.values())[most]} is for painting {most}, but there are {styles}")
+            raise UsageError(f"{list(COLORS.values())[most]} is for style {most}, but there are {styles}")
         if styles > 1 and most > 0:
             first = (regions <= 0) | (regions == 1)
             parts = [first, *(regions == number for number in range(2, styles + 1))]
             for number, part in enumerate(parts, 1):
                 if not part.any():
-                    raise UsageError(f"no region is left for painting {number}: draw one, or remove the painting")
+                    raise UsageError(f"no region is left for style {number}: draw one, or remove the style")
             settings["mask"] = tuple((save(part, f"mask{number}"), WHOLE) for number, part in enumerate(parts, 1))
     return settings
 

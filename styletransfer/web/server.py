@@ -1,18 +1,25 @@
 """The page's server: it listens on this machine only, unless set otherwise, and connects to nothing."""
 
-import os
+import contextlib
 import secrets
+import socket
 import tempfile
+import threading
+import time
+import webbrowser
 from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
 
-from ..errors import UsageError
+from ..errors import StyleTransferError, UsageError
 from ..files import make_folder
+from ..options import Options
+from ..transfer import keep_model
+from .studio import PUBLIC, Studio
 
-#: The largest file that can be dropped on the page.
-LARGEST_UPLOAD = "200mb"
 USER = "styletransfer"
+#: Names and addresses of this machine that reach only it.
+LOCAL_NAMES = frozenset(("localhost", "127.0.0.1", "::1"))
 
 
 def is_local(host: str) -> bool:
@@ -44,53 +51,54 @@ def serve(
     open_browser: bool,
     ready: Callable[[str], object],
     stopped: Callable[[], object],
+    styles: Path | None = None,
 ) -> None:
-    """Serve the page, and do its runs in this thread, until `stopped` returns true; the image so far is saved.
+    """Serve the page, and do its jobs in this thread, until `stopped` returns true; the image so far is saved.
 
     Args:
         folder: for the images; created if it does not exist.
         ready: called with the page's address once it can be opened.
+        styles: a folder of images for the gallery.
 
     Raises:
-        UsageError: Gradio is not installed, the folder cannot be created, or the address is not available.
+        UsageError: the server's packages are not installed, a folder cannot be created or has no images, or the address
+            is not available.
     """
-    with tempfile.TemporaryDirectory(prefix="styletransfer-page-") as uploads:
-        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": uploads, "HF_HUB_OFFLINE": "1"}
-        try:
-            import gradio as gr
-        except ImportError as error:
-            raise UsageError("the page needs Gradio: pip install 'styletransfer[ui]'") from error
-        from .layout import CSS, SCRIPT, Page
+    try:
+        import uvicorn
 
-        make_folder(folder)
-        page = Page(folder)
-        # Gradio downloads its default fonts, and its gray, orange and red have too little contrast.
-        theme = gr.themes.Default(primary_hue="blue", font=["system-ui"], font_mono=["ui-monospace"]).set(
-            block_info_text_color="*neutral_600",
-            button_primary_background_fill="*primary_600",
-            button_cancel_background_fill="#b91c1c",
-        )
-        try:
-            _, address, _ = page.blocks.queue().launch(
-                server_name=host,
-                server_port=port,
-                auth=login,
-                inbrowser=open_browser,
-                prevent_thread_lock=True,
-                quiet=True,
-                share=False,
-                footer_links=[],
-                ssr_mode=False,
-                theme=theme,
-                css=CSS,
-                js=SCRIPT,
-                max_file_size=LARGEST_UPLOAD,
-                allowed_paths=[str(folder.resolve())],
-            )
-        except OSError as error:
-            raise UsageError(f"cannot listen on {host}:{port}; try another --port: {error}") from error
+        from .app import make_app
+    except ImportError as error:
+        raise UsageError("the page needs Starlette and uvicorn: pip install 'styletransfer[ui]'") from error
+    make_folder(folder)
+    with contextlib.ExitStack() as stack:
+        temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="styletransfer-page-"))
+        listening = stack.enter_context(contextlib.closing(_listen(host, port)))
+        studio = Studio(folder, Path(temporary), styles, None if is_local(host) else PUBLIC)
+        app = make_app(studio, login, LOCAL_NAMES | {host} if is_local(host) else None)
+        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1, lifespan="off")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        while not server.started and thread.is_alive():
+            time.sleep(0.01)
+        address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
         ready(address)
+        if open_browser:
+            webbrowser.open(address)
         try:
-            page.work(stopped)
+            with contextlib.suppress(StyleTransferError):  # a job reports it
+                keep_model(Options())  # the first preview needs it
+            studio.queue.work(stopped)
         finally:
-            page.blocks.close(verbose=False)
+            server.should_exit = True
+            thread.join(5)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens. Raises `UsageError` if the address is not available."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=128)
+    except OSError as error:
+        raise UsageError(f"cannot listen on {host}:{port}; try another --port: {error}") from error

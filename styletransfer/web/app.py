@@ -1,0 +1,224 @@
+"""The page's routes: files of the page, uploads, jobs, and a stream of their progress for each tab."""
+
+import asyncio
+import base64
+import binascii
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ..errors import StyleTransferError, UsageError, describe_error
+from ..options import Options
+from .form import describe_controls
+from .studio import Studio, Tab
+
+#: Seconds between two looks at a tab's jobs, and between two messages at least, so that a closed tab is noticed.
+LOOK_EVERY, TELL_EVERY = 0.15, 2.0
+#: Sizes that the page offers for the finished image.
+SIZES = (512, 1024, 2048, 3600)
+#: What a browser may load for the page: nothing from elsewhere.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+def make_app(studio: Studio, login: tuple[str, str] | None, hosts: frozenset[str] | None) -> ASGIApp:
+    """Return the application.
+
+    Args:
+        login: user and password to ask for.
+        hosts: names of this machine, without port, under which the page may be opened; None for any. It keeps pages of
+            other sites from reaching the server under a name of theirs (DNS rebinding).
+    """
+    routes = _Routes(studio)
+    return Starlette(
+        routes=[
+            Route("/", routes.index),
+            Route("/api/setup", routes.setup),
+            Route("/api/tabs", routes.open_tab, methods=["POST"]),
+            Route("/api/tabs/{tab}/events", routes.events),
+            Route("/api/tabs/{tab}/files/{name}", routes.upload, methods=["POST"]),
+            Route("/api/tabs/{tab}/jobs", routes.add_job, methods=["POST"]),
+            Route("/api/tabs/{tab}/stop", routes.stop, methods=["POST"]),
+            Route("/api/tabs/{tab}/estimate", routes.estimate, methods=["POST"]),
+            Route("/api/sources/{source}", routes.show_source),
+            Route("/api/jobs/{job}/preview", routes.show_preview),
+            Route("/api/jobs/{job}/file", routes.send_file),
+            Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")),
+        ],
+        exception_handlers={
+            StyleTransferError: _answer_error,
+            KeyError: _answer_missing,
+            ClientDisconnect: lambda request, error: Response(status_code=400),
+        },
+        middleware=[Middleware(_Guard, login=login, hosts=hosts)],
+    )
+
+
+class _Guard:
+    """Answers requests that must not reach the page, and adds the headers that protect it to all others."""
+
+    def __init__(self, app: ASGIApp, login: tuple[str, str] | None, hosts: frozenset[str] | None) -> None:
+        self._app, self._hosts = app, hosts
+        self._login = f"{login[0]}:{login[1]}".encode() if login else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] += [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
+            await send(message)
+
+        refusal = self._refuse(Request(scope)) if scope["type"] == "http" else None
+        await (refusal or self._app)(scope, receive, send_with_headers)
+
+    def _refuse(self, request: Request) -> Response | None:
+        host = request.headers.get("host", "").rsplit(":", 1)[0].strip("[]")
+        if self._hosts is not None and host not in self._hosts:
+            return JSONResponse({"error": f"this page is not {host}"}, 421)
+        if self._login and not secrets.compare_digest(_read_login(request), self._login):
+            return Response("Unauthorized", 401, {"WWW-Authenticate": 'Basic realm="styletransfer"'})
+        # Only scripts of this page can set a header of their own.
+        if request.method == "POST" and request.headers.get("x-styletransfer") != "1":
+            return JSONResponse({"error": "only the page itself may do this"}, 403)
+        return None
+
+
+def _read_login(request: Request) -> bytes:
+    scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
+    try:
+        return base64.b64decode(encoded, validate=True) if scheme.lower() == "basic" else b""
+    except binascii.Error:
+        return b""
+
+
+async def _read_json(request: Request) -> dict[str, Any]:
+    """Return the body of a request. Raises `UsageError` if it is no JSON object."""
+    try:
+        body = await request.json()
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        raise UsageError("the request is no JSON object")
+    return body
+
+
+def _answer_error(request: Request, error: Exception) -> Response:
+    message = describe_error(error)
+    name = message.split(" ", 1)[0]
+    return JSONResponse({"error": message, "field": name if name in Options.__dataclass_fields__ else None}, 400)
+
+
+def _answer_missing(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": "this is no longer there; reload the page", "gone": True}, 404)
+
+
+class _Routes:
+    def __init__(self, studio: Studio) -> None:
+        self._studio = studio
+
+    async def index(self, request: Request) -> Response:
+        return FileResponse(Path(__file__).parent / "static" / "index.html")
+
+    async def setup(self, request: Request) -> Response:
+        studio = self._studio
+        return JSONResponse(
+            {
+                "controls": describe_controls(),
+                "balance": {"alpha": Options.alpha, "beta": Options.beta},
+                "photographs": [source.describe() for source in studio.photographs],
+                "paintings": [source.describe() for source in studio.paintings],
+                "sizes": [size for size in SIZES if size <= studio.limits.size],
+                "file_limit": studio.limits.file,
+            }
+        )
+
+    async def open_tab(self, request: Request) -> Response:
+        return JSONResponse({"tab": self._studio.open_tab().id})
+
+    async def events(self, request: Request) -> Response:
+        tab = self._studio.tab(request.path_params["tab"])
+        return StreamingResponse(self._watch(tab), media_type="text/event-stream")
+
+    async def _watch(self, tab: Tab) -> AsyncIterator[str]:
+        """Yield the jobs that changed, as server-sent events."""
+        versions, told = dict[str, tuple[int, int]](), 0.0
+        while True:
+            tab.seen = now = time.monotonic()
+            changed = []
+            for job in list(tab.jobs.values()):
+                version = job.version, self._studio.queue.place(job)
+                if versions.get(job.id) != version:
+                    versions[job.id] = version
+                    changed.append(self._studio.describe(job))
+            if changed or now > told + TELL_EVERY:
+                told = now
+                yield f"data: {json.dumps(changed)}\n\n"
+            await asyncio.sleep(LOOK_EVERY)
+
+    async def upload(self, request: Request) -> Response:
+        tab = self._studio.tab(request.path_params["tab"])
+        path = self._studio.place_for(tab, request.path_params["name"])
+        room = min(self._studio.limits.file, self._studio.room(tab))
+        size = 0
+        try:
+            with open(path, "wb") as file:
+                async for chunk in request.stream():
+                    if (size := size + len(chunk)) > room:
+                        raise UsageError(f"{path.name} is too large: there is room for {room // 1_000_000} MB")
+                    file.write(chunk)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        source = await run_in_threadpool(self._studio.add_upload, tab, path)
+        restored = await run_in_threadpool(self._studio.restore, tab, source)
+        return JSONResponse({**source.describe(), "restored": restored})
+
+    async def add_job(self, request: Request) -> Response:
+        tab, asked = self._studio.tab(request.path_params["tab"]), await _read_json(request)
+        job = await run_in_threadpool(self._studio.add_job, tab, asked)
+        return JSONResponse(self._studio.describe(job))
+
+    async def stop(self, request: Request) -> Response:
+        for job in list(self._studio.tab(request.path_params["tab"]).jobs.values()):
+            job.stop()
+        return JSONResponse({})
+
+    async def estimate(self, request: Request) -> Response:
+        asked = await _read_json(request)
+        return JSONResponse(await run_in_threadpool(self._studio.estimate_sizes, asked, SIZES))
+
+    async def show_source(self, request: Request) -> Response:
+        source, size = self._studio.source(request.path_params["source"]), request.query_params.get("size", "256")
+        if source.path.name == "masks.png":  # with its transparency
+            return FileResponse(source.path)
+        longest = min(int(size), 4096) if size.isdecimal() else 256
+        return Response(await run_in_threadpool(self._studio.thumbnail, source, longest), media_type="image/jpeg")
+
+    async def show_preview(self, request: Request) -> Response:
+        data = await run_in_threadpool(self._studio.job(request.path_params["job"]).preview)
+        return Response(data, media_type="image/jpeg") if data else Response(status_code=404)
+
+    async def send_file(self, request: Request) -> Response:
+        path = self._studio.job(request.path_params["job"]).target
+        if not path.exists():
+            raise KeyError(path)
+        return FileResponse(path, filename=path.name)

@@ -1,0 +1,462 @@
+// The page: what was chosen, the jobs that are made of it, and what is shown.
+
+import {Stage} from "./stage.js"
+import {Masks} from "./masks.js"
+import {Controls} from "./controls.js"
+
+const $ = id => document.getElementById(id)
+const WELCOME = "Choose a content image and a style: the first preview appears within seconds."
+const WAIT = 150  // ms without another change before a preview starts
+
+const state = {
+  content: null, styles: [],     // what was chosen, as the server describes it
+  masks: null,                   // the name of the uploaded drawing
+  jobs: new Map(),               // by id, in order
+  shown: null,                   // the id of the job whose image is shown
+  variations: [],                // ids
+  compared: null,                // the id of the job that the shown one is compared with
+  pinned: null,                  // the id of the job that was brought back, whatever else is made
+}
+const early = []  // news of jobs that are not known yet
+let tab, setup, controls, stage, masks, timer
+
+// --- the server ---
+
+async function call(path, body) {
+  const isData = body instanceof Blob
+  const response = await fetch(path, body === undefined ? {} : {
+    method: "POST",
+    headers: {"X-Styletransfer": "1", ...(isData ? {} : {"Content-Type": "application/json"})},
+    body: isData ? body : JSON.stringify(body),
+  })
+  const answer = await response.json().catch(() => ({error: `the server answered ${response.status}`}))
+  if (response.ok) return answer
+  throw Object.assign(new Error(answer.error), answer)
+}
+
+function report(error) {
+  const message = error instanceof TypeError ? "The server does not answer: is it still running?" : error.message
+  if (!(error.field && controls?.markWrong(error.field, message))) {
+    $("error").textContent = message
+    $("error").hidden = false
+  }
+}
+
+function forgive() {
+  $("error").hidden = true
+  controls.markWrong(null)
+}
+
+// --- images to choose ---
+
+const thumbnail = (source, size = 256) => `/api/sources/${source.id}?size=${size}`
+
+async function upload(file) {
+  if (file.size > setup.file_limit) throw new Error(`${file.name} is larger than ${Math.round(setup.file_limit / 1e6)} MB`)
+  return call(`/api/tabs/${tab}/files/${encodeURIComponent(file.name || "image.png")}`, file)
+}
+
+async function choose(where, files) {
+  forgive()
+  $(where).setAttribute("aria-busy", true)
+  try {
+    const sources = await Promise.all([...files].map(upload))
+    if (where === "content" && sources[0].restored) restore(sources[0])
+    else if (where === "content") setContent(sources[0])
+    else setStyles(sources)
+  } catch (error) {
+    report(error)
+  } finally {
+    $(where).removeAttribute("aria-busy")
+  }
+}
+
+function setContent(source) {
+  state.content = source
+  state.masks = null
+  masks.reset(source.size)
+  masks.toggle(false)
+  drawChosen("content", [source])
+  if (Object.keys(source.settings).length) controls.fill(source.settings)
+  restart()
+}
+
+// Bring back the inputs, settings and masks of an image that was made here.
+function restore({restored, settings}) {
+  Object.assign(state, {content: restored.content, styles: restored.styles, masks: restored.masks})
+  controls.fill(settings)
+  showInputs()
+  restart()
+}
+
+// Show what was chosen, and the masks.
+function showInputs() {
+  drawChosen("content", [state.content])
+  drawChosen("styles", state.styles)
+  masks.offer(state.styles.length)
+  masks.reset(state.content.size)
+  if (state.masks) masks.restore(`/api/sources/${state.masks}`).catch(report)
+}
+
+function setStyles(sources) {
+  state.styles = sources
+  masks.offer(sources.length)
+  drawChosen("styles", sources)
+  restart()
+}
+
+function drawChosen(where, sources) {
+  const label = $(where).querySelector("label")
+  label.classList.toggle("several", sources.length > 1)
+  label.replaceChildren(...sources.map(source => {
+    const image = new Image()
+    image.src = thumbnail(source)
+    image.alt = source.name
+    return image
+  }))
+}
+
+function addGallery(where, sources, choose) {
+  for (const source of sources) {
+    const button = document.createElement("button"), image = new Image()
+    image.src = thumbnail(source, 160)
+    image.alt = source.name.replace(/\.\w+$/, "")
+    image.loading = "lazy"
+    button.type = "button"
+    button.title = image.alt
+    button.append(image)
+    button.addEventListener("click", () => choose(source))
+    $(where).append(button)
+  }
+  $(where).hidden = !sources.length
+}
+
+function connectDrop(where) {
+  const drop = $(where), input = drop.querySelector("input")
+  input.addEventListener("change", () => {
+    if (input.files.length) choose(where, input.files)
+    input.value = ""
+  })
+  drop.addEventListener("dragover", event => { event.preventDefault(); drop.classList.add("over") })
+  drop.addEventListener("dragleave", () => drop.classList.remove("over"))
+  drop.addEventListener("drop", event => {
+    event.preventDefault()
+    drop.classList.remove("over")
+    if (event.dataTransfer.files.length) choose(where, event.dataTransfer.files)
+  })
+}
+
+// --- jobs ---
+
+const running = () => [...state.jobs.values()].find(job => ["waiting", "running"].includes(job.state))
+const isReady = () => state.content && state.styles.length
+
+// Start a preview soon, from the image there is or, when images changed, anew.
+function changed({anew = false} = {}) {
+  if (!isReady()) return
+  const job = running()
+  if (job && ["full", "clip"].includes(job.kind)) return  // it would end
+  if (anew) state.shown = null
+  clearTimeout(timer)
+  timer = setTimeout(() => start("preview").catch(report), WAIT)
+  estimate()
+}
+
+function restart() {
+  closeSheet()
+  stopComparing()
+  changed({anew: true})
+  drawActions()
+  drawSizes({})
+}
+
+async function start(kind, settings = controls.read(), previous = state.shown) {
+  if (!controls.isValid) return null
+  forgive()
+  const size = kind === "full" || kind === "clip" ? {size: Number($("size").value)} : {}
+  const job = await call(`/api/tabs/${tab}/jobs`, {
+    kind, content: state.content.id, styles: state.styles.map(style => style.id), masks: state.masks,
+    settings: {...settings, ...size}, previous: kind === "preview" ? previous : null,
+  })
+  Object.assign(job, {settings, content: state.content, styles: state.styles, masks: state.masks})
+  state.jobs.set(job.id, job)
+  state.pinned = null
+  if (kind !== "variation") { closeSheet(); stopComparing() }
+  update(early.splice(0).filter(news => news.id === job.id))
+  drawState()
+  return job.id
+}
+
+// Take in what the server says about jobs.
+function update(jobs) {
+  for (const news of jobs) {
+    if (!state.jobs.has(news.id)) {
+      early.push(news)  // the answer to the request for it is still on its way
+      continue
+    }
+    const job = {...(state.jobs.get(news.id) ?? {}), ...news}
+    state.jobs.set(news.id, job)
+    if (state.variations.includes(job.id)) drawVariation(job)
+    else if (job.preview !== job.drawn && job.preview) draw(job)
+    if (job.state === "failed") report(job)
+    if (job.state === "done") finish(job)
+  }
+  if (jobs.length) drawState()
+}
+
+function draw(job) {
+  job.drawn = job.preview
+  if (state.compared || (state.pinned && state.pinned !== job.id)) return
+  if (job.kind === "clip" && job.state === "done") return
+  state.shown = job.id
+  const before = thumbnail(job.content ?? state.content, Math.min(4096, Math.max(...job.size)))
+  const image = new Image()
+  image.onload = () => { if (state.shown === job.id && !state.compared) stage.show(image.src, job.size, before) }
+  image.src = `/api/jobs/${job.id}/preview?${job.preview}`
+}
+
+function finish(job) {
+  if (job.finished) return
+  job.finished = true
+  if (job.kind !== "variation" && (job.complete || job.kind !== "preview")) addHistory(job)
+  if (job.kind === "clip") play(job)
+  estimate()
+}
+
+function play(job) {
+  $("player").src = `/api/jobs/${job.id}/file`
+  $("player").hidden = false
+}
+
+function drawState() {
+  const job = running(), shown = state.jobs.get(job?.id ?? state.shown)
+  $("progress").hidden = !shown
+  $("stop").hidden = !job
+  if (shown) {
+    $("status").textContent = describe(shown)
+    const bar = $("progress").querySelector("progress"), {fraction} = shown
+    if (shown.state === "waiting") bar.removeAttribute("value")
+    else bar.value = shown.state === "running" ? fraction ?? 0 : 1
+    bar.setAttribute("aria-label", "Progress")
+    drawCurve(shown)
+  }
+  drawActions()
+}
+
+function describe(job) {
+  const {iteration, iterations, left, seconds} = job.progress
+  const what = {preview: "Preview", full: "Full quality", variation: "Variations", clip: "Clip"}[job.kind]
+  if (job.state === "waiting") {
+    return job.place ? `Waiting for ${job.place} other image${job.place > 1 ? "s" : ""}` + (job.starts_in ? `, starts in about ${duration(job.starts_in)}` : "") : "Starting …"
+  }
+  const size = job.size ? `, ${job.size[0]}×${job.size[1]} px` : ""
+  if (job.state === "running") {
+    const unit = job.kind === "clip" ? "frame" : "iteration"
+    const at = iterations ? `, ${unit} ${iteration} of ${iterations}` : ""
+    return `${what}${size}${at}${left != null ? `, about ${duration(left)} left` : ""}`
+  }
+  if (job.state === "failed") return `${what} failed`
+  if (job.state === "canceled") return `${what} stopped`
+  return `${what} ${job.complete ? "done" : "stopped early"}${size}, ${duration(seconds ?? 0)}`
+}
+
+const duration = seconds => seconds < 100 ? `${Math.max(1, Math.round(seconds))} s` : seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`
+
+function drawCurve(job) {
+  job.losses ??= []
+  const {loss} = job.progress
+  if (loss > 0 && loss !== job.losses.at(-1)) job.losses.push(loss)
+  $("curve").hidden = job.losses.length < 2
+  if ($("curve").hidden) return
+  const logs = job.losses.map(Math.log), low = Math.min(...logs), range = Math.max(Math.max(...logs) - low, 1e-9)
+  const points = logs.map((value, i) => `${300 * i / (logs.length - 1)},${2 + 76 * (1 - (value - low) / range)}`).join(" ")
+  const svg = $("curve").querySelector("svg")
+  svg.setAttribute("aria-label", `Loss from ${job.losses[0].toPrecision(3)} to ${loss.toPrecision(3)}`)
+  svg.innerHTML = `<polyline points="${points}" fill="none" stroke="currentColor" stroke-width="1.5" vector-effect="non-scaling-stroke"/>`
+}
+
+function drawActions() {
+  const job = running(), shown = state.jobs.get(state.shown), isClip = state.content?.clip
+  $("render").disabled = !isReady() || ["full", "clip"].includes(job?.kind)
+  $("masks-toggle").disabled = !isReady() || !stage.size || isClip
+  $("variations").disabled = !isReady() || isClip
+  const isDone = shown?.state === "done"
+  $("download").hidden = !isDone
+  $("copy").hidden = !isDone
+  if (isDone) $("download").href = `/api/jobs/${shown.id}/file`
+  $("compare").disabled = $("history").children.length < 2
+}
+
+async function estimate() {
+  if (!isReady() || !controls.isValid) return drawSizes({})
+  try {
+    drawSizes(await call(`/api/tabs/${tab}/estimate`, {
+      content: state.content.id, styles: state.styles.map(style => style.id), settings: controls.read(),
+    }))
+  } catch { drawSizes({}) }  // the preview shows what is wrong
+}
+
+function drawSizes(seconds) {
+  for (const option of $("size").options) option.textContent = `${option.value} px`
+  const chosen = $("size").value, time = seconds[chosen]
+  state.estimates = seconds
+  const what = state.content?.clip ? "Render clip" : "Render full quality"
+  // A smaller content image keeps its size.
+  const isEnlarged = !state.content || controls.read().enlarge
+  const size = isEnlarged ? chosen : Math.min(chosen, Math.max(...state.content.size))
+  $("render").textContent = `${what} (${size} px${time && !state.content?.clip ? `, about ${duration(time)}` : ""})`
+}
+
+// --- four variations ---
+
+async function tryFour() {
+  const settings = controls.read(), log = -Math.log10(settings.beta ?? setup.balance.beta)
+  const scale = settings.style_scale ?? 1
+  const four = [
+    ["More content", {beta: Number((10 ** -(log + 0.5)).toPrecision(3))}],
+    ["More style", {beta: Number((10 ** -(log - 0.7)).toPrecision(3))}],
+    ["Finer strokes", {style_scale: Number((scale / 2).toPrecision(3))}],
+    ["Bolder strokes", {style_scale: Number((scale * 1.5).toPrecision(3))}],
+  ]
+  clearTimeout(timer)
+  await call(`/api/tabs/${tab}/stop`, {})
+  stopComparing()
+  $("sheet").replaceChildren(...four.map(([name]) => {
+    const button = document.createElement("button"), image = new Image(), label = document.createElement("span")
+    button.type = "button"
+    button.disabled = true
+    image.alt = ""
+    label.textContent = name
+    button.append(image, label)
+    return button
+  }))
+  $("sheet").hidden = false
+  state.variations = []
+  for (const [i, [, change]] of four.entries()) {
+    const chosen = {...settings, alpha: 1, ...change}
+    const id = await start("variation", chosen)
+    if (!id) return closeSheet()
+    state.variations.push(id)
+    $("sheet").children[i].addEventListener("click", () => {
+      controls.fill(chosen)
+      closeSheet()
+      call(`/api/tabs/${tab}/stop`, {}).then(() => start("preview", controls.read(), id)).catch(report)
+    })
+  }
+}
+
+function drawVariation(job) {
+  const button = $("sheet").children[state.variations.indexOf(job.id)]
+  if (!button || !job.preview) return
+  button.disabled = false
+  button.querySelector("img").src = `/api/jobs/${job.id}/preview?${job.preview}`
+}
+
+function closeSheet() {
+  $("sheet").hidden = true
+  state.variations = []
+}
+
+// --- history ---
+
+function addHistory(job) {
+  const button = document.createElement("button"), image = new Image()
+  image.src = `/api/jobs/${job.id}/preview?${job.version}`
+  const settings = Object.entries(job.settings ?? {}).map(([name, value]) => `${name.replaceAll("_", " ")}: ${value}`).join("\n")
+  const names = `${job.content?.name} in ${job.styles?.map(style => style.name).join(" + ")}`
+  image.alt = `${names}, ${job.size?.join("×")} px`
+  button.title = `${image.alt}\n${settings || "default settings"}`
+  button.type = "button"
+  button.append(image)
+  button.addEventListener("click", () => state.isComparing ? compareWith(job.id) : bringBack(job.id))
+  $("history").prepend(button)
+  $("history-title").hidden = false
+}
+
+function bringBack(id) {
+  const job = state.jobs.get(id)
+  closeSheet()
+  stopComparing()
+  $("player").hidden = true
+  Object.assign(state, {content: job.content, styles: job.styles, masks: job.masks, shown: id, pinned: id})
+  showInputs()
+  controls.fill(job.settings)
+  if (job.kind === "clip") play(job)
+  else draw(job)
+  drawState()
+  estimate()
+}
+
+function compareWith(id) {
+  const first = state.jobs.get(state.shown), second = state.jobs.get(id)
+  if (!first || first === second) return
+  state.compared = id
+  stage.show(`/api/jobs/${second.id}/preview?${second.version}`, first.size, `/api/jobs/${first.id}/preview?${first.version}`)
+  stage.sideBySide([first, second].map(job => `${job.styles.map(style => style.name).join(" + ")}, ${job.size.join("×")} px`))
+}
+
+function toggleComparing() {
+  if (state.isComparing) return stopComparing()
+  state.isComparing = true
+  $("compare").setAttribute("aria-pressed", true)
+  const other = [...state.jobs.values()].filter(job => job.finished && job.id !== state.shown && job.kind !== "variation").at(-1)
+  if (other) compareWith(other.id)
+}
+
+function stopComparing() {
+  state.isComparing = false
+  $("compare").setAttribute("aria-pressed", false)
+  if (!state.compared) return
+  state.compared = null
+  stage.sideBySide(null)
+  const shown = state.jobs.get(state.shown)
+  if (shown) draw(shown)
+}
+
+// --- start ---
+
+async function main() {
+  stage = new Stage()
+  setup = await call("/api/setup")
+  tab = (await call("/api/tabs", {})).tab
+  controls = new Controls(setup, () => changed())
+  masks = new Masks(stage, async () => {
+    const blob = await masks.blob()
+    state.masks = blob && (await upload(new File([blob], "masks.png"))).id
+    changed()
+  })
+  stage.isDrawing = () => masks.isShown
+  stage.clear(WELCOME)
+  masks.offer(1)
+  $("size").append(...setup.sizes.map(size => new Option(`${size} px`, size, size === 1024, size === 1024)))
+  $("size").addEventListener("change", () => drawSizes(state.estimates ?? {}))
+  drawSizes({})
+  connectDrop("content")
+  connectDrop("styles")
+  addGallery("photographs", setup.photographs, setContent)
+  addGallery("paintings", setup.paintings, source => setStyles([source]))
+  document.addEventListener("paste", event => {
+    const files = [...event.clipboardData.files]
+    if (files.length) choose(state.content ? "styles" : "content", files)
+  })
+  $("render").addEventListener("click", () => {
+    clearTimeout(timer)
+    start(state.content.clip ? "clip" : "full").catch(report)
+  })
+  $("stop").addEventListener("click", () => call(`/api/tabs/${tab}/stop`, {}).catch(report))
+  $("variations").addEventListener("click", () => tryFour().catch(report))
+  $("compare").addEventListener("click", toggleComparing)
+  $("copy").addEventListener("click", async () => {
+    await navigator.clipboard.writeText(state.jobs.get(state.shown).command)
+    $("copy").textContent = "Copied"
+    setTimeout(() => { $("copy").textContent = "Copy command" }, 1500)
+  })
+  // A click leaves the keys to the image; whoever moves by keyboard keeps the focus.
+  document.addEventListener("click", event => { if (event.detail) event.target.closest("button")?.blur() })
+  const events = new EventSource(`/api/tabs/${tab}/events`)
+  events.onmessage = event => update(JSON.parse(event.data))
+  events.onopen = () => { if ($("error").textContent.startsWith("The server")) $("error").hidden = true }
+  events.onerror = () => report(new TypeError())
+}
+
+main().catch(report)
