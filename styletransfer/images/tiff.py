@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import PIL
 from PIL import Image, ImageFile
 from PIL.TiffImagePlugin import COMPRESSION_INFO, TiffImageFile
 
@@ -108,12 +109,15 @@ def load_tiff(image: TiffImageFile) -> tuple[Image.Image, Image.Image | None]:
     is_plain = set(bits.tolist()) <= {1, 2, 4, 8} and set(np.ravel(tags.get(339, 1)).tolist()) == {1}
     is_together = planar != 2 or tags.get(277, 1) == 1 or tags.get(259, 1) not in _BYTEWISE
     if getattr(image, "is_known", True) and is_plain and is_together:
-        if tags.get(262) == _YCBCR and tags.get(259, 1) == 1:  # Pillow would read it as RGB; libtiff converts it
-            image.use_load_libtiff = True
+        # Pillow before 13 would read it as RGB, later ones as it is; libtiff converts it.
+        if tags.get(262) == _YCBCR and tags.get(259, 1) == 1:
+            image.use_load_libtiff, image._mode = True, "RGB"
             box = (0, 0, tags[256], tags[257])
-            image.tile = [ImageFile._Tile("libtiff", box, 0, ("RGBX", "raw", False, tags.offset))]
+            compression = () if int(PIL.__version__.split(".")[0]) >= 13 else ("raw",)
+            image.tile = [ImageFile._Tile("libtiff", box, 0, ("RGBX", *compression, False, tags.offset))]
         image.load()
-        return image, None
+        # Since Pillow 13 gray is still multiplied by its opacity then.
+        return (image.convert("LA") if image.mode == "La" else image), None
     layout = _read_layout(image)
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # checked in pixels; here they are bytes
     try:
