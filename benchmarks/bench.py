@@ -4,7 +4,7 @@
     make bench ARGS='--part table'                                  only this
     make bench ARGS='--part layers'                                 algorithms of the convolutions; also load, start
     make bench ARGS='--part quality --size 256 --iterations 100 --pairs 1'
-    make bench ARGS='--part decisions --pairs 3'                    runs with one thing changed
+    make bench ARGS='--part ablations --pairs 3'                    runs with one thing changed
     make bench-gpu                                                  on CUDA
 
 Prints tables and writes everything as JSON. Each part runs in its own process, so that none profits from what another
@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from decisions import print_decisions
+from ablations import print_ablations
 from machine import print_layers, print_load, print_start
 from measuring import EXAMPLES, HERE, alternating, isolated, load_encoder, processor
 from quality import PAIRS, compare_pairs
@@ -209,7 +209,7 @@ def main() -> None:
     numbers = range(1, 1 + len(PAIRS))
     parser.add_argument("--pairs", type=int, nargs="+", choices=numbers, default=numbers, help="in whole runs")
     parser.add_argument("--figure", type=Path, default=Path("out/quality.svg"), help="of the time to quality")
-    parser.add_argument("--part", choices=(*PARTS, "decisions", *MACHINE), help="only this one")
+    parser.add_argument("--part", choices=(*PARTS, "ablations", *MACHINE), help="only this one")
     parser.add_argument("--json", type=Path, default=Path("out/bench.json"))
     args = parser.parse_args()
     device = hardware.select_device(args.device)
@@ -221,9 +221,9 @@ def main() -> None:
     if args.part in MACHINE:
         MACHINE[args.part]()
         return
-    if args.part == "decisions":
+    if args.part == "ablations":
         for content, style in (PAIRS[number - 1] for number in args.pairs):
-            print_decisions(content, style, args.size, args.figure.parent / "decisions")
+            print_ablations(content, style, args.size, args.figure.parent / "ablations")
         return
     if args.part in (None, "table"):
         report["peaks"] = isolated(peaks, args.device)

@@ -1,4 +1,4 @@
-"""Measure decisions against their absence: runs at the defaults, each with one thing changed.
+"""Ablation study: runs at the defaults, each with one thing changed or left out.
 
 The images are compared by the judge (`judge.py`), since some changes change the loss or its rounding.
 """
@@ -29,7 +29,7 @@ def _pairs(number: int) -> AbstractContextManager[object]:
 
 
 #: Options that differ from the defaults, and a context with something replaced.
-CHANGES: dict[str, tuple[dict[str, object], Callable[[], AbstractContextManager[object]]]] = {
+ABLATIONS: dict[str, tuple[dict[str, object], Callable[[], AbstractContextManager[object]]]] = {
     "the defaults": ({}, contextlib.nullcontext),
     "everything in float32": ({"precision": "fp32"}, contextlib.nullcontext),
     "everything in bfloat16": ({"precision": "bf16"}, contextlib.nullcontext),
@@ -42,11 +42,11 @@ CHANGES: dict[str, tuple[dict[str, object], Callable[[], AbstractContextManager[
 }
 
 
-def run_changed(change: str, content: Path, style: Path, options: Options, output: Path) -> tuple[float, int, Verdict]:
-    """Make the image with a change; return its seconds, with the network loaded from disk, iterations and distances."""
-    changes, replaced = CHANGES[change]
+def run_ablation(name: str, content: Path, style: Path, options: Options, output: Path) -> tuple[float, int, Verdict]:
+    """Return the seconds of a run, with the network loaded from disk, its iterations and its distances."""
+    changes, patched = ABLATIONS[name]
     start = time.perf_counter()
-    with replaced():
+    with patched():
         result = stylize(content, style, options.with_changes(changes))
     seconds = time.perf_counter() - start
     result.save(output)
@@ -54,12 +54,12 @@ def run_changed(change: str, content: Path, style: Path, options: Options, outpu
     return seconds, sum(iterations for *_, iterations in result.scales), Judge(content, style, image.size)(image)
 
 
-def print_decisions(content: str, style: str, size: int, folder: Path) -> None:
-    """Print seconds and distances of the images with and without each decision; keep the images in a folder."""
+def print_ablations(content: str, style: str, size: int, folder: Path) -> None:
+    """Print time and distances of each ablation; keep the images in a folder."""
     paths = EXAMPLES / f"{content}.jpg", EXAMPLES / f"{style}.jpg"
     folder.mkdir(parents=True, exist_ok=True)
     print(f"\n{f'{content}, {style}, {size} px':36}  seconds  iterations  content  style")
-    for number, change in enumerate(CHANGES):
+    for number, name in enumerate(ABLATIONS):
         output = folder / f"{content}-{style}-{size}-{number}.png"
-        seconds, iterations, verdict = isolated(run_changed, change, *paths, Options(size=size), output)
-        print(f"{change:36}{seconds:9.1f}{iterations:12}{verdict.content:9.3f}{verdict.style:7.3f}", flush=True)
+        seconds, iterations, verdict = isolated(run_ablation, name, *paths, Options(size=size), output)
+        print(f"{name:36}{seconds:9.1f}{iterations:12}{verdict.content:9.3f}{verdict.style:7.3f}", flush=True)
