@@ -5,8 +5,10 @@ import math
 import time
 from collections.abc import Collection
 
+import torch
+
 from ..options import Options
-from ..runtime import distributed
+from ..runtime import distributed, hardware
 from .problem import Scale, choose_scales, limit_iterations
 from .run import Run, Step
 
@@ -26,7 +28,7 @@ class Pace:
     """Measures how long iterations take, and predicts from it how long the rest of the run does."""
 
     def __init__(self, run: Run) -> None:
-        self._run, self._overhead = run, OVERHEAD.get(run.problem.device.type, OVERHEAD["cpu"])
+        self._run = run
         self._first, self._began, self._seconds = 0, 0.0, 0.0
         self._scale: Scale | None = None
 
@@ -46,7 +48,7 @@ class Pace:
 
     def cost(self, scale: Scale) -> int:
         """Return what an iteration costs, in pixels."""
-        return math.prod(scale.content) + self._overhead
+        return _iteration_cost(scale, self._run.problem.device)
 
     @property
     def rate(self) -> float:
@@ -71,18 +73,19 @@ class Pace:
         return min(self.predict(step), self._run.problem.options.seconds - self._run.seconds)
 
 
-def estimate_cost(
-    content: tuple[int, int], styles: Collection[tuple[int, int]], options: Options, device: str = "cpu"
-) -> int:
-    """Return what a run costs at most, in pixels times iterations as `Pace.cost`.
+def estimate_cost(content: tuple[int, int], styles: Collection[tuple[int, int]], options: Options) -> int:
+    """Return what a run costs at most: the sum of `Pace.cost` over all iterations.
 
     Args:
         content, styles: width and height of the images.
     """
+    device = hardware.select_device(options.device)
     scales = choose_scales(content, styles, options)
-    iterations = [limit_iterations(options, index > 0) for index in range(len(scales))]
-    costs = [math.prod(scale.content) + OVERHEAD.get(device, OVERHEAD["cpu"]) for scale in scales]
-    return sum(count * cost for count, cost in zip(iterations, costs, strict=True))
+    return sum(limit_iterations(options, i > 0) * _iteration_cost(scale, device) for i, scale in enumerate(scales))
+
+
+def _iteration_cost(scale: Scale, device: torch.device) -> int:
+    return math.prod(scale.content) + OVERHEAD.get(device.type, OVERHEAD["cpu"])
 
 
 class Deadline:
