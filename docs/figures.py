@@ -334,7 +334,7 @@ def page() -> None:
             assert server.stdout
             browser.get(server.stdout.readline().strip())
             wait = WebDriverWait(browser, 120)
-            wait.until(lambda b: b.find_elements("css selector", "#paintings button"))
+            wait.until(lambda b: b.find_elements("css selector", "#styles-gallery button"))
             for place, path in (("content", ASTRONAUT), ("styles", SWIRLS)):
                 browser.find_element("id", f"{place}-file").send_keys(str(path))
                 wait.until(lambda b, place=place: b.find_elements("css selector", f"#{place} img"))

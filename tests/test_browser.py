@@ -64,7 +64,7 @@ class Tab:
             scheme = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
             self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme)
         self.driver.get(address)
-        wait_for(lambda: self.find("#paintings button"), "the page")
+        wait_for(lambda: self.find("#styles-gallery button"), "the page")
 
     def close(self) -> None:
         """Close the browser, unless it is closed; no script of the page must have failed."""

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -24,8 +25,8 @@ from test_cli import here, run
 from styletransfer import Options, StyleTransferError, UsageError, images, stylize
 from styletransfer.transfer import stage
 from styletransfer.web import form, masks, server, studio
-from styletransfer.web.files import keep_input
 from styletransfer.web.jobs import ImageJob, Queue
+from styletransfer.web.paths import keep_input
 from styletransfer.web.studio import Limits, Studio
 
 __all__ = ["here"]
@@ -65,7 +66,7 @@ def test_every_option_has_a_control_or_is_set_elsewhere() -> None:
 def test_what_the_page_shows_is_read_back() -> None:
     assert form.read_settings({}) == Options()
     for changes in (*({name: value} for name, value in ENTERED.items() if name != "learning_rate"), ENTERED):
-        shown = {name: form.show(value) for name, value in changes.items()}
+        shown = {name: form.format_setting(value) for name, value in changes.items()}
         assert form.read_settings(json.loads(json.dumps(shown))) == Options(**changes)
     defaults = {control["name"]: control["default"] for control in form.describe_controls()}
     assert form.read_settings(defaults) == Options()
@@ -304,8 +305,11 @@ def test_limits(
 ) -> None:
     place = Studio(*rooms, limits=Limits(file=10**6, files=10**6, size=100, tabs=2, jobs=3))
     tab = place.open_tab()
-    content, style = (place.add_upload(tab, path) for path in (content_path, style_path))
-    assert place.room(tab) == 10**6 - content_path.stat().st_size - style_path.stat().st_size
+    content, style = (
+        place.add_upload(tab, shutil.copy(path, place.new_upload_path(tab, path.name)))
+        for path in (content_path, style_path)
+    )
+    assert place.largest_upload(tab) == 10**6 - content_path.stat().st_size - style_path.stat().st_size
     asked = {"content": content.id, "styles": [style.id], "kind": "preview"}
     with pytest.raises(UsageError, match="size is 101; the largest here is 100"):
         place.add_job(tab, {**asked, "settings": {"size": 101}})
@@ -325,7 +329,7 @@ def test_paths_of_uploads_stay_in_the_tabs_folder(rooms: tuple[Path, Path]) -> N
     place = Studio(*rooms)
     tab = place.open_tab()
     for name in ("../../x.png", "..", "", "/etc/passwd", "a\\b.png", "\n.png", "x" * 500 + ".png"):
-        path = place.place_for(tab, name)
+        path = place.new_upload_path(tab, name)
         assert path.resolve().is_relative_to(tab.folder.resolve()) and path.parent != tab.folder
         path.touch()
 
@@ -397,6 +401,9 @@ def test_server_refuses_other_sites(address: str, content_path: Path) -> None:
     client = Client(address)
     assert client.request("", headers={"Host": "evil.example"})[0] == 421
     assert client.request("api/setup", headers={"Host": "127.0.0.1.evil.example:80"})[0] == 421
+    assert client.request("api/setup", headers={"Host": "[evil.example"})[0] == 421
+    for host in ("localhost", "127.0.0.1", "[::1]", "[::1]:80"):
+        assert client.request("api/setup", headers={"Host": host})[0] == 200
     assert client.request("api/tabs", {}, headers={"X-Styletransfer": ""})[0] == 403
     assert client.request("static/../server.py")[0] == 404
     assert client.request("static/%2e%2e/server.py")[0] == 404

@@ -9,9 +9,11 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
@@ -24,8 +26,8 @@ from ..options import Options
 from .form import describe_controls
 from .studio import Studio, Tab
 
-#: Seconds between two looks at a tab's jobs, and between two messages at least, so that a closed tab is noticed.
-LOOK_EVERY, TELL_EVERY = 0.15, 2.0
+#: Seconds between checks of a tab's jobs, and at most between events, so that a closed tab is noticed.
+POLL_INTERVAL, HEARTBEAT = 0.15, 2.0
 #: Sizes that the page offers for the finished image.
 SIZES = (512, 1024, 2048, 3600)
 #: What a browser may load for the page: nothing from elsewhere.
@@ -84,21 +86,30 @@ class _Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] += [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
             await send(message)
 
         refusal = self._refuse(Request(scope)) if scope["type"] == "http" else None
         await (refusal or self._app)(scope, receive, send_with_headers)
 
     def _refuse(self, request: Request) -> Response | None:
-        host = request.headers.get("host", "").rsplit(":", 1)[0].strip("[]")
-        if self._hosts is not None and host not in self._hosts:
-            return JSONResponse({"error": f"this page is not {host}"}, 421)
+        if self._hosts is not None and _read_host(request) not in self._hosts:
+            return JSONResponse({"error": "the page is not served under this host name"}, 421)
         if self._login and not secrets.compare_digest(_read_login(request), self._login):
             return Response("Unauthorized", 401, {"WWW-Authenticate": 'Basic realm="styletransfer"'})
         # Only scripts of this page can set a header of their own.
         if request.method == "POST" and request.headers.get("x-styletransfer") != "1":
             return JSONResponse({"error": "only the page itself may do this"}, 403)
+        return None
+
+
+def _read_host(request: Request) -> str | None:
+    """Return the host name that a request is for, without port."""
+    try:
+        return urlsplit("//" + request.headers.get("host", "")).hostname
+    except ValueError:
         return None
 
 
@@ -128,7 +139,7 @@ def _answer_error(request: Request, error: Exception) -> Response:
 
 
 def _answer_missing(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": "this is no longer there; reload the page", "gone": True}, 404)
+    return JSONResponse({"error": "this is no longer there; reload the page"}, 404)
 
 
 class _Routes:
@@ -144,8 +155,8 @@ class _Routes:
             {
                 "controls": describe_controls(),
                 "balance": {"alpha": Options.alpha, "beta": Options.beta},
-                "photographs": [source.describe() for source in studio.photographs],
-                "paintings": [source.describe() for source in studio.paintings],
+                "contents": [source.describe() for source in studio.contents],
+                "styles": [source.describe() for source in studio.styles],
                 "sizes": [size for size in SIZES if size <= studio.limits.size],
                 "file_limit": studio.limits.file,
             }
@@ -160,30 +171,29 @@ class _Routes:
 
     async def _watch(self, tab: Tab) -> AsyncIterator[str]:
         """Yield the jobs that changed, as server-sent events."""
-        versions, told = dict[str, tuple[int, int]](), 0.0
+        versions, last_sent = dict[str, tuple[int, int]](), 0.0
         while True:
-            tab.seen = now = time.monotonic()
+            tab.last_seen = now = time.monotonic()
             changed = []
             for job in list(tab.jobs.values()):
                 version = job.version, self._studio.queue.place(job)
                 if versions.get(job.id) != version:
                     versions[job.id] = version
                     changed.append(self._studio.describe(job))
-            if changed or now > told + TELL_EVERY:
-                told = now
+            if changed or now > last_sent + HEARTBEAT:
+                last_sent = now
                 yield f"data: {json.dumps(changed)}\n\n"
-            await asyncio.sleep(LOOK_EVERY)
+            await asyncio.sleep(POLL_INTERVAL)
 
     async def upload(self, request: Request) -> Response:
         tab = self._studio.tab(request.path_params["tab"])
-        path = self._studio.place_for(tab, request.path_params["name"])
-        room = min(self._studio.limits.file, self._studio.room(tab))
-        size = 0
+        path = self._studio.new_upload_path(tab, request.path_params["name"])
+        largest, size = self._studio.largest_upload(tab), 0
         try:
             with open(path, "wb") as file:
                 async for chunk in request.stream():
-                    if (size := size + len(chunk)) > room:
-                        raise UsageError(f"{path.name} is too large: there is room for {room // 1_000_000} MB")
+                    if (size := size + len(chunk)) > largest:
+                        raise UsageError(f"{path.name} is too large: at most {largest // 1_000_000} MB are allowed now")
                     file.write(chunk)
         except BaseException:
             path.unlink(missing_ok=True)
@@ -193,8 +203,8 @@ class _Routes:
         return JSONResponse({**source.describe(), "restored": restored})
 
     async def add_job(self, request: Request) -> Response:
-        tab, asked = self._studio.tab(request.path_params["tab"]), await _read_json(request)
-        job = await run_in_threadpool(self._studio.add_job, tab, asked)
+        tab, body = self._studio.tab(request.path_params["tab"]), await _read_json(request)
+        job = await run_in_threadpool(self._studio.add_job, tab, body)
         return JSONResponse(self._studio.describe(job))
 
     async def stop(self, request: Request) -> Response:
@@ -203,15 +213,15 @@ class _Routes:
         return JSONResponse({})
 
     async def estimate(self, request: Request) -> Response:
-        asked = await _read_json(request)
-        return JSONResponse(await run_in_threadpool(self._studio.estimate_sizes, asked, SIZES))
+        body = await _read_json(request)
+        return JSONResponse(await run_in_threadpool(self._studio.estimate_sizes, body, SIZES))
 
     async def show_source(self, request: Request) -> Response:
         source, size = self._studio.source(request.path_params["source"]), request.query_params.get("size", "256")
-        if source.path.name == "masks.png":  # with its transparency
-            return FileResponse(source.path)
         longest = min(int(size), 4096) if size.isdecimal() else 256
-        return Response(await run_in_threadpool(self._studio.thumbnail, source, longest), media_type="image/jpeg")
+        data, media_type = await run_in_threadpool(self._studio.thumbnail, source, longest)
+        # A source never changes, and reading a large one takes a second.
+        return Response(data, headers={"Cache-Control": "private, max-age=86400"}, media_type=media_type)
 
     async def show_preview(self, request: Request) -> Response:
         data = await run_in_threadpool(self._studio.job(request.path_params["job"]).preview)

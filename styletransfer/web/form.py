@@ -15,7 +15,7 @@ _ELSEWHERE = (
 )
 
 #: Names of the options that the page sets.
-SHOWN = frozenset(f.name for f in fields(Options) if f.name not in _ELSEWHERE) | {"alpha", "beta"}
+SETTINGS = frozenset(f.name for f in fields(Options) if f.name not in _ELSEWHERE) | {"alpha", "beta"}
 
 
 def describe_controls() -> list[dict[str, Any]]:
@@ -34,7 +34,7 @@ def describe_controls() -> list[dict[str, Any]]:
                     "label": f.name.replace("_", " ").capitalize(),
                     "help": metadata["help"],
                     "panel": metadata["panel"] or "Image",
-                    "default": show(f.default),
+                    "default": format_setting(f.default),
                     "minimum": metadata["minimum"],
                     "maximum": metadata["maximum"],
                     "kind": kind,
@@ -60,18 +60,18 @@ def _find_kind(name: str) -> tuple[str, list[str]]:
     return "text", []
 
 
-def show(value: Any) -> Any:
+def format_setting(value: Any) -> Any:
     """Return a setting as the page shows it; `read_settings` reads it back."""
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else value
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
 def read_settings(values: Mapping[str, Any]) -> Options:
-    """Return the options of what is entered on the page; empty fields have their defaults.
+    """Return the options of the values in the page's fields; empty fields have their defaults.
 
     Raises `UsageError` if a value is invalid; its message begins with the field's name.
     """
     settings = {name: value for name, value in values.items() if value is not None and value != ""}
-    for name in settings.keys() - SHOWN:
+    for name in settings.keys() - SETTINGS:
         raise UsageError(f"{name} cannot be set on the page")
     if settings.get("init", STARTS[0]) not in STARTS:  # else it would be a file of the server
         raise UsageError(f"init is {settings['init']!r}; it must be one of {', '.join(STARTS)}")

@@ -22,17 +22,17 @@ from ..transfer import Step, keep_model, open_session
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two previews, and while a job is so young, less.
-EVERY, EVERY_AT_FIRST, YOUNG = 1.0, 0.3, 3.0
+#: Seconds between previews, and between those of the first seconds.
+PREVIEW_INTERVAL, FIRST_INTERVAL, FIRST_SECONDS = 1.0, 0.3, 3.0
 #: Quality of previews as JPEG: grain and seams must be visible.
 QUALITY = 92
 
 
 class Job:
-    """Something to make for a tab. The worker runs it; the server's threads read its attributes.
+    """An image or a clip to render for a tab. The worker runs it; the server's threads read its attributes.
 
     Args:
-        kind: what the page calls it.
+        kind: "preview", "variation", "full" or "clip".
         content, styles: files.
         target: where to write the output.
         is_wanted: when it returns false, the job ends as by `stop`.
@@ -124,7 +124,7 @@ class Job:
         raise NotImplementedError
 
     def _report(self, previews: int | None = None, fraction: float | None = None, **progress: Any) -> None:
-        """Change what the page shows, and tell that."""
+        """Update the progress that the page shows."""
         progress = {**self.progress, "seconds": time.monotonic() - self._started, **progress}
         self._change(previews=self.previews if previews is None else previews, fraction=fraction, progress=progress)
 
@@ -139,7 +139,7 @@ class ImageJob(Job):
 
     _previous: "ImageJob | None" = None
     _newest: Image.Image | None = None
-    _is_fine = False
+    _reached_last_scale = False
 
     def continue_from(self, previous: "ImageJob") -> None:
         """Start from the image of a job before this one, unless that ends before its last scale."""
@@ -152,13 +152,13 @@ class ImageJob(Job):
         return None if image is None else to_jpeg(image)
 
     @property
-    def is_fine(self) -> bool:
+    def has_last_scale(self) -> bool:
         """Whether there is an image, made at the last scale."""
-        return self._is_fine and self.target.exists()
+        return self._reached_last_scale and self.target.exists()
 
     def _make(self, must_stop: Callable[[], bool]) -> bool:
         options, due = self.options, 0.0
-        if self._previous and self._previous.is_fine:
+        if self._previous and self._previous.has_last_scale:
             # Coarse scales would start over.
             options = replace(options, init=str(self._previous.target), scales="1")
         self._previous = None  # and all that it holds
@@ -166,10 +166,10 @@ class ImageJob(Job):
             for step in session:
                 now = time.monotonic()
                 if now >= due and step.iteration:
-                    self._is_fine = step.scale == session.run.problem.scales[-1]
+                    self._reached_last_scale = step.scale == session.run.problem.scales[-1]
                     self.rate = session.pace.rate or self.rate
                     self._show(step, session.pace.seconds_left(step))
-                    due = now + (EVERY if now > self._started + YOUNG else EVERY_AT_FIRST)
+                    due = now + (FIRST_INTERVAL if now < self._started + FIRST_SECONDS else PREVIEW_INTERVAL)
                 if must_stop():
                     session.run.stop()
             result = session.result()

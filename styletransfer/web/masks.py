@@ -10,17 +10,17 @@ from PIL import Image
 from ..errors import UsageError
 from ..images import read_picture
 from ..options import WHOLE, Options
-from .files import keep_input
+from .paths import keep_input
 
 #: Colors of the brush, as in static/masks.js: the content is kept, or the region gets the first, second, … style.
 COLORS = {"#ffffff": "keep", "#e6194b": "red", "#3cb44b": "green", "#4363d8": "blue", "#ffe119": "yellow"}
 
 
-def write_masks(drawn: Path, styles: int, content: Path, folder: Path) -> dict[str, Any]:
+def write_masks(drawing: Path, styles: int, content: Path, folder: Path) -> dict[str, Any]:
     """Return the settings `keep` and `mask` of a drawing, and write their files; empty if nothing is drawn.
 
     Args:
-        drawn: an image whose pixels of the `COLORS` are opaque, the others transparent.
+        drawing: an image whose pixels of the `COLORS` are opaque, the others transparent.
         styles: the number of style images.
         content: the content image; the names of the files begin with its name.
 
@@ -28,7 +28,7 @@ def write_masks(drawn: Path, styles: int, content: Path, folder: Path) -> dict[s
         UsageError: a color has no style, or a style no region.
         StyleTransferError: a file cannot be read or written.
     """
-    picture = read_picture(drawn)
+    picture = read_picture(drawing)
     alpha = picture.alpha or Image.new("L", picture.rgb.size, 255)
     regions = _find_regions(np.dstack([np.asarray(picture.rgb), np.asarray(alpha)]))
     if not (regions >= 0).any():
@@ -58,7 +58,7 @@ def write_masks(drawn: Path, styles: int, content: Path, folder: Path) -> dict[s
 def read_masks(options: Options, folder: Path) -> Image.Image | None:
     """Return the masks of these options as an RGBA layer to draw on; None if they are missing or not drawable.
 
-    A brush can draw at most four regions, each with the style of a whole painting. Soft borders become hard ones.
+    A brush can draw at most four regions, each with the style of a whole style image. Soft borders become hard ones.
     """
     _, *others = options.mask or ((WHOLE, WHOLE),)
     names = [here for here, _ in others] + ([options.keep] if options.keep else [])

@@ -1,5 +1,6 @@
 """What the page works with: open tabs, images to choose from, and the jobs that are made for the tabs."""
 
+import io
 import secrets
 import shlex
 import shutil
@@ -11,14 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from PIL import Image
+
 from ..errors import StyleTransferError, UsageError
-from ..images import list_pictures, read_own_settings, read_picture
+from ..images import Picture, list_pictures, read_own_settings, read_picture, read_size
 from ..options import PRESETS, Options
 from ..transfer.timing import estimate_cost
-from .files import keep_input, number_names
-from .form import SHOWN, read_settings, show
+from .form import SETTINGS, format_setting, read_settings
 from .jobs import ClipJob, ImageJob, Job, Queue, is_clip, read_first_frame, to_jpeg
 from .masks import read_masks, write_masks
+from .paths import keep_input, number_names
 
 _T = TypeVar("_T")
 #: Previews and variations are made while others wait, so they have at most this size and so many iterations.
@@ -29,10 +32,10 @@ PATIENCE = 5.0
 SETUP = 2.0
 #: Folders of the example images, in an installed package and in a checkout.
 _EXAMPLES = (Path(__file__).parent / "examples", Path(__file__).parents[2] / "examples")
-_PHOTOGRAPHS, _PAINTINGS = ("astronaut", "chelsea", "coffee"), ("swirls", "mosaic", "woodblock")
+_CONTENTS, _STYLES = ("astronaut", "chelsea", "coffee"), ("swirls", "mosaic", "woodblock")
 
-#: Start and scales of options with which a preview may continue from another one.
-_BY_ITSELF = (Options.init, Options.scales)
+#: `init` and `scales` with which a preview may continue from another one.
+_DEFAULT_START = (Options.init, Options.scales)
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class Source:
 
     def describe(self) -> dict[str, Any]:
         """Return what the page shows of it."""
-        settings = {name: show(value) for name, value in self.metadata.items() if name in SHOWN}
+        settings = {name: format_setting(value) for name, value in self.metadata.items() if name in SETTINGS}
         name = self.path.name
         return {"id": self.id, "name": name, "size": self.size, "clip": self.is_clip, "settings": settings}
 
@@ -85,13 +88,13 @@ class Tab:
 
     def __init__(self, folder: Path) -> None:
         self.id, self.folder = secrets.token_urlsafe(12), folder
-        self.jobs, self.sources, self.asked = dict[str, Job](), dict[str, Source](), list[float]()
-        self.seen = time.monotonic()
+        self.jobs, self.sources, self.request_times = dict[str, Job](), dict[str, Source](), list[float]()
+        self.last_seen = time.monotonic()
 
     @property
     def is_open(self) -> bool:
         """Whether the tab has, or just had, a connection."""
-        return time.monotonic() - self.seen < PATIENCE
+        return time.monotonic() - self.last_seen < PATIENCE
 
     @property
     def is_busy(self) -> bool:
@@ -114,10 +117,10 @@ class Studio:
         self.folder, self.limits, self.queue = folder, limits or Limits(), Queue()
         self._temporary, self._tabs, self._lock = temporary, dict[str, Tab](), threading.Lock()
         self._reading = threading.Lock()  # so that only one large image is in memory
-        paintings = [*_find_examples(_PAINTINGS), *(list_pictures(styles) if styles else [])]
-        self.photographs = [self._examine(path) for path in _find_examples(_PHOTOGRAPHS)]
-        self.paintings = [self._examine(path) for path in paintings]
-        self._gallery = {source.id: source for source in (*self.photographs, *self.paintings)}
+        own_styles = list_pictures(styles) if styles else []
+        self.contents = [_make_source(path) for path in _find_examples(_CONTENTS)]
+        self.styles = [_make_source(path) for path in (*_find_examples(_STYLES), *own_styles)]
+        self._gallery = {source.id: source for source in (*self.contents, *self.styles)}
 
     # --- tabs ---
 
@@ -147,12 +150,13 @@ class Studio:
         """Return an image of the gallery, or an upload of any tab. Raises `KeyError` if there is none."""
         return _find(name, [self._gallery, *(tab.sources for tab in list(self._tabs.values()))])
 
-    def room(self, tab: Tab) -> int:
+    def largest_upload(self, tab: Tab) -> int:
         """Return how many bytes a tab's next upload may have."""
-        used = sum(source.path.stat().st_size for source in list(tab.sources.values()))
+        paths = (source.path for source in list(tab.sources.values()))
+        used = sum(path.stat().st_size for path in paths if path.is_relative_to(tab.folder))
         return max(0, min(self.limits.file, self.limits.files - used))
 
-    def place_for(self, tab: Tab, name: str) -> Path:
+    def new_upload_path(self, tab: Tab, name: str) -> Path:
         """Return a new path in the tab's folder for an upload with this file name."""
         safe = "".join(c for c in name.replace("\\", "/").rsplit("/", 1)[-1] if c.isprintable()).lstrip(".")[-100:]
         return Path(tempfile.mkdtemp(dir=tab.folder)) / (safe or "image")
@@ -163,7 +167,7 @@ class Studio:
         Raises `StyleTransferError` if it cannot be read.
         """
         try:
-            source = self._examine(path)
+            source = self._read_upload(path)
         except StyleTransferError:
             if path.is_relative_to(tab.folder):
                 path.unlink()
@@ -184,36 +188,44 @@ class Studio:
             return None
         content, *styles = (self.add_upload(tab, path) for path in paths)
         masks = None
-        if (drawn := read_masks(Options.from_settings(metadata), self.folder)) is not None:
-            path = self.place_for(tab, "masks.png")
-            drawn.save(path)
+        if (drawing := read_masks(Options.from_settings(metadata), self.folder)) is not None:
+            path = self.new_upload_path(tab, "masks.png")
+            drawing.save(path)
             masks = self.add_upload(tab, path).id
         return {"content": content.describe(), "styles": [style.describe() for style in styles], "masks": masks}
 
-    def _examine(self, path: Path) -> Source:
-        name = secrets.token_urlsafe(12)
+    def _read_upload(self, path: Path) -> Source:
         with self._reading:
             if is_clip(path):
-                return Source(name, path, read_first_frame(path).size, is_clip=True)
-            return Source(name, path, read_picture(path).rgb.size, metadata=read_own_settings(path))
+                return _make_source(path, read_first_frame(path).size, is_clip=True)
+            return _make_source(path, read_picture(path).rgb.size, metadata=read_own_settings(path))
 
-    def thumbnail(self, source: Source, longest: int) -> bytes:
-        """Return a JPEG of an image, or of a clip's first frame, with at most so many pixels at its longer side.
+    def thumbnail(self, source: Source, longest: int) -> tuple[bytes, str]:
+        """Return an image, or a clip's first frame, as a file and its media type: PNG if transparent, else JPEG.
+
+        Args:
+            longest: the maximum of its longer side in pixels.
 
         Raises `StyleTransferError` if it cannot be read.
         """
         with self._reading:
-            image = (read_first_frame(source.path) if source.is_clip else read_picture(source.path).rgb).copy()
+            picture = Picture(read_first_frame(source.path)) if source.is_clip else read_picture(source.path)
+            rgb, alpha = picture.rgb, picture.alpha
+            image = Image.merge("RGBA", (*rgb.split(), alpha)) if alpha else rgb.copy()
         image.thumbnail((longest, longest))
-        return to_jpeg(image)
+        if not alpha:
+            return to_jpeg(image), "image/jpeg"
+        file = io.BytesIO()
+        image.save(file, "PNG")
+        return file.getvalue(), "image/png"
 
     # --- jobs ---
 
-    def add_job(self, tab: Tab, asked: Mapping[str, Any]) -> Job:
+    def add_job(self, tab: Tab, request: Mapping[str, Any]) -> Job:
         """Append what a tab asks for to the queue. All but a variation end the tab's earlier jobs.
 
         Args:
-            asked: kind ("preview", "variation", "full" or "clip"), content and styles (names of sources), settings,
+            request: kind ("preview", "variation", "full" or "clip"), content and styles (names of sources), settings,
                 and perhaps masks (the name of a source) and previous (the name of a job to continue).
 
         Raises:
@@ -222,8 +234,8 @@ class Studio:
             KeyError: there is no such source.
         """
         self._check_rate(tab)
-        kind, options = str(asked.get("kind")), self._read(asked)
-        content, styles = self._chosen(asked)
+        kind, options = str(request.get("kind")), self._read_options(request)
+        content, styles = self._find_inputs(request)
         path, paths = content.path, [style.path for style in styles]
         keep = tab.folder
         if kind in ("full", "clip"):
@@ -239,19 +251,19 @@ class Studio:
                 path = self._first_frame_of(content, tab)
         else:
             raise UsageError(f"there is no job {kind!r}")
-        if asked.get("masks"):
-            options = options.with_changes(write_masks(self.source(asked["masks"]).path, len(paths), path, keep))
+        if request.get("masks"):
+            options = options.with_changes(write_masks(self.source(request["masks"]).path, len(paths), path, keep))
         if kind != "variation":
             for job in list(tab.jobs.values()):
                 job.stop()
         arguments = kind, path, paths, options, self._choose_target(tab, kind, path, paths), lambda: tab.is_open
         job = ClipJob(*arguments) if kind == "clip" else ImageJob(*arguments)
-        previous = tab.jobs.get(str(asked.get("previous")))
+        previous = tab.jobs.get(str(request.get("previous")))
         if (
             kind == "preview"
             and isinstance(job, ImageJob)
             and isinstance(previous, ImageJob)
-            and (options.init, options.scales) == _BY_ITSELF
+            and (options.init, options.scales) == _DEFAULT_START
         ):
             job.continue_from(previous)
         job.input_sizes = [source.size for source in (content, *styles)]
@@ -261,21 +273,21 @@ class Studio:
 
     def _check_rate(self, tab: Tab) -> None:
         now = time.monotonic()
-        tab.asked = [*(then for then in tab.asked if now - then < 60), now]
-        if len(tab.asked) > self.limits.jobs:
+        tab.request_times = [*(then for then in tab.request_times if now - then < 60), now]
+        if len(tab.request_times) > self.limits.jobs:
             raise UsageError("too many changes within a minute; wait a little")
 
-    def _read(self, asked: Mapping[str, Any]) -> Options:
-        settings = asked.get("settings") or {}
+    def _read_options(self, request: Mapping[str, Any]) -> Options:
+        settings = request.get("settings") or {}
         if not isinstance(settings, dict):
             raise UsageError("settings must be names with values")
-        options = read_settings({**(PRESETS["fast"] if asked.get("kind") == "clip" else {}), **settings})
+        options = read_settings({**(PRESETS["fast"] if request.get("kind") == "clip" else {}), **settings})
         if options.size > self.limits.size:
             raise UsageError(f"size is {options.size}; the largest here is {self.limits.size}")
         return options
 
-    def _chosen(self, asked: Mapping[str, Any]) -> tuple[Source, list[Source]]:
-        content, styles = asked.get("content"), asked.get("styles")
+    def _find_inputs(self, request: Mapping[str, Any]) -> tuple[Source, list[Source]]:
+        content, styles = request.get("content"), request.get("styles")
         if not content:
             raise UsageError("choose a content image first")
         if not styles:
@@ -329,12 +341,12 @@ class Studio:
             total += seconds
         return total
 
-    def estimate_sizes(self, asked: Mapping[str, Any], sizes: Iterable[int]) -> dict[int, float | None]:
+    def estimate_sizes(self, request: Mapping[str, Any], sizes: Iterable[int]) -> dict[int, float | None]:
         """Return the seconds of a full image of each size, by how long the newest job took; None while unknown.
 
         Raises as `add_job`.
         """
-        options, (content, styles) = self._read(asked), self._chosen(asked)
+        options, (content, styles) = self._read_options(request), self._find_inputs(request)
         pixels = [source.size for source in (content, *styles)]
         return {size: self._estimate(pixels, options.with_changes({"size": size})) for size in sizes}
 
@@ -349,6 +361,11 @@ def _find(name: str, places: Iterable[Mapping[str, _T]]) -> _T:
         if name in place:
             return place[name]
     raise KeyError(name)
+
+
+def _make_source(path: Path, size: tuple[int, int] | None = None, **others: Any) -> Source:
+    """Return a source with a new id; raises `StyleTransferError` if its size is not given and cannot be read."""
+    return Source(secrets.token_urlsafe(12), path, size or read_size(path), **others)
 
 
 def _find_examples(names: Sequence[str]) -> list[Path]:

@@ -14,6 +14,7 @@ const state = {
   jobs: new Map(),               // by id, in order
   shown: null,                   // the id of the job whose image is shown
   variations: [],                // ids
+  isComparing: false,            // the next click in the history chooses what to compare with
   compared: null,                // the id of the job that the shown one is compared with
   pinned: null,                  // the id of the job that was brought back, whatever else is made
 }
@@ -95,7 +96,7 @@ function showInputs() {
   drawChosen("styles", state.styles)
   masks.offer(state.styles.length)
   masks.reset(state.content.size)
-  if (state.masks) masks.restore(`/api/sources/${state.masks}`).catch(report)
+  if (state.masks) masks.restore(thumbnail({id: state.masks}, 1024)).catch(report)
 }
 
 function setStyles(sources) {
@@ -433,8 +434,8 @@ async function main() {
   drawSizes({})
   connectDrop("content")
   connectDrop("styles")
-  addGallery("photographs", setup.photographs, setContent)
-  addGallery("paintings", setup.paintings, source => setStyles([source]))
+  addGallery("contents", setup.contents, setContent)
+  addGallery("styles-gallery", setup.styles, source => setStyles([source]))
   document.addEventListener("paste", event => {
     const files = [...event.clipboardData.files]
     if (files.length) choose(state.content ? "styles" : "content", files)
