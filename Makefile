@@ -82,7 +82,7 @@ $(USER): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12")'
 	@echo "Installing styletransfer into .venv; PyTorch is large: one to several minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(INSTALL) .
+	$(INSTALL) '.[ui]'
 	@touch $@
 
 $(DEV): pyproject.toml $(USER)
