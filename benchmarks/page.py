@@ -1,0 +1,145 @@
+"""Measure the page in Debian's Chromium: its size, the previews' delay, and what it costs to watch a run."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from measuring import EXAMPLES
+
+CONTENT, STYLE = EXAMPLES / "coffee.jpg", EXAMPLES / "swirls.jpg"
+#: Seconds without activity for which processor time is measured.
+IDLE = 20
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def processor_seconds(pid: int) -> float:
+    """Return the processor time of a process and its children."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        children = [
+            int(c) for task in Path(f"/proc/{pid}/task").iterdir() for c in (task / "children").read_text().split()
+        ]
+    except OSError:  # it has ended
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / _TICKS + sum(map(processor_seconds, children))
+
+
+@contextmanager
+def open_page() -> Iterator[tuple[Any, int, int, float]]:
+    """Yield a browser that shows the page, its process, the server's, and the seconds until the server was ready."""
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1440,1000"):
+        options.add_argument(argument)
+    service = webdriver.ChromeService(shutil.which("chromedriver"))
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        command = [sys.executable, "-m", "styletransfer", "ui", "--no-browser", "--port", "7862", "--folder", folder]
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        assert server.stdout
+        address = server.stdout.readline().strip()
+        ready = time.perf_counter() - start
+        try:
+            with webdriver.Chrome(options=options, service=service) as browser:
+                browser.get(address)
+                time.sleep(5)  # until the network is loaded
+                yield browser, service.process.pid, server.pid, ready
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def seconds_until(is_true: Callable[[], object]) -> float:
+    """Return the seconds until a call is true."""
+    start = time.perf_counter()
+    while not is_true():
+        time.sleep(0.02)
+    return time.perf_counter() - start
+
+
+def print_page() -> None:
+    """Print all figures of docs/page.md."""
+    with open_page() as (browser, browser_pid, server_pid, ready):
+
+        def run_script(text: str, *arguments: Any) -> Any:
+            return browser.execute_script(text, *arguments)
+
+        def change(name: str, value: object) -> None:
+            run_script(
+                "const e = document.getElementById(arguments[0]); e.value = arguments[1];"
+                "e.dispatchEvent(new Event('change', {bubbles: true}))",
+                name,
+                value,
+            )
+
+        def shown() -> Any:
+            return run_script("return document.querySelector('#after img').getAttribute('src')")
+
+        def is_done(kind: str) -> bool:
+            return str(browser.find_element("id", "status").text).startswith(f"{kind} done")
+
+        count, size = run_script(
+            "const e = performance.getEntriesByType('resource');"
+            "return [e.length, e.reduce((sum, one) => sum + one.decodedBodySize, 0)]"
+        )
+        print(f"the server is ready after {ready:.1f} s; {count} files, {size / 1000:.0f} KB")
+        before = processor_seconds(server_pid), processor_seconds(browser_pid)
+        time.sleep(IDLE)
+        server, chromium = (
+            60 / IDLE * (processor_seconds(pid) - then)
+            for pid, then in zip((server_pid, browser_pid), before, strict=True)
+        )
+        print(f"idle, processor seconds a minute: server {server:.1f}, browser {chromium:.1f}")
+
+        browser.find_element("id", "content-file").send_keys(str(CONTENT))
+        time.sleep(2)
+        browser.find_element("id", "styles-file").send_keys(str(STYLE))
+        first = seconds_until(shown)
+        done = first + seconds_until(lambda: is_done("Preview"))
+        print(f"first preview {first:.1f} s after the second image, finished {done:.1f} s")
+        time.sleep(1)
+        for balance in (45, 60):
+            earlier = shown()
+            change("balance", balance)
+            seconds = seconds_until(lambda earlier=earlier: shown() != earlier)
+            print(f"slider to changed preview {seconds:.1f} s")
+            seconds_until(lambda: is_done("Preview"))
+            time.sleep(1)
+
+        run_script("document.getElementById('reset').click()")
+        for name, value in (("option-model", "vgg19-lite"), ("option-iterations", 50), ("size", 512)):
+            change(name, value)
+        time.sleep(1)
+        for _ in range(2):
+            spent = processor_seconds(browser_pid)
+            run_script("document.getElementById('render').click()")
+            time.sleep(1)
+            seconds = 1 + seconds_until(lambda: is_done("Full quality"))
+            print(
+                f"full image, as --preset fast: {seconds:.1f} s, browser {processor_seconds(browser_pid) - spent:.1f} s"
+            )
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            sys.executable,
+            "-m",
+            "styletransfer",
+            CONTENT,
+            STYLE,
+            "--preset",
+            "fast",
+            "-q",
+            "-o",
+            f"{folder}/a.png",
+        ]
+        for _ in range(2):
+            start = time.perf_counter()
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            print(f"styletransfer … --preset fast: {time.perf_counter() - start:.1f} s")
