@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -478,6 +479,20 @@ def test_server_on_all_interfaces_requires_a_password(tmp_path: Path) -> None:
     finally:
         process.terminate()
         process.communicate(timeout=PATIENCE)
+
+
+def test_server_with_an_open_page_ends_without_a_message(tmp_path: Path) -> None:
+    pytest.importorskip("uvicorn", reason="the page needs uvicorn")
+    process, port = start_server(tmp_path, "-q")
+    assert process.stdout
+    process.stdout.readline()
+    client = Client(f"http://127.0.0.1:{port}/")
+    tab = client.call("api/tabs", {})["tab"]
+    with urllib.request.urlopen(f"{client.address}api/tabs/{tab}/events", timeout=PATIENCE) as stream:
+        assert stream.readline() == b"data: []\n"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, errors) == (0, "")
 
 
 def test_port_in_use_is_one_line(tmp_path: Path) -> None:

@@ -170,9 +170,9 @@ class _Routes:
         return StreamingResponse(self._watch(tab), media_type="text/event-stream")
 
     async def _watch(self, tab: Tab) -> AsyncIterator[str]:
-        """Yield the jobs that changed, as server-sent events."""
+        """Yield the jobs that changed, as server-sent events, until the server ends."""
         versions, last_sent = dict[str, tuple[int, int]](), 0.0
-        while True:
+        while not self._studio.is_closed:
             tab.last_seen = now = time.monotonic()
             changed = []
             for job in list(tab.jobs.values()):

@@ -83,6 +83,7 @@ def serve(
         while not server.started and thread.is_alive():
             time.sleep(0.01)
         address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
+        stopped()  # from here on a signal ends the server cleanly
         ready(address)
         if open_browser:
             webbrowser.open(address)
@@ -91,7 +92,7 @@ def serve(
                 keep_model(Options())  # the first preview needs it
             studio.queue.work(stopped)
         finally:
-            server.should_exit = True
+            studio.is_closed = server.should_exit = True
             thread.join(5)
 
 

@@ -110,6 +110,9 @@ class Studio:
         temporary: a folder for uploads and previews.
         styles: a folder of images for the gallery, besides the examples.
 
+    Attributes:
+        is_closed: set it to end the streams of events; the server waits for them.
+
     Raises `UsageError` if the folder of styles has no images.
     """
 
@@ -117,6 +120,7 @@ class Studio:
         self.folder, self.limits, self.queue = folder, limits or Limits(), Queue()
         self._temporary, self._tabs, self._lock = temporary, dict[str, Tab](), threading.Lock()
         self._reading = threading.Lock()  # so that only one large image is in memory
+        self.is_closed = False
         own_styles = list_pictures(styles) if styles else []
         self.contents = [_make_source(path) for path in _find_examples(_CONTENTS)]
         self.styles = [_make_source(path) for path in (*_find_examples(_STYLES), *own_styles)]
