@@ -2,7 +2,8 @@
 
     make bench                                                      CPU: more than an hour on two cores
     make bench ARGS='--part table'                                  only this
-    make bench ARGS='--part layers'                                 algorithms of convolutions; also load, start, page
+    make bench ARGS='--part layers'                                 algorithms of convolutions
+    make bench ARGS='--part page'                                   the page; also uploads, load, start
     make bench ARGS='--part quality --size 256 --iterations 100 --pairs 1'
     make bench ARGS='--part ablations --pairs 3'                    runs with one thing changed
     make bench-gpu                                                  on CUDA
@@ -27,7 +28,7 @@ import torch.nn.functional as F
 from ablations import print_ablations
 from machine import print_layers, print_load, print_start
 from measuring import EXAMPLES, HERE, alternating, isolated, load_encoder, processor
-from page import print_page
+from page import print_page, print_uploads
 from quality import PAIRS, compare_pairs
 from reference import Reference
 from torch import Tensor
@@ -182,7 +183,13 @@ def memory_of_reference(name: str, size: int, device_name: str) -> int:
 
 #: The parts of a whole run, and those that are run on their own.
 PARTS = ("table", "memory", "quality", "command", "beyond")
-MACHINE = {"layers": print_layers, "load": print_load, "start": print_start, "page": print_page}
+MACHINE = {
+    "layers": print_layers,
+    "load": print_load,
+    "start": print_start,
+    "page": print_page,
+    "uploads": print_uploads,
+}
 
 
 # --- the command ---------------------------------------------------------------------------------------------------

@@ -319,6 +319,38 @@ def test_tabs_queue_and_closing_one_ends_its_job(
     assert len(second.all("#history button")) == 1  # its own
 
 
+def test_reloaded_page_has_its_history_inputs_and_settings(
+    open_tab: Callable[..., Tab], photo: Path, large_photo: Path, style_path: Path
+) -> None:
+    tab, other = open_tab(), open_tab()
+    tab.start(photo, style_path, iterations=4)
+    tab.wait_until_done("Preview")
+    tab.choose("balance", 90)
+    wait_for(lambda: len(tab.all("#history button")) == 2, "the second preview")
+    shown = tab.shown
+    tab.driver.refresh()
+    wait_for(lambda: len(tab.all("#history button")) == 2 and tab.shown == shown, "the history")
+    assert (tab.chosen("content"), tab.chosen("styles")) == ([photo.name], [style_path.name])
+    assert float(tab.find("#balance").get_attribute("value")) == 90
+    assert tab.find("#option-iterations").get_attribute("value") == "4"
+    widths = wait_for(
+        lambda: tab.script("return [...document.querySelectorAll('#history img')].map(i => i.naturalWidth)"), "images"
+    )
+    assert all(0 < width <= 200 for width in widths)
+    assert other.all("#history button") == []
+
+    tab.fill("iterations", 1000)
+    tab.upload("content", large_photo)
+    tab.press("render")
+    wait_for(lambda: "Full quality" in tab.status and "iteration" in tab.status, "the full image")
+    tab.driver.refresh()
+    wait_for(lambda: "Full quality" in tab.status and "iteration" in tab.status, "the full image, continued")
+    assert tab.chosen("content") == [large_photo.name]
+    tab.press("stop")
+    wait_for(lambda: tab.status.startswith("Full quality stopped early"), "the end")
+    assert len(tab.all("#history button")) == 3
+
+
 def test_drawn_region_is_kept_unchanged(
     open_tab: Callable[..., Tab], photo: Path, style_path: Path, folder: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import io
 import json
 import os
 import shutil
@@ -455,7 +456,12 @@ def test_server_streams_the_progress_of_a_job(address: str, content_path: Path, 
                 break
     assert states[-1]["id"] == job["id"] and states[-1]["size"] == [64, 51]
     status, preview = client.request(f"api/jobs/{job['id']}/preview")
-    assert status == 200 and preview.startswith(b"\xff\xd8")
+    assert status == 200 and Image.open(io.BytesIO(preview)).format == "JPEG"
+    sizes = {"16": (16, 13), "0": (1, 1), "9" * 5000: (64, 51), "-1": (64, 51), "x": (64, 51)}
+    for size, expected in sizes.items():
+        status, preview = client.request(f"api/jobs/{job['id']}/preview?size={size}")
+        assert status == 200 and Image.open(io.BytesIO(preview)).size == expected
+    assert client.request(f"api/sources/{content['id']}?size={'9' * 5000}")[0] == 200
     status, file = client.request(f"api/jobs/{job['id']}/file")
     assert status == 200 and file.startswith(b"\x89PNG")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from anyio import CapacityLimiter, to_thread
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
@@ -28,6 +29,8 @@ from .studio import Studio, Tab
 
 #: Seconds between checks of a tab's jobs, and at most between events, so that a closed tab is noticed.
 POLL_INTERVAL, HEARTBEAT = 0.15, 2.0
+#: Longer side of the largest image that a browser must show beside the output, in pixels.
+LARGEST_SHOWN = 4096
 #: Sizes that the page offers for the finished image.
 SIZES = (512, 1024, 2048, 3600)
 #: What a browser may load for the page: nothing from elsewhere.
@@ -113,6 +116,12 @@ def _read_host(request: Request) -> str | None:
         return None
 
 
+def _read_size(request: Request) -> int | None:
+    """Return the longer side of the image that is asked for, in pixels; None for its own."""
+    size = request.query_params.get("size", "")
+    return max(1, min(int(size[:9]), LARGEST_SHOWN)) if size.isdecimal() else None
+
+
 def _read_login(request: Request) -> bytes:
     scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
     try:
@@ -145,6 +154,8 @@ def _answer_missing(request: Request, error: Exception) -> Response:
 class _Routes:
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
+        # One image of each kind is in memory at once, and waiting requests take no thread.
+        self._uploading, self._reading = CapacityLimiter(1), CapacityLimiter(1)
 
     async def index(self, request: Request) -> Response:
         return FileResponse(Path(__file__).parent / "static" / "index.html")
@@ -163,7 +174,8 @@ class _Routes:
         )
 
     async def open_tab(self, request: Request) -> Response:
-        return JSONResponse({"tab": self._studio.open_tab().id})
+        name = (await _read_json(request)).get("tab")
+        return JSONResponse({"tab": self._studio.open_tab(str(name)).id})
 
     async def events(self, request: Request) -> Response:
         tab = self._studio.tab(request.path_params["tab"])
@@ -198,8 +210,8 @@ class _Routes:
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-        source = await run_in_threadpool(self._studio.add_upload, tab, path)
-        restored = await run_in_threadpool(self._studio.restore, tab, source)
+        source = await to_thread.run_sync(self._studio.add_upload, tab, path, limiter=self._uploading)
+        restored = await to_thread.run_sync(self._studio.restore, tab, source, limiter=self._uploading)
         return JSONResponse({**source.describe(), "restored": restored})
 
     async def add_job(self, request: Request) -> Response:
@@ -217,14 +229,14 @@ class _Routes:
         return JSONResponse(await run_in_threadpool(self._studio.estimate_sizes, body, SIZES))
 
     async def show_source(self, request: Request) -> Response:
-        source, size = self._studio.source(request.path_params["source"]), request.query_params.get("size", "256")
-        longest = min(int(size), 4096) if size.isdecimal() else 256
-        data, media_type = await run_in_threadpool(self._studio.thumbnail, source, longest)
+        source, longest = self._studio.source(request.path_params["source"]), _read_size(request) or LARGEST_SHOWN
+        data, media_type = await to_thread.run_sync(self._studio.thumbnail, source, longest, limiter=self._reading)
         # A source never changes, and reading a large one takes a second.
         return Response(data, headers={"Cache-Control": "private, max-age=86400"}, media_type=media_type)
 
     async def show_preview(self, request: Request) -> Response:
-        data = await run_in_threadpool(self._studio.job(request.path_params["job"]).preview)
+        job = self._studio.job(request.path_params["job"])
+        data = await to_thread.run_sync(job.preview, _read_size(request), limiter=self._reading)
         return Response(data, media_type="image/jpeg") if data else Response(status_code=404)
 
     async def send_file(self, request: Request) -> Response:

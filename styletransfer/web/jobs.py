@@ -46,6 +46,7 @@ class Job:
         previews: number of images for `preview` so far.
         size: width and height of the newest one; None before.
         input_sizes: width and height of content and styles.
+        request: settings and inputs as the page sent and shows them.
         rate: seconds of an iteration, per unit of `Pace.cost`; 0 while unknown.
         is_complete: whether it ended by itself.
         error: what went wrong, for people.
@@ -64,6 +65,7 @@ class Job:
         self.id, self.version, self.state, self.error = secrets.token_urlsafe(12), 0, "waiting", ""
         self.progress, self.rate = dict[str, Any](), 0.0
         self.input_sizes: list[tuple[int, int]] = []
+        self.request = dict[str, Any]()
         self.fraction: float | None = None
         self.is_complete = False
         self.previews = 0
@@ -115,8 +117,20 @@ class Job:
                 log.exception("%s", describe_error(error))
             self._change(state="failed", error=describe_error(error))
 
-    def preview(self) -> bytes | None:
-        """Return what is there so far as JPEG; None if there is nothing."""
+    def preview(self, longest: int | None = None) -> bytes | None:
+        """Return what is there so far as JPEG, or None.
+
+        Args:
+            longest: the maximum of its longer side in pixels; None for its own.
+        """
+        image = self._image()
+        if image is not None and longest is not None:
+            image = image.copy()
+            image.thumbnail((longest, longest))
+        return None if image is None else to_jpeg(image)
+
+    def _image(self) -> Image.Image | None:
+        """Return what is there so far."""
         raise NotImplementedError
 
     def _make(self, must_stop: Callable[[], bool]) -> bool:
@@ -145,11 +159,11 @@ class ImageJob(Job):
         """Start from the image of a job before this one, unless that ends before its last scale."""
         self._previous = previous
 
-    def preview(self) -> bytes | None:
+    def _image(self) -> Image.Image | None:
         image = self._newest
         if image is None and self.target.exists():
             image = read_picture(self.target).rgb
-        return None if image is None else to_jpeg(image)
+        return image
 
     @property
     def has_last_scale(self) -> bool:
@@ -198,8 +212,8 @@ class ClipJob(Job):
 
     _frame: Image.Image | None = None
 
-    def preview(self) -> bytes | None:
-        return None if self._frame is None else to_jpeg(self._frame)
+    def _image(self) -> Image.Image | None:
+        return self._frame
 
     def _make(self, must_stop: Callable[[], bool]) -> bool:
         _need_video()

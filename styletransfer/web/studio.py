@@ -119,7 +119,6 @@ class Studio:
     def __init__(self, folder: Path, temporary: Path, styles: Path | None = None, limits: Limits | None = None) -> None:
         self.folder, self.limits, self.queue = folder, limits or Limits(), Queue()
         self._temporary, self._tabs, self._lock = temporary, dict[str, Tab](), threading.Lock()
-        self._reading = threading.Lock()  # so that only one large image is in memory
         self.is_closed = False
         own_styles = list_pictures(styles) if styles else []
         self.contents = [_make_source(path) for path in _find_examples(_CONTENTS)]
@@ -128,9 +127,15 @@ class Studio:
 
     # --- tabs ---
 
-    def open_tab(self) -> Tab:
-        """Return a new tab, and forget closed ones. Raises `UsageError` if there are too many."""
+    def open_tab(self, name: str = "") -> Tab:
+        """Return the tab of this name if it is there, or else a new one, and forget closed ones.
+
+        Raises `UsageError` if there are too many.
+        """
         with self._lock:
+            if name in self._tabs:  # it was reloaded
+                self._tabs[name].last_seen = time.monotonic()
+                return self._tabs[name]
             for tab in [tab for tab in self._tabs.values() if not (tab.is_open or tab.is_busy)]:
                 del self._tabs[tab.id]
                 shutil.rmtree(tab.folder, ignore_errors=True)
@@ -199,10 +204,9 @@ class Studio:
         return {"content": content.describe(), "styles": [style.describe() for style in styles], "masks": masks}
 
     def _read_upload(self, path: Path) -> Source:
-        with self._reading:
-            if is_clip(path):
-                return _make_source(path, read_first_frame(path).size, is_clip=True)
-            return _make_source(path, read_picture(path).rgb.size, metadata=read_own_settings(path))
+        if is_clip(path):
+            return _make_source(path, read_first_frame(path).size, is_clip=True)
+        return _make_source(path, read_picture(path).rgb.size, metadata=read_own_settings(path))
 
     def thumbnail(self, source: Source, longest: int) -> tuple[bytes, str]:
         """Return an image, or a clip's first frame, as a file and its media type: PNG if transparent, else JPEG.
@@ -212,10 +216,9 @@ class Studio:
 
         Raises `StyleTransferError` if it cannot be read.
         """
-        with self._reading:
-            picture = Picture(read_first_frame(source.path)) if source.is_clip else read_picture(source.path)
-            rgb, alpha = picture.rgb, picture.alpha
-            image = Image.merge("RGBA", (*rgb.split(), alpha)) if alpha else rgb.copy()
+        picture = Picture(read_first_frame(source.path)) if source.is_clip else read_picture(source.path)
+        rgb, alpha = picture.rgb, picture.alpha
+        image = Image.merge("RGBA", (*rgb.split(), alpha)) if alpha else rgb.copy()
         image.thumbnail((longest, longest))
         if not alpha:
             return to_jpeg(image), "image/jpeg"
@@ -239,41 +242,44 @@ class Studio:
         """
         self._check_rate(tab)
         kind, options = str(request.get("kind")), self._read_options(request)
-        content, styles = self._find_inputs(request)
-        path, paths = content.path, [style.path for style in styles]
-        keep = tab.folder
-        if kind in ("full", "clip"):
-            if content.is_clip != (kind == "clip"):
-                raise UsageError(f"{path.name} is {'a clip' if content.is_clip else 'an image'}")
-            keep = self.folder
-            path, *paths = (keep_input(one, keep) for one in (path, *paths))
-        elif kind in SMALLER:
+        if kind in SMALLER:
             options = options.with_changes(
                 {name: min(most, getattr(options, name)) for name, most in SMALLER[kind].items()}
             )
-            if content.is_clip:
-                path = self._first_frame_of(content, tab)
-        else:
+        elif kind not in ("full", "clip"):
             raise UsageError(f"there is no job {kind!r}")
-        if request.get("masks"):
-            options = options.with_changes(write_masks(self.source(request["masks"]).path, len(paths), path, keep))
+        content, styles = self._find_inputs(request)
+        folder, (path, *paths) = self._prepare_files(tab, kind, content, styles)
+        if masks := request.get("masks"):
+            options = options.with_changes(write_masks(self.source(masks).path, len(paths), path, folder))
         if kind != "variation":
-            for job in list(tab.jobs.values()):
-                job.stop()
+            for other in list(tab.jobs.values()):
+                other.stop()
         arguments = kind, path, paths, options, self._choose_target(tab, kind, path, paths), lambda: tab.is_open
         job = ClipJob(*arguments) if kind == "clip" else ImageJob(*arguments)
         previous = tab.jobs.get(str(request.get("previous")))
-        if (
-            kind == "preview"
-            and isinstance(job, ImageJob)
-            and isinstance(previous, ImageJob)
-            and (options.init, options.scales) == _DEFAULT_START
-        ):
+        is_default_start = (options.init, options.scales) == _DEFAULT_START
+        if kind == "preview" and is_default_start and isinstance(job, ImageJob) and isinstance(previous, ImageJob):
             job.continue_from(previous)
         job.input_sizes = [source.size for source in (content, *styles)]
+        job.request = {
+            "settings": request.get("settings") or {},
+            "content": content.describe(),
+            "styles": [style.describe() for style in styles],
+            "masks": masks,
+        }
         tab.jobs[job.id] = job
         self.queue.add(job)
         return job
+
+    def _prepare_files(self, tab: Tab, kind: str, content: Source, styles: Sequence[Source]) -> tuple[Path, list[Path]]:
+        """Return the folder for a job's files, and its inputs, content first, copied there if they must be kept."""
+        paths = [source.path for source in (content, *styles)]
+        if kind in SMALLER:
+            return tab.folder, [self._first_frame_of(content, tab) if content.is_clip else paths[0], *paths[1:]]
+        if content.is_clip != (kind == "clip"):
+            raise UsageError(f"{paths[0].name} is {'a clip' if content.is_clip else 'an image'}")
+        return self.folder, [keep_input(path, self.folder) for path in paths]
 
     def _check_rate(self, tab: Tab) -> None:
         now = time.monotonic()
@@ -332,6 +338,7 @@ class Studio:
             "place": len(before),
             "starts_in": self._seconds_of(before) if before else None,
             "command": shlex.join(command),
+            **job.request,
         }
 
     def _seconds_of(self, jobs: Iterable[Job]) -> float | None:

@@ -18,7 +18,6 @@ const state = {
   compared: null,                // the id of the job that the shown one is compared with
   pinned: null,                  // the id of the job that was brought back, whatever else is made
 }
-const early = []  // news of jobs that are not known yet
 let tab, setup, controls, stage, masks, timer
 
 // --- the server ---
@@ -179,25 +178,18 @@ async function start(kind, settings = controls.read(), previous = state.shown) {
     kind, content: state.content.id, styles: state.styles.map(style => style.id), masks: state.masks,
     settings: {...settings, ...size}, previous: kind === "preview" ? previous : null,
   })
-  Object.assign(job, {settings, content: state.content, styles: state.styles, masks: state.masks})
-  state.jobs.set(job.id, job)
   state.pinned = null
   if (kind !== "variation") { closeSheet(); stopComparing() }
-  update(early.splice(0).filter(news => news.id === job.id))
-  drawState()
+  if (!state.jobs.has(job.id)) update([job])  // else there is newer news of it
   return job.id
 }
 
 // Take in what the server says about jobs.
 function update(jobs) {
   for (const news of jobs) {
-    if (!state.jobs.has(news.id)) {
-      early.push(news)  // the answer to the request for it is still on its way
-      continue
-    }
     const job = {...(state.jobs.get(news.id) ?? {}), ...news}
     state.jobs.set(news.id, job)
-    if (state.variations.includes(job.id)) drawVariation(job)
+    if (job.kind === "variation") drawVariation(job)
     else if (job.preview !== job.drawn && job.preview) draw(job)
     if (job.state === "failed") report(job)
     if (job.state === "done") finish(job)
@@ -205,12 +197,23 @@ function update(jobs) {
   if (jobs.length) drawState()
 }
 
+// Show the jobs of a tab that was reloaded.
+function restoreJobs(jobs) {
+  for (const job of jobs) {
+    state.jobs.set(job.id, {...job, drawn: job.preview})
+    if (job.state === "done") finish(state.jobs.get(job.id))
+  }
+  const last = running() ?? [...state.jobs.values()].filter(isInHistory).at(-1)
+  if (last) bringBack(last.id)
+  if (running()) state.pinned = null
+}
+
 function draw(job) {
   job.drawn = job.preview
   if (state.compared || (state.pinned && state.pinned !== job.id)) return
   if (job.kind === "clip" && job.state === "done") return
   state.shown = job.id
-  const before = thumbnail(job.content ?? state.content, Math.min(4096, Math.max(...job.size)))
+  const before = thumbnail(job.content, Math.min(4096, Math.max(...job.size)))
   const image = new Image()
   image.onload = () => { if (state.shown === job.id && !state.compared) stage.show(image.src, job.size, before) }
   image.src = `/api/jobs/${job.id}/preview?${job.preview}`
@@ -219,10 +222,12 @@ function draw(job) {
 function finish(job) {
   if (job.finished) return
   job.finished = true
-  if (job.kind !== "variation" && (job.complete || job.kind !== "preview")) addHistory(job)
-  if (job.kind === "clip") play(job)
+  if (isInHistory(job)) addHistory(job)
+  if (job.kind === "clip" && state.shown === job.id) play(job)
   estimate()
 }
+
+const isInHistory = job => job.state === "done" && job.kind !== "variation" && (job.complete || job.kind !== "preview")
 
 function play(job) {
   $("player").src = `/api/jobs/${job.id}/file`
@@ -338,6 +343,7 @@ async function tryFour() {
     const id = await start("variation", chosen)
     if (!id) return closeSheet()
     state.variations.push(id)
+    drawVariation(state.jobs.get(id))
     $("sheet").children[i].addEventListener("click", () => {
       controls.fill(chosen)
       closeSheet()
@@ -362,10 +368,10 @@ function closeSheet() {
 
 function addHistory(job) {
   const button = document.createElement("button"), image = new Image()
-  image.src = `/api/jobs/${job.id}/preview?${job.version}`
-  const settings = Object.entries(job.settings ?? {}).map(([name, value]) => `${name.replaceAll("_", " ")}: ${value}`).join("\n")
-  const names = `${job.content?.name} in ${job.styles?.map(style => style.name).join(" + ")}`
-  image.alt = `${names}, ${job.size?.join("×")} px`
+  image.src = `/api/jobs/${job.id}/preview?size=200`
+  const settings = Object.entries(job.settings).map(([name, value]) => `${name.replaceAll("_", " ")}: ${value}`).join("\n")
+  const names = `${job.content.name} in ${job.styles.map(style => style.name).join(" + ")}`
+  image.alt = `${names}, ${job.size.join("×")} px`
   button.title = `${image.alt}\n${settings || "default settings"}`
   button.type = "button"
   button.append(image)
@@ -382,8 +388,8 @@ function bringBack(id) {
   Object.assign(state, {content: job.content, styles: job.styles, masks: job.masks, shown: id, pinned: id})
   showInputs()
   controls.fill(job.settings)
-  if (job.kind === "clip") play(job)
-  else draw(job)
+  if (job.kind === "clip" && job.state === "done") play(job)
+  else if (job.preview) draw(job)
   drawState()
   estimate()
 }
@@ -419,7 +425,9 @@ function stopComparing() {
 async function main() {
   stage = new Stage()
   setup = await call("/api/setup")
-  tab = (await call("/api/tabs", {})).tab
+  const earlier = sessionStorage.getItem("tab")
+  tab = (await call("/api/tabs", {tab: earlier})).tab
+  sessionStorage.setItem("tab", tab)
   controls = new Controls(setup, () => changed())
   masks = new Masks(stage, async () => {
     const blob = await masks.blob()
@@ -455,7 +463,11 @@ async function main() {
   // A click leaves the keys to the image; whoever moves by keyboard keeps the focus.
   document.addEventListener("click", event => { if (event.detail) event.target.closest("button")?.blur() })
   const events = new EventSource(`/api/tabs/${tab}/events`)
-  events.onmessage = event => update(JSON.parse(event.data))
+  let take = tab === earlier ? restoreJobs : update
+  events.onmessage = event => {
+    take(JSON.parse(event.data))
+    take = update
+  }
   events.onopen = () => { if ($("error").textContent.startsWith("The server")) $("error").hidden = true }
   events.onerror = () => report(new TypeError())
 }
