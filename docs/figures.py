@@ -2,12 +2,13 @@
 `make figures ARGS='ratios colors'`."""
 
 import io
+import itertools
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -319,36 +320,96 @@ def networks() -> None:
 
 
 def page() -> None:
-    """Take a screenshot of the page with a finished preview, in Debian's chromium."""
-    from selenium import webdriver
-    from selenium.webdriver.support.wait import WebDriverWait
-
-    options = webdriver.ChromeOptions()
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1440,1100"):
-        options.add_argument(argument)
-    service = webdriver.ChromeService(shutil.which("chromedriver"))
-    with TemporaryDirectory() as folder, webdriver.Chrome(options=options, service=service) as browser:
+    """Take screenshots of the page in every state, for docs/figures/ and, with other sizes, for out/page/."""
+    places = FIGURES, FIGURES.parents[1] / "out" / "page"
+    places[1].mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "styletransfer", "ui", "--no-browser", "--port", "7861", "--folder", folder]
         server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
             assert server.stdout
-            browser.get(server.stdout.readline().strip())
-            wait = WebDriverWait(browser, 120)
-            wait.until(lambda b: b.find_elements("css selector", "#styles-gallery button"))
-            for place, path in (("content", ASTRONAUT), ("styles", SWIRLS)):
-                browser.find_element("id", f"{place}-file").send_keys(str(path))
-                wait.until(lambda b, place=place: b.find_elements("css selector", f"#{place} img"))
-            wait.until(lambda b: b.find_element("id", "status").text.startswith("Preview done"))
-            browser.execute_script(
-                "const e = arguments[0]; e.value = 40; e.dispatchEvent(new Event('input'))",
-                browser.find_element("id", "split"),
-            )
-            time.sleep(2)  # until it is drawn
-            screen = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
+            address = server.stdout.readline().strip()
+            for width, theme in itertools.product((1440, 1024, 390), ("light", "dark")):
+                for state, screen in take_screenshots(address, width, theme):
+                    screen.save(places[1] / f"{state}-{width}-{theme}.png")
+                    if (width, theme) == (1440, "light"):
+                        screen.save(places[0] / f"page-{state}.jpg", quality=80, optimize=True)
         finally:
             server.send_signal(signal.SIGINT)
             server.wait()
-    screen.save(FIGURES / "page.jpg", quality=85)
+
+
+def take_screenshots(address: str, width: int, theme: str) -> Iterator[tuple[str, Image.Image]]:
+    """Yield the states of the page by name, from empty to an error."""
+    from selenium import webdriver
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    options = webdriver.ChromeOptions()
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    service = webdriver.ChromeService(shutil.which("chromedriver"))
+    with webdriver.Chrome(options=options, service=service) as browser:
+        wait = WebDriverWait(browser, 300)
+        metrics = {"width": width, "height": 1000 if width > 500 else 844, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        scheme = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme)
+
+        def screenshot(state: str) -> tuple[str, Image.Image]:
+            time.sleep(1)  # until it is drawn
+            return state, Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
+
+        def press(name: str) -> None:
+            button = wait.until(lambda b: b.find_element("css selector", f"#{name}:not([disabled])"))
+            browser.execute_script("arguments[0].scrollIntoView({block: 'nearest'}); arguments[0].click()", button)
+
+        def change(name: str, value: object) -> None:
+            browser.execute_script(
+                "const e = arguments[0]; e.value = arguments[1];"
+                "for (const kind of ['input', 'change']) e.dispatchEvent(new Event(kind, {bubbles: true}))",
+                browser.find_element("id", name),
+                value,
+            )
+
+        def wait_for(status: str, history: int = 0) -> None:
+            wait.until(lambda b: b.find_element("id", "status").text.startswith(status))
+            wait.until(lambda b: len(b.find_elements("css selector", "#history button")) >= history)
+
+        browser.get(address)
+        wait.until(lambda b: b.find_elements("css selector", "#styles-gallery button"))
+        yield screenshot("empty")
+        for place, path in (("content", ASTRONAUT), ("styles", SWIRLS)):
+            browser.find_element("id", f"{place}-file").send_keys(str(path))
+            wait.until(lambda b, place=place: b.find_elements("css selector", f"#{place} img"))
+        wait.until(lambda b: b.find_elements("css selector", "#after img[src]"))
+        yield screenshot("preview")
+        wait_for("Preview done", 1)
+        change("split", 40)
+        yield screenshot("done")
+        change("balance", 30)
+        wait_for("Preview done", 2)
+        press("compare")
+        yield screenshot("compare")
+        press("compare")
+        press("masks-toggle")
+        stage = browser.find_element("id", "stage")
+        line = ActionChains(browser).move_to_element(stage).click_and_hold()
+        for x, y in ((0, -60), (40, 40), (-60, 30), (40, 20)):
+            line.move_by_offset(x, y)
+        line.release().perform()
+        yield screenshot("masks")
+        press("masks-toggle")
+        wait_for("Preview done", 3)
+        press("render")
+        wait_for("Full quality, ")
+        yield screenshot("rendering")
+        press("stop")
+        wait_for("Full quality stopped")
+        change("option-iterations", -1)
+        field = browser.find_element("id", "option-iterations")
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", field)
+        yield screenshot("error")
 
 
 # --- video.md --------------------------------------------------------------------------------------------------------

@@ -212,13 +212,15 @@ def test_previews_start_by_themselves_and_the_full_image_is_the_commands(
     tab.choose("balance", 90)
     wait_for(lambda: tab.shown != first, "the changed preview")
     tab.wait_until_done("Preview")
+    assert "160 px" in tab.find("#render").text  # a small content image is not enlarged by itself
     tab.choose("size", "512")
-    assert "160 px" in tab.find("#render").text  # a small content image is not enlarged
+    assert "512 px" in tab.find("#render").text
     tab.press("render")
     tab.wait_until_done("Full quality")
     output = folder / "köln at night_paint.png"
     settings = read_settings(output)
     assert (settings["model"], settings["size"], settings["init"]) == ("vgg19-lite", 512, "content")
+    assert settings["enlarge"] and Image.open(output).size == (512, 410)
     assert settings["alpha"] / settings["beta"] == pytest.approx(10 ** (0.5 - 0.9 * 4.5), rel=0.01)
 
     tab.press("download")

@@ -443,7 +443,9 @@ def test_server_streams_the_progress_of_a_job(address: str, content_path: Path, 
     )
     settings = {"size": 64, "model": "vgg19-lite", "iterations": 5}
     asked = {"content": content["id"], "styles": [style["id"]], "settings": settings}
-    assert client.call(f"api/tabs/{tab}/estimate", asked).keys() == {"512", "1024", "2048", "3600"}
+    assert client.call(f"api/tabs/{tab}/estimate", {**asked, "sizes": [128, 512]}).keys() == {"128", "512"}
+    for sizes in (None, "512", [1.5], ["512"], [-1]):
+        assert client.request(f"api/tabs/{tab}/estimate", {**asked, "sizes": sizes})[0] == 400
     job = client.call(f"api/tabs/{tab}/jobs", {**asked, "kind": "preview"})
     states = []
     request = urllib.request.Request(f"{address}api/tabs/{tab}/events", headers=client.headers)

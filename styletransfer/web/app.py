@@ -169,6 +169,7 @@ class _Routes:
                 "contents": [source.describe() for source in studio.contents],
                 "styles": [source.describe() for source in studio.styles],
                 "sizes": [size for size in SIZES if size <= studio.limits.size],
+                "largest": studio.limits.size,
                 "file_limit": studio.limits.file,
             }
         )
@@ -226,7 +227,7 @@ class _Routes:
 
     async def estimate(self, request: Request) -> Response:
         body = await _read_json(request)
-        return JSONResponse(await run_in_threadpool(self._studio.estimate_sizes, body, SIZES))
+        return JSONResponse(await run_in_threadpool(self._studio.estimate_sizes, body))
 
     async def show_source(self, request: Request) -> Response:
         source, longest = self._studio.source(request.path_params["source"]), _read_size(request) or LARGEST_SHOWN

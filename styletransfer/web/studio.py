@@ -26,6 +26,8 @@ from .paths import keep_input, number_names
 _T = TypeVar("_T")
 #: Previews and variations are made while others wait, so they have at most this size and so many iterations.
 SMALLER = {"preview": {"size": 384, "iterations": 50}, "variation": {"size": 224, "iterations": 40}}
+#: Sizes of which the time can be asked for at once.
+MOST_SIZES = 16
 #: Seconds without a connection after which a tab counts as closed.
 PATIENCE = 5.0
 #: Seconds that an image takes besides its iterations.
@@ -352,14 +354,20 @@ class Studio:
             total += seconds
         return total
 
-    def estimate_sizes(self, request: Mapping[str, Any], sizes: Iterable[int]) -> dict[int, float | None]:
+    def estimate_sizes(self, request: Mapping[str, Any]) -> dict[int, float | None]:
         """Return the seconds of a full image of each size, by how long the newest job took; None while unknown.
+
+        Args:
+            request: as for `add_job`, and sizes, a list of pixels.
 
         Raises as `add_job`.
         """
         options, (content, styles) = self._read_options(request), self._find_inputs(request)
+        sizes = request.get("sizes")
+        if not isinstance(sizes, list) or not all(isinstance(size, int) for size in sizes[:MOST_SIZES]):
+            raise UsageError("sizes must be a list of pixels")
         pixels = [source.size for source in (content, *styles)]
-        return {size: self._estimate(pixels, options.with_changes({"size": size})) for size in sizes}
+        return {size: self._estimate(pixels, options.with_changes({"size": size})) for size in sizes[:MOST_SIZES]}
 
     def _estimate(self, sizes: Sequence[tuple[int, int]], options: Options) -> float | None:
         if not self.queue.rate:

@@ -32,7 +32,7 @@ export class Controls {
     for (const simple of SIMPLE) this._addSimple(simple, byName.get(simple.name))
     const panels = new Map()
     for (const control of setup.controls) {
-      if (this.fields.has(control.name) || control.name === "size") continue
+      if (this.fields.has(control.name) || ["size", "enlarge"].includes(control.name)) continue  // beside the button
       if (!panels.has(control.panel)) {
         const title = document.createElement("h3")
         title.textContent = control.panel

@@ -6,6 +6,7 @@ import {Controls} from "./controls.js"
 
 const $ = id => document.getElementById(id)
 const WELCOME = "Choose a content image and a style: the first preview appears within seconds."
+const DEFAULT_SIZE = 1024
 const WAIT = 150  // ms without another change before a preview starts
 
 const state = {
@@ -77,6 +78,7 @@ function setContent(source) {
   masks.reset(source.size)
   masks.toggle(false)
   drawChosen("content", [source])
+  offerSizes()
   if (Object.keys(source.settings).length) controls.fill(source.settings)
   restart()
 }
@@ -85,12 +87,13 @@ function setContent(source) {
 function restore({restored, settings}) {
   Object.assign(state, {content: restored.content, styles: restored.styles, masks: restored.masks})
   controls.fill(settings)
-  showInputs()
+  showInputs(settings)
   restart()
 }
 
 // Show what was chosen, and the masks.
-function showInputs() {
+function showInputs(settings) {
+  offerSizes(settings)
   drawChosen("content", [state.content])
   drawChosen("styles", state.styles)
   masks.offer(state.styles.length)
@@ -167,13 +170,13 @@ function restart() {
   stopComparing()
   changed({anew: true})
   drawActions()
-  drawSizes({})
+  drawRender({})
 }
 
 async function start(kind, settings = controls.read(), previous = state.shown) {
   if (!controls.isValid) return null
   forgive()
-  const size = kind === "full" || kind === "clip" ? {size: Number($("size").value)} : {}
+  const size = kind === "full" || kind === "clip" ? readSize() : {}
   const job = await call(`/api/tabs/${tab}/jobs`, {
     kind, content: state.content.id, styles: state.styles.map(style => style.id), masks: state.masks,
     settings: {...settings, ...size}, previous: kind === "preview" ? previous : null,
@@ -293,24 +296,40 @@ function drawActions() {
   $("compare").disabled = $("history").children.length < 2
 }
 
-async function estimate() {
-  if (!isReady() || !controls.isValid) return drawSizes({})
-  try {
-    drawSizes(await call(`/api/tabs/${tab}/estimate`, {
-      content: state.content.id, styles: state.styles.map(style => style.id), settings: controls.read(),
-    }))
-  } catch { drawSizes({}) }  // the preview shows what is wrong
+// --- the size of the full image ---
+
+// Offer sizes for the content image: smaller ones, its own, and larger ones.
+function offerSizes({size, enlarge = false} = {}) {
+  const own = state.content ? Math.max(...state.content.size) : Infinity, most = state.content?.clip ? own : setup.largest
+  const sizes = [...new Set([...setup.sizes, own, size ?? own])].filter(one => one <= Math.min(most, setup.largest))
+  sizes.sort((a, b) => a - b)
+  const wanted = size ?? DEFAULT_SIZE
+  const chosen = enlarge ? wanted : sizes.findLast(one => one <= Math.min(wanted, own)) ?? sizes[0]
+  $("size").replaceChildren(...sizes.map(one => {
+    const note = one > own ? " (enlarged)" : one === own ? " (its size)" : ""
+    return new Option(`${one} px${note}`, one, one === chosen, one === chosen)
+  }))
 }
 
-function drawSizes(seconds) {
-  for (const option of $("size").options) option.textContent = `${option.value} px`
-  const chosen = $("size").value, time = seconds[chosen]
+function readSize() {
+  const size = Number($("size").value)
+  return state.content && size > Math.max(...state.content.size) ? {size, enlarge: true} : {size}
+}
+
+async function estimate() {
+  if (!isReady() || !controls.isValid) return drawRender({})
+  try {
+    drawRender(await call(`/api/tabs/${tab}/estimate`, {
+      content: state.content.id, styles: state.styles.map(style => style.id), settings: {...controls.read(), enlarge: true},
+      sizes: [...$("size").options].map(option => Number(option.value)),
+    }))
+  } catch { drawRender({}) }  // the preview shows what is wrong
+}
+
+function drawRender(seconds) {
+  const size = $("size").value, time = seconds[size], isClip = state.content?.clip
   state.estimates = seconds
-  const what = state.content?.clip ? "Render clip" : "Render full quality"
-  // A smaller content image keeps its size.
-  const isEnlarged = !state.content || controls.read().enlarge
-  const size = isEnlarged ? chosen : Math.min(chosen, Math.max(...state.content.size))
-  $("render").textContent = `${what} (${size} px${time && !state.content?.clip ? `, about ${duration(time)}` : ""})`
+  $("render").textContent = `${isClip ? "Render clip" : "Render full quality"} (${size} px${time && !isClip ? `, about ${duration(time)}` : ""})`
 }
 
 // --- four variations ---
@@ -386,7 +405,7 @@ function bringBack(id) {
   stopComparing()
   $("player").hidden = true
   Object.assign(state, {content: job.content, styles: job.styles, masks: job.masks, shown: id, pinned: id})
-  showInputs()
+  showInputs(job.settings)
   controls.fill(job.settings)
   if (job.kind === "clip" && job.state === "done") play(job)
   else if (job.preview) draw(job)
@@ -437,9 +456,9 @@ async function main() {
   stage.isDrawing = () => masks.isShown
   stage.clear(WELCOME)
   masks.offer(1)
-  $("size").append(...setup.sizes.map(size => new Option(`${size} px`, size, size === 1024, size === 1024)))
-  $("size").addEventListener("change", () => drawSizes(state.estimates ?? {}))
-  drawSizes({})
+  $("size").addEventListener("change", () => drawRender(state.estimates ?? {}))
+  offerSizes()
+  drawRender({})
   connectDrop("content")
   connectDrop("styles")
   addGallery("contents", setup.contents, setContent)
