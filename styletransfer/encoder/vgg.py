@@ -51,14 +51,17 @@ class Encoder(nn.Module):
     Borders are padded by replication. Deviation: VGG-19 pads with zeros, which become a frame in the image.
 
     Raises:
-        UsageError: the weights end before one of the layers.
+        UsageError: there is no such layer, or the weights end before one.
     """
 
     def __init__(
         self, weights: Mapping[str, Sequence[Tensor | None]], layers: Iterable[str], pooling: str = "avg"
     ) -> None:
         super().__init__()
-        self.layers = sorted(set(layers), key=LAYERS.index)
+        names = set(layers)
+        if unknown := names.difference(LAYERS):
+            raise UsageError(f"{', '.join(sorted(unknown))} is no layer; the layers are {', '.join(LAYERS)}")
+        self.layers = sorted(names, key=LAYERS.index)
         missing = [layer for layer in self.layers if layer not in weights]
         if missing:
             raise UsageError(f"the network ends at {list(weights)[-1]}: it has no layer {', '.join(missing)}")
@@ -171,8 +174,25 @@ class Encoder(nn.Module):
         return sum(map(self.macs, self.names))
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Return ``{layer: B×N×H'×W'}`` after ReLU of an image B×3×H×W, RGB in [0, 1]; H' = H // 2^(block − 1)."""
-        return dict(self.features(image))
+        """Return ``{layer: B×N×H'×W'}`` after ReLU of an image B×3×H×W, RGB in [0, 1]; H' = H // 2^(block − 1).
+
+        In plain PyTorch, so that autograd differentiates it. Raises `ValueError` as `maps`.
+        """
+        self._check_size(image)
+        features, x = dict[str, Tensor](), image
+        for name in self.names:
+            weight, bias, projection, _ = self.convolution(name)
+            x = (self.pool(x) if _follows_pooling(name) else x).to(weight.dtype)
+            if projection is not None:
+                x = F.conv2d(x, projection[:, :, None, None])
+            x = F.relu(F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), weight, bias))
+            if name in self.layers:
+                features[name] = x
+        return features
+
+    def _check_size(self, image: Tensor) -> None:
+        if min(image.shape[2:]) < self.minimum_size:
+            raise ValueError(f"{self.names[-1]} needs at least {self.minimum_size} pixels on the image's shorter side")
 
     @torch.no_grad()
     def features(self, image: Tensor, rows: int | None = None) -> Iterator[tuple[str, Tensor]]:
@@ -191,8 +211,7 @@ class Encoder(nn.Module):
         Raises:
             ValueError: the image is smaller than `minimum_size`.
         """
-        if min(image.shape[2:]) < self.minimum_size:
-            raise ValueError(f"{self.names[-1]} needs at least {self.minimum_size} pixels on the image's shorter side")
+        self._check_size(image)
         pools = [StreamingPool(self.pool) for _ in range(5)]
         convolutions = {}
         for name in names:

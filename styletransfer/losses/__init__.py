@@ -1,10 +1,21 @@
 """The losses: content, style and pixel terms, and the objective that adds them up over any number of parts.
 
-`LOSSES` has the style losses by name. May import runtime and encoder.
+`LOSSES` has the style losses by name; `GramLoss` and others are modules for training loops of your own. May import
+runtime and encoder.
 """
 
 from .base import Moments, StyleLoss
 from .gram import Gram
+from .modules import (
+    ContentLoss,
+    FeatureExtractor,
+    GramLoss,
+    MomentsLoss,
+    NearestLoss,
+    StatisticLoss,
+    TotalVariationLoss,
+    WassersteinLoss,
+)
 from .moments import MeanAndDeviation
 from .nearest import GramAndNearest
 from .objective import GAMUT_WEIGHT, Evaluate, Losses, Objective
@@ -23,13 +34,21 @@ LOSSES: dict[str, StyleLoss] = {
 __all__ = [
     "GAMUT_WEIGHT",
     "LOSSES",
+    "ContentLoss",
     "Evaluate",
+    "FeatureExtractor",
     "GramAndNearest",
+    "GramLoss",
     "Losses",
     "Moments",
+    "MomentsLoss",
+    "NearestLoss",
     "Objective",
     "Region",
+    "StatisticLoss",
     "Style",
     "StyleLoss",
     "TemporalPrior",
+    "TotalVariationLoss",
+    "WassersteinLoss",
 ]

@@ -115,7 +115,7 @@ class NearestTerm(PositionTerm):
             return 0.0, None
         within, columns = band.at(layer)
         transform = self.encoder.feature_transform(layer)
-        rows = _as_rows(apply_channel_matrix(features[..., within], transform))
+        rows = as_rows(apply_channel_matrix(features[..., within], transform))
         loss, slope = rows.new_zeros(()), torch.zeros_like(rows)
         for guides, share, styles in zip(self._guides, self.shares, self._banks, strict=True):
             factors = rows.new_full((len(rows),), share * self.weights[layer] / self.positions[layer])
@@ -141,7 +141,7 @@ class NearestTerm(PositionTerm):
         for layer, features in self.encoder.features(image, self.tiling.strip_rows(image.shape[3])):
             if layer not in self.weights:
                 continue
-            rows, start = _as_rows(apply_channel_matrix(features, self.encoder.feature_transform(layer))), done[layer]
+            rows, start = as_rows(apply_channel_matrix(features, self.encoder.feature_transform(layer))), done[layer]
             done[layer] = start + len(rows)
             here = chosen[layer][(chosen[layer] >= start) & (chosen[layer] < done[layer])] - start
             found[layer].append(rows[here.to(rows.device)])
@@ -172,10 +172,7 @@ def add_match(features: Tensor, bank: Bank, factors: Tensor, gradient: Tensor) -
     """
     loss = factors.new_zeros(())
     for rows, c, slope in zip(*(torch.split(x, BLOCK) for x in (features, factors[:, None], gradient)), strict=True):
-        centered = rows - bank.mean
-        norms = centered.norm(dim=1, keepdim=True).clamp(min=bank.least)
-        unit = centered / norms
-        best = torch.addmm(bank.penalty, unit, bank.features.T, beta=-1).argmax(1)
+        unit, norms, best = find_nearest(rows, bank)
         nearest = bank.features[best]
         cosines = (unit * nearest).sum(1, keepdim=True)
         loss += (c * (1 - cosines + bank.penalty[best, None])).sum()
@@ -183,7 +180,15 @@ def add_match(features: Tensor, bank: Bank, factors: Tensor, gradient: Tensor) -
     return loss
 
 
-def _as_rows(features: Tensor) -> Tensor:
+def find_nearest(features: Tensor, bank: Bank) -> tuple[Tensor, Tensor, Tensor]:
+    """Return features M×N centered and of norm 1, their norms M×1 before, and the bank index of each one's nearest."""
+    centered = features - bank.mean
+    norms = centered.norm(dim=1, keepdim=True).clamp(min=bank.least)
+    unit = centered / norms
+    return unit, norms, torch.addmm(bank.penalty, unit.detach(), bank.features.T, beta=-1).argmax(1)
+
+
+def as_rows(features: Tensor) -> Tensor:
     """Return a feature map 1×N×H×W as a matrix HW×N in at least float32."""
     rows = features[0].permute(1, 2, 0).flatten(0, 1)
     return rows.to(torch.promote_types(rows.dtype, torch.float32))

@@ -27,7 +27,7 @@ class Wasserstein(StyleLoss):
 
     def distance(self, moments: Moments, target: Any) -> Tensor:
         """Return the loss."""
-        mean, root, trace, whole = target
+        mean, root, trace, whole = (tensor.double() for tensor in target)
         covariance = moments.covariance.double()
         values = torch.linalg.eigvalsh(root @ covariance @ root).clamp(min=LEAST_EIGENVALUE * trace**2)
         between = covariance.diagonal().sum() + trace - 2 * values.sqrt().sum()

@@ -3,13 +3,16 @@
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from ..encoder.vgg import Encoder
 from ..encoder.weights import Weights, load_weights
 from ..errors import UsageError
 from ..images import Source, Styles
+from ..losses.modules import FeatureExtractor
+from ..losses.nearest import NEAREST_LAYERS
 from ..options import Options
 from ..runtime import hardware
 from .problem import prepared_problem
@@ -79,6 +82,20 @@ class Model:
         options = (options or Options()).with_changes(changes)
         with open_session(content, style, options, model=self) as session:
             return session.finish()
+
+    def feature_extractor(self, layers: Iterable[str] = (), pooling: str = "avg") -> FeatureExtractor:
+        """Return the network as a module that maps images to the features that losses compare, in float32.
+
+        Args:
+            layers: such as "conv4_2"; all that the losses use by default if none is given.
+            pooling: as in `Options`.
+
+        Raises `UsageError` if the network has no such layer.
+        """
+        options = Options()
+        names = {*layers} or {*options.content_weights, *options.style_weights, *NEAREST_LAYERS}
+        encoder = Encoder(self.weights.convolutions, names, pooling)
+        return FeatureExtractor(encoder.to(hardware.select_device(self._asked.device)))
 
     def complete(self, options: Options) -> Options:
         """Return the options with this model and device. Raises `UsageError` if they name others."""
