@@ -521,14 +521,33 @@ def test_again_warns_about_an_image_of_another_version(
 
 
 def test_most_common_options_come_first(capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, _ = run("--help", capsys=capsys)
+    _, out, _ = run("stylize", "--help", capsys=capsys)
     options = [word for line in out.splitlines() for word in re.findall(r"^│ (--[a-z-]+)", line)]
     assert options[:5] == ["--output", "--size", "--beta", "--style-scale", "--color"]
     assert out.splitlines().index(next(line for line in out.splitlines() if "--color" in line)) < 40
 
 
-def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_the_commands_with_a_line_each(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     code, out, _ = run("--help", capsys=capsys)
+    lines = out.split("\n")
+    assert code == 0 and run(capsys=capsys)[1] == out
+    assert [line.strip().removeprefix("Usage: ") for line in lines[1:3]] == [
+        "styletransfer CONTENT STYLE... [OPTIONS]",
+        "styletransfer COMMAND [ARGUMENTS] [OPTIONS]",
+    ]
+    listed = [re.match(r"│ (\S+) +\S", line) for line in lines if line.startswith("│")]
+    names = [match[1] for match in listed if match]
+    assert len(names) == len(listed) == 14 and names[:2] == ["stylize", "resume"] and names[-1] == "weights"
+    for name in names:
+        assert run(name, "--help", capsys=capsys)[0] == 0
+    assert "styletransfer stylize --help shows the options of a single image" in out and "130 interrupted" in out
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run("stylize", "--help", capsys=capsys)
     assert code == 0
     for field, value in vars(Options()).items():
         flag = {"content_layers": "--content-layer", "style_layers": "--style-layer"}.get(
@@ -537,8 +556,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
         assert flag in out
         if isinstance(value, float) and value:
             assert f"[default: {value}]" in out
-    assert "weights" in out and "130" in out
-    assert run(capsys=capsys)[1] == out
+    assert "130" in out
     assert run("--version", capsys=capsys)[1].startswith("styletransfer 0.")
 
 

@@ -16,25 +16,41 @@ from ..files import describe_missing
 from ..options import PRESETS, Options, PresetName, flag
 
 DEFAULT_COMMAND = "stylize"
+EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 usage error, 130 interrupted, 143 terminated."
 BETWEEN = "\0"  # joins values; no argument can contain it
 
 
 class _DefaultCommandGroup(TyperGroup):
-    """A command group with the default command `stylize`, whose help it shows."""
+    """A command group with the default command `stylize`."""
+
+    def get_usage(self, ctx: Any) -> str:
+        """Return two lines: the default command's usage, and that of the others."""
+        return "Usage: styletransfer CONTENT STYLE... [OPTIONS]\n       styletransfer COMMAND [ARGUMENTS] [OPTIONS]"
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of the commands, in the order of their groups."""
+        return sorted(self.commands, key=lambda name: GROUPS.index(getattr(self.commands[name], "rich_help_panel", "")))
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the commands; the epilog names the few options."""
+        for parameter in self.get_params(ctx):
+            parameter.hidden = True  # type: ignore[attr-defined]
+        super().format_help(ctx, formatter)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        first = args[0] if args else "--help"
+        args = args or ["--help"]
+        first = args[0]
         own_options = {name for parameter in self.params for name in parameter.opts}
         completing = ctx.resilient_parsing
         args = _join_values(args)
-        if first in self.commands or first.partition("=")[0] in own_options or (completing and not args):
+        if first in self.commands or first.partition("=")[0] in own_options or first == "--help":
             return super().parse_args(ctx, args)
         if not first.startswith("-") and not os.path.exists(first) and not completing:
             near = get_close_matches(first, self.commands, n=1, cutoff=0.6)
             if near and not os.path.splitext(first)[1] and os.path.basename(first) == first:
                 raise UsageError(f"{first!r} is neither a file nor a command; did you mean {near[0]!r}?")
             raise UsageError(describe_missing(first))
-        return super().parse_args(ctx, [DEFAULT_COMMAND, *(args or [first])])
+        return super().parse_args(ctx, [DEFAULT_COMMAND, *args])
 
 
 def _join_values(args: list[str]) -> list[str]:
@@ -85,8 +101,18 @@ class SweepCommand(TyperCommand):
 
 
 app = typer.Typer(
-    cls=_DefaultCommandGroup, no_args_is_help=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
+    cls=_DefaultCommandGroup,
+    no_args_is_help=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    epilog="styletransfer stylize --help shows the options of a single image; COMMAND --help those of a command.\n\n"
+    "styletransfer --version prints the version, --install-completion completes words in bash, zsh or fish.\n\n"
+    f"{EXIT_CODES}",
 )
+
+#: Groups of the commands in the help.
+ONE_IMAGE, MANY, FIGURES, SETUP = "One image", "Many images, clips, and the page", "Figures of the method", "Setup"
+GROUPS = (ONE_IMAGE, MANY, FIGURES, SETUP)
 
 
 # --- arguments and options of several commands ----------------------------------------------------------------------

@@ -12,7 +12,7 @@ import typer
 from ..errors import UsageError, plural
 from ..files import make_folder
 from ..options import PICTURE_NAMES, Options
-from .arguments import BETWEEN, Quiet, app, from_options
+from .arguments import BETWEEN, MANY, Quiet, app, from_options
 from .console import interruptible, print_error, show_notices
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..batch.report import Makers
 
 
-@app.command("batch")
+@app.command("batch", rich_help_panel=MANY)
 @from_options
 def batch_command(
     given: dict[str, Any],

@@ -9,7 +9,17 @@ import typer
 
 from ..errors import plural
 from ..options import Options
-from .arguments import ContentPath, Quiet, StylePaths, SweepCommand, app, files_among, from_options, given_options
+from .arguments import (
+    FIGURES,
+    ContentPath,
+    Quiet,
+    StylePaths,
+    SweepCommand,
+    app,
+    files_among,
+    from_options,
+    given_options,
+)
 from .console import interruptible, print_error, save_somewhere, show_notices
 
 if TYPE_CHECKING:
@@ -23,12 +33,12 @@ _Layer = Annotated[str, typer.Option("--layer", help="Layer: conv1_1 … conv5_4
 _with_figure_options = partial(from_options, names=("size", "model", "device", "max_pixels"))
 
 
-@app.command("layers")
+@app.command("layers", rich_help_panel=FIGURES)
 def layers_command(
     size: Annotated[int, typer.Option(help="Side of a square input image, in pixels.")] = Options.size,
     model: Annotated[Literal["vgg19", "vgg19-lite"], typer.Option(help="Network; vgg19-lite is small.")] = "vgg19",
 ) -> None:
-    """Print the network's layers: sizes, receptive fields, parameters and operations.
+    """Print the network's layers: sizes, receptive fields, costs.
 
     An output has 1 + (input + 2·padding − kernel) / stride positions per side. The receptive field is the part of the
     image that one position depends on. Operations are multiply-adds.
@@ -53,7 +63,7 @@ def layers_command(
     print(f"{'sum':63}{sum(row.parameters for row in rows):>12,}{sum(row.operations for row in rows):>20,}")
 
 
-@app.command("features")
+@app.command("features", rich_help_panel=FIGURES)
 @_with_figure_options
 def features_command(
     given: dict[str, Any],
@@ -64,7 +74,7 @@ def features_command(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Draw a layer's feature maps of IMAGE, and their Gram matrix to the right.
+    """Draw a layer's feature maps of IMAGE and their Gram matrix.
 
     The matrix has a row and a column for each map, in reading order. Black is 0 and white the maximum, of each map and
     of the matrix; gray levels are square roots.
@@ -76,7 +86,7 @@ def features_command(
     _draw_one(lambda: draw_features(image, layer, Options(**given)), image, target)
 
 
-@app.command("dream")
+@app.command("dream", rich_help_panel=FIGURES)
 @_with_figure_options
 def dream_command(
     given: dict[str, Any],
@@ -89,9 +99,9 @@ def dream_command(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Amplify what a layer responds to in IMAGE, by gradient ascent on its activations.
+    """Amplify what a layer responds to in IMAGE.
 
-    After Mordvintsev, Olah and Tyka, Inceptionism, 2015.
+    By gradient ascent on its activations, after Mordvintsev, Olah and Tyka, Inceptionism, 2015.
     """
     target = output or Path(f"{image.stem}_dream.png")
     show_notices(quiet)
@@ -110,7 +120,7 @@ def _draw_one(draw: "Callable[[], Drawing]", image: Path, target: Path) -> None:
         raise typer.Exit(1)
 
 
-@app.command("sweep", cls=SweepCommand)
+@app.command("sweep", rich_help_panel=FIGURES, cls=SweepCommand)
 @from_options
 def sweep_command(
     given: dict[str, Any],
@@ -126,7 +136,7 @@ def sweep_command(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Compare several values of one or two options in a sheet of images.
+    """Compare values of one or two options in a sheet of images.
 
     styletransfer sweep photo.jpg painting.jpg --ratio 1e-4 1e-3 1e-2 1e-1 --content-layer conv2_2 conv4_2
 
@@ -142,7 +152,7 @@ def sweep_command(
     _draw_sheet(cells, target, (content, *style, *files), quiet, first=first, curves=curves)
 
 
-@app.command("reconstruct")
+@app.command("reconstruct", rich_help_panel=FIGURES)
 @partial(
     from_options,
     names=("size", "iterations", "pooling", "seed", "model", "weights", "preprocessing", "device", "max_pixels"),
@@ -162,7 +172,7 @@ def reconstruct_command(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Reconstruct IMAGE from each layer's feature maps or Gram matrices, starting from noise.
+    """Reconstruct IMAGE from each layer, starting from noise.
 
     Gatys, Ecker, Bethge, 2016, figure 1. A style reconstruction uses a layer and all layers before it.
     """

@@ -7,18 +7,34 @@ import errno
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from typer.exceptions import TyperException
 
 from ..errors import StyleTransferError
+from ..version import __version__
 from . import batch, figures, picture, video, web, weights  # noqa: F401  importing them adds their commands
 from .arguments import app
 from .console import discard_stdout, encode_any_name, print_error
 
 #: Errors of `print` when a pipe is closed or a disk full; writing other files raises `StyleTransferError` instead.
 STDOUT_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        print(f"styletransfer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def describe(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Render one image in the style of another: neural style transfer by optimization."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

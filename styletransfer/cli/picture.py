@@ -15,10 +15,10 @@ import typer
 
 from ..errors import StyleTransferError, UsageError
 from ..options import Options
-from ..version import __version__
 from .arguments import (
     DEFAULT_COMMAND,
-    RUN,
+    EXIT_CODES,
+    ONE_IMAGE,
     Animate,
     AsJson,
     ContentPath,
@@ -38,17 +38,7 @@ if TYPE_CHECKING:  # torch takes seconds to import: `--help` must not
     from ..transfer import Result, Step
 
 
-def _show_version(value: bool) -> None:
-    if value:
-        print(f"styletransfer {__version__}")
-        raise typer.Exit
-
-
-@app.command(
-    DEFAULT_COMMAND,
-    epilog="Exit codes: 0 done, 1 failed, 2 usage error, 130 interrupted, 143 terminated. Other commands: again, "
-    "resume, plan, ui, batch, video, sweep, texture, reconstruct, layers, features, dream, weights",
-)
+@app.command(DEFAULT_COMMAND, epilog=EXIT_CODES, rich_help_panel=ONE_IMAGE)
 @from_options
 def stylize_command(
     given: dict[str, Any],
@@ -60,14 +50,8 @@ def stylize_command(
     resume: Resume = False,
     save_every: SaveEvery = 0,
     animate: Animate = None,
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_show_version, is_eager=True, help="Print the version.", rich_help_panel=RUN
-        ),
-    ] = False,
 ) -> None:
-    """Render CONTENT in the style of STYLE, or in a blend of several styles.
+    """Render CONTENT in the style of STYLE (the default command).
 
     Prints the path of the output image; progress and notices go to stderr.
     """
@@ -76,7 +60,7 @@ def stylize_command(
     _make(content, style, Options(**given), target, animate=animate, **run)
 
 
-@app.command("resume")
+@app.command("resume", rich_help_panel=ONE_IMAGE)
 def resume_command(
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Output image of the interrupted run.")],
     quiet: Quiet = False,
@@ -84,7 +68,7 @@ def resume_command(
     save_every: SaveEvery = 0,
     animate: Animate = None,
 ) -> None:
-    """Resume an interrupted or killed run from the checkpoint beside OUT.
+    """Resume an interrupted run from the checkpoint beside OUT.
 
     Saved iterates continue the numbering; an animation shows only the resumed part.
     """
@@ -98,7 +82,7 @@ def resume_command(
     _make(sources["content"], sources["styles"], options, output, animate=animate, **run)
 
 
-@app.command("again")
+@app.command("again", rich_help_panel=ONE_IMAGE)
 @from_options
 def again_command(
     given: dict[str, Any],
@@ -117,10 +101,10 @@ def again_command(
     save_every: SaveEvery = 0,
     animate: Animate = None,
 ) -> None:
-    """Repeat the run that made IMAGE, from the settings embedded in it, with changes.
+    """Repeat the run that made IMAGE, with changes.
 
-    Looks for the content and style images beside it and in the current folder. Without changes the result is the same
-    file on the same machine.
+    The settings are embedded in it. Looks for the content and style images beside it and in the current folder.
+    Without changes the result is the same file on the same machine.
     """
     from ..images import again
 
@@ -215,7 +199,7 @@ class _IterateSaver:
             self._every = 0
 
 
-@app.command("plan")
+@app.command("plan", rich_help_panel=ONE_IMAGE)
 @from_options
 def plan_command(given: dict[str, Any], content: ContentPath, style: StylePaths) -> None:
     """Estimate time, memory and tiling of a run without running it.
@@ -275,7 +259,7 @@ def _summarize(result: "Result", target: Path) -> dict[str, Any]:
     }
 
 
-@app.command("texture")
+@app.command("texture", rich_help_panel=ONE_IMAGE)
 @partial(
     from_options,
     names=(
@@ -299,9 +283,9 @@ def texture_command(
     save_every: SaveEvery = 0,
     animate: Animate = None,
 ) -> None:
-    """Synthesize a texture of any size from STYLE alone; --seamless makes it tileable.
+    """Synthesize a texture of any size from STYLE alone.
 
-    Gatys, Ecker, Bethge, Texture Synthesis Using Convolutional Neural Networks, 2015.
+    --seamless makes it tileable. Gatys, Ecker, Bethge, Texture Synthesis Using Convolutional Neural Networks, 2015.
     """
     from ..figures.sheets import texture
 

@@ -14,7 +14,7 @@ import typer
 from ..errors import StyleTransferError, UsageError
 from ..files import make_folder
 from ..options import PRESETS, Options, TemporalOptions
-from .arguments import RUN, Quiet, StylePaths, app, files_among, from_options
+from .arguments import MANY, RUN, Quiet, StylePaths, app, files_among, from_options
 from .batch import choose_makers
 from .console import interruptible, print_error, show_notices
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MOTION = "Motion"
 
 
-@app.command("video")
+@app.command("video", rich_help_panel=MANY)
 @from_options
 def video_command(
     given: dict[str, Any],
@@ -65,8 +65,9 @@ def video_command(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Render CLIP in the style of STYLE. Each frame starts from the previous result, warped along the optical flow.
+    """Render CLIP in the style of STYLE, without flicker.
 
+    Each frame starts from the previous result, warped along the optical flow.
     After an interruption, run the same command to resume. The default network is vgg19-lite.
     """
     with interruptible() as interrupted:

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from .arguments import Quiet, app
+from .arguments import MANY, Quiet, app
 from .console import interruptible, show_notices
 
 
-@app.command("ui")
+@app.command("ui", rich_help_panel=MANY)
 def ui_command(
     folder: Annotated[Path, typer.Option("--folder", metavar="FOLDER", help="Output folder.")] = Path("out"),
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
@@ -27,7 +27,7 @@ def ui_command(
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
     quiet: Quiet = False,
 ) -> None:
-    """Open a page in the browser that shows the image while it is optimized.
+    """Open the page in the browser: choose images and watch.
 
     Prints its address. Saves images, and copies of their inputs, in FOLDER. Ctrl-C stops the server.
     """

@@ -6,11 +6,11 @@ from typing import Annotated
 import typer
 
 from ..errors import StyleTransferError, UsageError
-from .arguments import app
+from .arguments import SETUP, app
 from .console import show_notices
 
 weights_app = typer.Typer(help="Network weights: list, fetch, verify, path.", no_args_is_help=True)
-app.add_typer(weights_app, name="weights")
+app.add_typer(weights_app, name="weights", rich_help_panel=SETUP)
 
 _Name = Annotated[str, typer.Argument(help="vgg19 or vgg19-lite.")]
 
