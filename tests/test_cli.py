@@ -7,6 +7,7 @@ import pty
 import re
 import select
 import shlex
+import shutil
 import signal
 import struct
 import subprocess
@@ -591,19 +592,38 @@ def test_every_nth_iterate_is_saved(
     assert np.abs(frames[0] - np.asarray(Image.open(content_path).convert("RGB"))).max() <= 1
 
 
-def test_shell_completion_offers_commands_and_options() -> None:
-    def complete(words: str, n: int) -> str:
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shell_completion_offers_commands_and_options(shell: str) -> None:
+    def complete(words: str) -> str:
         environment = {
-            **os.environ,
-            "_STYLETRANSFER_COMPLETE": "complete_bash",
-            "COMP_WORDS": words,
-            "COMP_CWORD": str(n),
-        }
+            "bash": {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)},
+            "zsh": {"_TYPER_COMPLETE_ARGS": words},
+            "fish": {"_TYPER_COMPLETE_ARGS": words, "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
+        }[shell]
+        environment = {**os.environ, "_STYLETRANSFER_COMPLETE": f"complete_{shell}", **environment}
         return subprocess.run(COMMAND, capture_output=True, text=True, env=environment).stdout
 
-    assert "weights" in complete("styletransfer w", 1)
-    assert "--style-layer" in complete("styletransfer a.jpg b.jpg --style", 3)
-    assert "verify" in complete("styletransfer weights v", 2)
+    assert "weights" in complete("styletransfer w")
+    assert "--style-layer" in complete("styletransfer a.jpg b.jpg --style")
+    assert "verify" in complete("styletransfer weights v")
+
+
+#: A shell's script that completes "styletransfer w" as the script of --show-completion has set it up.
+USES = {
+    "bash": """eval "$(styletransfer --show-completion)"; COMP_WORDS=(styletransfer w); COMP_CWORD=1
+               _styletransfer_completion styletransfer; echo ${COMPREPLY[@]}""",
+    "fish": "styletransfer --show-completion | source; complete -C 'styletransfer w'",
+}
+
+
+@pytest.mark.parametrize("shell", USES)
+def test_completion_script_works_in_the_shell(shell: str) -> None:
+    if not shutil.which(shell):
+        pytest.skip(f"{shell} is not installed")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command, environment = [shell, "-c", USES[shell]], {**os.environ, "PATH": path}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert "weights" in done.stdout, done.stderr
 
 
 def read_until(terminal: int, pattern: str) -> str:
