@@ -675,3 +675,60 @@ def test_plan_prints_sizes_memory_and_time_and_writes_nothing(
     assert "160×128" in lines[2] and "≤ 27" in lines[2] and "GiB" in lines[2]
     assert "min in total" in lines[3]
     assert list(here.iterdir()) == []
+
+
+# --- pipes ---
+
+
+@pytest.fixture
+def pair(here: Path, content_path: Path, style_path: Path) -> tuple[Path, Path]:
+    return content_path, style_path
+
+
+@pytest.mark.parametrize("name", ["png", "jpeg", "webp", "tiff"])
+def test_image_is_written_to_standard_output(pair: tuple[Path, Path], name: str) -> None:
+    arguments = [*COMMAND, *pair, *LITE, "-q"]
+    subprocess.run([*arguments, "-o", f"file.{name}"], check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run([*arguments, "-o", "-", "--format", name], capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == Path(f"file.{name}").read_bytes()
+
+
+def test_content_is_read_from_standard_input(pair: tuple[Path, Path]) -> None:
+    turned = Image.open(pair[0]).convert("RGB").rotate(90, expand=True)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned back
+    turned.save("turned.jpg", exif=exif, quality=95)
+    with open("turned.jpg", "rb") as file:
+        done = subprocess.run([*COMMAND, "-", pair[1], *LITE, "-q"], stdin=file, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"stdin_paint.png\n", b"")
+    subprocess.run([*COMMAND, "turned.jpg", pair[1], *LITE, "-q", "-o", "file.png"], check=True)
+    both = [np.asarray(Image.open(path)) for path in ("stdin_paint.png", "file.png")]
+    assert np.array_equal(*both)
+    again = [*COMMAND, "again", "stdin_paint.png", "--content", "turned.jpg", "--style", pair[1], "-q"]
+    code = subprocess.run(again).returncode
+    assert code == 0 and np.array_equal(np.asarray(Image.open("stdin_paint_again.png")), both[0])
+
+
+def test_pipes_that_cannot_work_are_one_line(pair: tuple[Path, Path]) -> None:
+    for data in (b"", b"no image", pair[0].read_bytes()[:100]):
+        done = subprocess.run([*COMMAND, "-", pair[1]], input=data, capture_output=True)
+        assert done.returncode == 1 and done.stdout == b""
+        assert done.stderr.startswith(b"styletransfer: standard input: ") and done.stderr.count(b"\n") == 1
+    for option in (["--json"], ["--resume"], ["--save-every", "2"]):
+        done = subprocess.run([*COMMAND, *pair, "-o", "-", *option], capture_output=True)
+        assert done.returncode == 2 and option[0].encode() in done.stderr and done.stdout == b""
+    done = subprocess.run([*COMMAND, *pair, "--format", "png"], capture_output=True)
+    assert done.returncode == 2 and b"-o -" in done.stderr
+    _, terminal = pty.openpty()
+    done = subprocess.run([*COMMAND, *pair, "-o", "-"], stdout=terminal, stderr=subprocess.PIPE)
+    assert done.returncode == 2 and b"terminal" in done.stderr
+
+
+def test_image_is_saved_if_the_reader_is_gone(pair: tuple[Path, Path]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([*COMMAND, *pair, *LITE, "-q", "-o", "-"], stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert done.returncode == 1 and b"standard output: Broken pipe; saved as" in done.stderr
+    assert Image.open("stdout.png").size == Image.open(pair[0]).size

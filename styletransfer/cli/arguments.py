@@ -14,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 from ..errors import UsageError
 from ..files import describe_missing
 from ..options import PRESETS, Options, PresetName, flag
+from .pipes import Format
 
 DEFAULT_COMMAND = "stylize"
 EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 usage error, 130 interrupted, 143 terminated."
@@ -128,8 +129,15 @@ Resume = Annotated[
 Output = Annotated[
     Path | None,
     typer.Option(
-        "--output", "-o", help="Output image: PNG, JPEG, WebP or TIFF, by extension.", show_default="CONTENT_STYLE.png"
+        "--output",
+        "-o",
+        help="Output image: PNG, JPEG, WebP or TIFF, by extension; - for standard output.",
+        show_default="CONTENT_STYLE.png",
     ),
+]
+FileFormat = Annotated[
+    Format | None,
+    typer.Option("--format", metavar="NAME", help="Format of -o -: png, jpeg, webp or tiff.", rich_help_panel=RUN),
 ]
 SaveEvery = Annotated[
     int,

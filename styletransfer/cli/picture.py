@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from .arguments import (
     Animate,
     AsJson,
     ContentPath,
+    FileFormat,
     Output,
     Quiet,
     Resume,
@@ -32,6 +34,7 @@ from .arguments import (
     from_options,
 )
 from .console import interruptible, print_error, save_somewhere, show_notices, with_progress_bar
+from .pipes import STREAM, Format, check_stdout, read_stdin, write_stdout
 
 if TYPE_CHECKING:  # torch takes seconds to import: `--help` must not
     from ..images import Source, Styles
@@ -42,7 +45,9 @@ if TYPE_CHECKING:  # torch takes seconds to import: `--help` must not
 @from_options
 def stylize_command(
     given: dict[str, Any],
-    content: ContentPath,
+    content: Annotated[
+        Path, typer.Argument(metavar="CONTENT", help="Content image, such as a photo; - for standard input.")
+    ],
     style: StylePaths,
     output: Output = None,
     quiet: Quiet = False,
@@ -50,14 +55,19 @@ def stylize_command(
     resume: Resume = False,
     save_every: SaveEvery = 0,
     animate: Animate = None,
+    file_format: FileFormat = None,
 ) -> None:
     """Render CONTENT in the style of STYLE (the default command).
 
-    Prints the path of the output image; progress and notices go to stderr.
+    Prints the path of the output image; progress and notices go to stderr. CONTENT may be - for standard input, and the
+    output - for standard output.
     """
-    target = output or Path(f"{content.stem}_{style[0].stem}.png")
+    options = Options(**given)
+    name = "stdin" if content == STREAM else content.stem
+    source = read_stdin(options.max_pixels) if content == STREAM else content
+    target = output or Path(f"{name}_{style[0].stem}.png")
     run: dict[str, Any] = {"quiet": quiet, "as_json": as_json, "resume": resume, "save_every": save_every}
-    _make(content, style, Options(**given), target, animate=animate, **run)
+    _make(source, style, options, target, animate=animate, file_format=file_format, **run)
 
 
 @app.command("resume", rich_help_panel=ONE_IMAGE)
@@ -124,7 +134,15 @@ def _make(
     resume: bool,
     save_every: int = 0,
     animate: Path | None = None,
+    file_format: Format | None = None,
 ) -> None:
+    to_stdout, checked = target == STREAM, target
+    if to_stdout:
+        check_stdout(as_json=as_json, resume=resume, save_every=save_every)
+        checked = Path(tempfile.gettempdir()) / f"stdout.{file_format or 'png'}"
+        target = Path("stdout")  # in messages, and where the image is saved if it cannot be written there
+    elif file_format:
+        raise UsageError("--format goes with -o -; another output has the format of its extension")
     with contextlib.ExitStack() as stack:
         interrupted = stack.enter_context(interruptible())  # the imports take seconds
         from ..images import check_fits, check_output
@@ -136,11 +154,12 @@ def _make(
         first = distributed.rank() == 0
         show_notices(quiet or not first)
         inputs = files_among(content, style, options.files)
-        check_output(target, options.bit_depth, inputs)
-        check_fits(target, content, options)
+        check_output(checked, options.bit_depth, inputs)
+        check_fits(checked, content, options)
         animation = Animation(animate, (target, *inputs)) if animate and first else None
         saver = _IterateSaver(target, content, options, save_every, inputs, resume) if save_every and first else None
-        with open_session(content, style, options, checkpoint_path(target), resume=resume) as session:
+        checkpoint = None if to_stdout else checkpoint_path(target)
+        with open_session(content, style, options, checkpoint, resume=resume) as session:
             for step in with_progress_bar(session, quiet=quiet or not first):
                 if saver:
                     saver.add(step)
@@ -151,10 +170,12 @@ def _make(
             result = session.result()
         if not first:
             return
-        saved = save_somewhere(result.save, target)
+        write = partial(write_stdout, result, checked.suffix, target) if to_stdout else result.save
+        saved = save_somewhere(write, target)
         if animation:
             animation.save(result.image)
-        print(json.dumps(_summarize(result, saved)) if as_json else saved)
+        if not to_stdout:
+            print(json.dumps(_summarize(result, saved)) if as_json else saved)
         from_file = isinstance(content, str | Path)  # not for a texture
         how_to_resume = f"styletransfer resume {target}" if from_file else "the same command with --resume"
         code = _explain_end(result, saved, interrupted(), how_to_resume) or int(saved != target)

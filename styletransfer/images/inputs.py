@@ -24,7 +24,8 @@ from .writing import FORMATS, LONGEST_SIDES
 
 log = logging.getLogger(__name__)
 
-Source = str | os.PathLike[str] | Image.Image | Tensor
+Source = str | os.PathLike[str] | Image.Image | Tensor | Picture
+_ONE = str, os.PathLike, Image.Image, Tensor, Picture
 #: An image, a folder of images, or a list of these, in which a list of images stands for a folder.
 Styles = Source | Sequence[Source | Sequence[Source]]
 #: Settings that belong to the value of another one, and are dropped when it changes.
@@ -240,7 +241,7 @@ def check_fits(path: Path, content: Source, options: Options) -> None:
 
 def as_list(style: Styles) -> list[Source | Sequence[Source]]:
     """Return the styles as a list. Raises `UsageError` if there is none."""
-    if isinstance(style, str | os.PathLike | Image.Image | Tensor):
+    if isinstance(style, _ONE):
         return [style]
     if not style:
         raise UsageError("there is no style image")
@@ -251,7 +252,7 @@ def _expand_folder(source: Source | Sequence[Source]) -> Source | list[Source]:
     """Return an image as it is, and a folder or a sequence of images as a list."""
     if isinstance(source, str | os.PathLike) and os.path.isdir(source):
         return list(list_pictures(Path(source)))
-    return source if isinstance(source, str | os.PathLike | Image.Image | Tensor) else list(source)
+    return source if isinstance(source, _ONE) else list(source)
 
 
 def _blend(groups: list[list[Picture]], weights: Sequence[float]) -> list[StyleInput]:
