@@ -1,4 +1,4 @@
-"""Measure runs that are killed and interrupted, and the cost of checkpoints (docs/reliability.md).
+"""Measure runs that are killed and interrupted, and the cost of checkpoints (docs/explanation/reliability.md).
 
 python benchmarks/interruptions.py kills --count 50     SIGKILL at random moments; images against an uninterrupted one
 python benchmarks/interruptions.py signals              SIGINT and SIGTERM in every phase: exit code and files left

@@ -1,4 +1,4 @@
-"""Pages of the site that are generated when it is built: the commands with their options, from the command line's parser."""
+"""Generated pages of the site: the commands with their options, from the command line's parser."""
 
 import re
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import typer
 from mkdocs.structure.files import File, Files
 
-import styletransfer.cli  # adds the commands to the parser
+import styletransfer.cli  # noqa: F401  adds the commands to the parser
 from styletransfer.cli.arguments import EXIT_CODES, GROUPS, app
 
 

@@ -20,7 +20,7 @@ from styletransfer.images.opening import register_heif
 
 #: Limits of the reader process: pixels per image, seconds per file, and bytes beyond those it starts with.
 PIXELS, SECONDS, MEMORY = 2**20, 120, 2**30
-#: The most bytes that reading one image may take, tensor included (docs/reliability.md).
+#: The most bytes that reading one image may take, tensor included (docs/explanation/reliability.md).
 PROMISED = 64 * PIXELS + 32 * 2**20
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 #: The supported formats, by Pillow's names.

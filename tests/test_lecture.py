@@ -1,4 +1,4 @@
-"""The lecture's worked examples, by hand and by the package, and the commands of docs/lecture.md."""
+"""The lecture's worked examples, by hand and by the package, and the commands of docs/explanation/lecture.md."""
 
 import shlex
 from pathlib import Path
@@ -17,7 +17,7 @@ from styletransfer.encoder.vgg import Encoder
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = [
     line.strip()
-    for line in (ROOT / "docs/lecture.md").read_text().splitlines()
+    for line in (ROOT / "docs/explanation/lecture.md").read_text().splitlines()
     if line.startswith("    styletransfer ")
 ]
 LAPLACE = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]])

@@ -8,7 +8,7 @@ from .vgg import Encoder, level
 
 @dataclass(frozen=True)
 class Tiling:
-    """How an image is evaluated: affects memory and time, not the result (docs/any-size.md).
+    """How an image is evaluated: affects memory and time, not the result (docs/explanation/any-size.md).
 
     Attributes:
         columns: width in pixels of the bands, evaluated one after the other; None for one band.

@@ -1,7 +1,7 @@
 """Autotuning: selects the fastest algorithm for each convolution on this processor, by measuring.
 
 It depends on the number of filters and channels, the size of the feature map and the processor: in float32 Winograd's
-convolutions took 0.4 to 1.3 times as long as direct ones on one processor (docs/performance.md).
+convolutions took 0.4 to 1.3 times as long as direct ones on one processor (docs/explanation/performance.md).
 """
 
 import math

@@ -53,7 +53,7 @@ class FeatureExtractor(nn.Module):
 class ContentLoss(nn.Module):
     """Σ_l w_l ‖F − P‖² / ‖P‖², over layers l, of features F and those of the content, P.
 
-    Gatys et al. 2016, eq. 1. Deviation: relative to P (docs/method.md).
+    Gatys et al. 2016, eq. 1. Deviation: relative to P (docs/explanation/method.md).
 
     Args:
         weights: of the layers; conv4_2 if not given.

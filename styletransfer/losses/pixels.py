@@ -42,7 +42,7 @@ def gamut_loss(image: Tensor, values: int | None = None) -> Loss:
     For a part of an image, pass the full image's number of `values`: the result is what the part contributes.
 
     Not in the paper, which clamps the final image. Without this term 2 % of the values end outside, where no file can
-    hold them, and clamping them made the loss three times higher than what was optimized (docs/method.md).
+    hold them, and clamping them made the loss three times higher than what was optimized (docs/explanation/method.md).
     """
     return _compute_mean_square(image - image.clamp(0, 1), values)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 #: Number of pairs of steps and gradient differences that are kept. Within the default iterations 20 do as well, in
-#: longer runs they do not (docs/performance.md).
+#: longer runs they do not (docs/explanation/performance.md).
 HISTORY = 50
 #: Edges of the bands of spatial frequency in cycles per pixel; the highest frequency of an image is √½.
 BANDS = (0.0, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.12, 0.16, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 1.0)
@@ -29,7 +29,7 @@ class Spectrum:
 
     The curvature of the style transfer loss differs sixtyfold between coarse luminance and fine color. In runs of
     several hundred iterations L-BFGS alone, which starts from a multiple of the identity, needed a quarter more; within
-    the default iterations it makes no difference (docs/performance.md). The value of a band is the ratio of the norms
+    the default iterations it makes no difference (docs/explanation/performance.md). The value of a band is the ratio of the norms
     of steps and gradient differences in it: the spectral form of Barzilai and Borwein, *Two-Point Step Size Gradient
     Methods*, IMA J. Numer. Anal. 1988.
     """

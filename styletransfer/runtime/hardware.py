@@ -67,7 +67,7 @@ def select_precision(name: str, on: torch.device) -> Precision:
 
     auto does not change the image visibly: features are in float32 (on CUDA in TF32), and only the backward pass is in
     bfloat16, where that is faster; the gradient is then off by about 1 %. With features in bfloat16 the Gram matrices
-    are too inexact for long runs (docs/performance.md).
+    are too inexact for long runs (docs/explanation/performance.md).
 
     Raises `UsageError` for tf32 where it is not supported.
     """
@@ -198,7 +198,7 @@ def adapt_thread_count() -> None:
     """Set the number of threads to the number of idle cores. Call it in every iteration; it acts once a second.
 
     With more threads than idle cores every parallel operation waits for the preempted thread: beside one busy program
-    two threads on two cores took more than ten times as long as alone (docs/performance.md).
+    two threads on two cores took more than ten times as long as alone (docs/explanation/performance.md).
     """
     threads = _load_monitor and _load_monitor.choose_thread_count()
     if threads and threads != torch.get_num_threads():

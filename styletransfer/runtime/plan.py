@@ -22,7 +22,7 @@ VECTORS = 11
 SMALLER = 0.8
 #: Bytes that do not grow with the image: Gram matrices, the libraries' own buffers, gaps in the heap.
 CONSTANT = 10 << 20
-#: Iterations that L-BFGS takes with so many pairs, relative to 50 (docs/any-size.md).
+#: Iterations that L-BFGS takes with so many pairs, relative to 50 (docs/explanation/any-size.md).
 ITERATIONS = {50: 1.0, 20: 1.06, 10: 1.25, 5: 1.3, 3: 1.5}
 #: Relative time of an evaluation in strips, due to copies at their borders and smaller convolutions.
 STRIPS = 1.15
@@ -111,7 +111,7 @@ class MemoryModel:
     def _count_maps(self, tiling: Tiling) -> float:
         """Return how many maps as large as the largest one a convolution and its neighbors hold at once.
 
-        Measured: docs/any-size.md for the CPU, `make test-gpu` on an H100, where cuDNN needs workspaces in float32.
+        Measured: docs/explanation/any-size.md for the CPU, `make test-gpu` on an H100, where cuDNN needs workspaces in float32.
         """
         if tiling.rows or self.encoder.convolution(self.encoder.names[0])[0].device.type != "cuda":
             return 3.5

@@ -25,14 +25,14 @@ from .bleed import bleed_width
 log = logging.getLogger(__name__)
 
 #: The longer side of the coarsest scale is between this and twice this: there the deepest filters see large forms as a
-#: whole, and an iteration costs little. From 64 px a run ends sooner, but less of the content is left (docs/method.md).
+#: whole, and an iteration costs little. From 64 px a run ends sooner, but less of the content is left (docs/explanation/method.md).
 COARSEST = 128
 #: Smallest side in pixels of any scale but the last.
 SMALLEST = 32
 #: A scale has converged when the loss hardly fell within so many iterations.
 WINDOW = 50
 #: Finer scales only add detail, and an iteration costs four times as much as on the scale before: they have this share
-#: of the coarsest scale's iterations, and at least so many (docs/method.md).
+#: of the coarsest scale's iterations, and at least so many (docs/explanation/method.md).
 FINER_SHARE, FINER_ITERATIONS = 0.3, 25
 
 
