@@ -1,5 +1,8 @@
 """The errors that users can fix, which the command prints as one line."""
 
+#: Name of the package on PyPI, where "styletransfer" is another project.
+DISTRIBUTION = "styletransfer-torch"
+
 
 def escape_unprintable(text: str) -> str:
     """Return one line that any terminal can show: line ends, control and non-Unicode characters as escapes.
@@ -12,6 +15,11 @@ def escape_unprintable(text: str) -> str:
 def plural(count: int, noun: str) -> str:
     """Return a count with its noun: "1 image", "2 images"."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def install_hint(extra: str) -> str:
+    """Return the command that installs an optional extra."""
+    return f"pip install '{DISTRIBUTION}[{extra}]'"
 
 
 class StyleTransferError(Exception):

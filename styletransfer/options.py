@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Literal, get_type_hints
 
 from .conversion import convert_value
-from .errors import UsageError
+from .errors import UsageError, install_hint
 
 #: The sixteen convolutions of VGG-19 by the paper's names, in order. A name stands for the output after the ReLU.
 LAYERS = tuple(f"conv{block}_{i}" for block, n in enumerate((2, 2, 4, 4, 4), 1) for i in range(1, n + 1))
@@ -115,7 +115,7 @@ class Options:
     )
     faces: float = _style(
         1.0,
-        "Content weight of faces relative to the rest; try 3 to 10. Needs: pip install 'styletransfer[faces]'.",
+        f"Content weight of faces relative to the rest; try 3 to 10. Needs: {install_hint('faces')}.",
         minimum=0,
     )
     color: Literal["style", "content", "luminance"] = _common(

@@ -1,5 +1,3 @@
-"""The version of the installed package."""
+"""The version of the package, the one place where it is set."""
 
-from importlib.metadata import version
-
-__version__ = version("styletransfer")
+__version__ = "1.0.0rc1"

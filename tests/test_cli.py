@@ -558,7 +558,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
         if isinstance(value, float) and value:
             assert f"[default: {value}]" in out
     assert "130" in out
-    assert run("--version", capsys=capsys)[1].startswith("styletransfer 0.")
+    assert run("--version", capsys=capsys)[1] == f"styletransfer {__version__}\n"
 
 
 def test_weights_commands(capsys: pytest.CaptureFixture[str]) -> None:

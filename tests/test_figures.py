@@ -264,7 +264,7 @@ def test_animation_that_cannot_be_written_is_refused_before_the_run(
         assert (code, out, err.count("\n")) == (2, "", 1) and message in err
     monkeypatch.setitem(sys.modules, "av", None)  # as if not installed
     code, out, err = run(content_path, style_path, *ANY, "--animate", "film.mp4", capsys=capsys)
-    assert (code, out, err.count("\n")) == (2, "", 1) and "styletransfer[video]" in err
+    assert (code, out, err.count("\n")) == (2, "", 1) and "styletransfer-torch[video]" in err
     assert list(here.iterdir()) == []
 
 

@@ -223,7 +223,7 @@ def test_heic_without_its_plug_in_names_the_extra_to_install(tmp_path: Path) -> 
             print(error)
     """
     process = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
-    needs = "HEIC needs pillow-heif: pip install 'styletransfer[heif]'"
+    needs = "HEIC needs pillow-heif: pip install 'styletransfer-torch[heif]'"
     assert process.stdout.splitlines() == [
         f"{tmp_path}: skipped 1 of 2 images: a.heic ({needs})",
         "['b.png']",

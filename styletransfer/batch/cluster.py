@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..errors import StyleTransferError, UsageError, describe_error
+from ..errors import StyleTransferError, UsageError, describe_error, install_hint
 from ..files import write_atomically
 from .jobs import Job, Row, make_picture
 from .workers import place_on_gpu
@@ -45,7 +45,7 @@ def run_on_cluster(
     try:
         from distributed import as_completed
     except ImportError as error:
-        raise UsageError("--scheduler needs Dask: pip install 'styletransfer[cluster]'") from error
+        raise UsageError(f"--scheduler needs Dask: {install_hint('cluster')}") from error
     waiting, submitted, unreadable = list(reversed(jobs)), dict[str, Job](), list[tuple[Job, Row]]()
     with _connected_client(address) as client:
         workers, counted = 1, -math.inf

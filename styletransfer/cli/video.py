@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import StyleTransferError, UsageError
+from ..errors import StyleTransferError, UsageError, install_hint
 from ..files import make_folder
 from ..options import PRESETS, Options, TemporalOptions
 from .arguments import MANY, RUN, Quiet, StylePaths, app, files_among, from_options
@@ -76,7 +76,7 @@ def video_command(
             from ..video.render import Shot, check_options
             from ..video.sound import choose_tracks
         except ImportError as error:
-            raise UsageError("video needs PyAV and OpenCV: pip install 'styletransfer[video]'") from error
+            raise UsageError(f"video needs PyAV and OpenCV: {install_hint('video')}") from error
         from ..images import check_distinct, check_folder
 
         show_notices(quiet)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UsageError
+from ..errors import UsageError, install_hint
 from ..files import write_atomically
 from ..images import check_folder
 
@@ -32,7 +32,7 @@ def check_plot(path: Path) -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise UsageError(f"{path}: plots need matplotlib: pip install 'styletransfer[plots]'") from error
+        raise UsageError(f"{path}: plots need matplotlib: {install_hint('plots')}") from error
 
 
 def plot_curves(curves: Sequence[Curve], path: Path) -> None:

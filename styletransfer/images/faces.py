@@ -5,7 +5,7 @@ import logging
 import numpy as np
 from PIL import Image
 
-from ..errors import UsageError
+from ..errors import UsageError, install_hint
 from .images import Picture
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def find_faces(picture: Picture) -> Picture | None:
 
         cascade = cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_alt2.xml")
     except (ImportError, AttributeError):
-        raise UsageError("finding faces needs OpenCV 4; run: pip install 'styletransfer[faces]'") from None
+        raise UsageError(f"finding faces needs OpenCV 4; run: {install_hint('faces')}") from None
     width, height = picture.rgb.size
     scale = min(1.0, SEARCHED / max(width, height))
     size = max(1, round(width * scale)), max(1, round(height * scale))

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image, UnidentifiedImageError, features
 
-from ..errors import StyleTransferError, UsageError
+from ..errors import StyleTransferError, UsageError, install_hint
 from ..files import describe_missing
 from .images import UnsupportedImageError
 from .png import SIGNATURE, open_png
@@ -23,7 +23,7 @@ READABLE = (
     *("PNG", "JPEG", "MPO", "WEBP", "TIFF", "GIF", "BMP", "AVIF", "HEIF", "JPEG2000", "PPM", "PSD", "QOI", "DIB"),
     *("DDS", "ICNS", "ICO", "PCX", "SGI", "TGA"),  # the shortest signatures last
 )
-NEEDS_HEIF = "HEIC needs pillow-heif: pip install 'styletransfer[heif]'"
+NEEDS_HEIF = f"HEIC needs pillow-heif: {install_hint('heif')}"
 NEEDS_AVIF = "AVIF needs Pillow 11.3 or newer: pip install --upgrade pillow"
 _HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs"}
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF

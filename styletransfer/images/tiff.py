@@ -27,7 +27,8 @@ _MODES = {_WHITE_IS_ZERO: "L", 1: "L", _RGB: "RGB", _CMYK: "CMYK", _CIE_LAB: "LA
 _KINDS = {1: "u", 2: "i", 3: "f", 4: "u"}
 _BITS = {"u": {*range(1, 17), 32, 64}, "i": {8, 16, 32, 64}, "f": {16, 32, 64}}
 _ASSOCIATED = 1
-#: Limits of the bytes of a pixel and of the values unpacked at once, which bound memory as in docs/explanation/reliability.md.
+#: Limits of the bytes of a pixel and of the values unpacked at once, which bound memory as
+#: docs/explanation/reliability.md says.
 _MAX_PIXEL_BYTES, _VALUES_AT_ONCE = 32, 1 << 18
 
 

@@ -29,9 +29,9 @@ class Spectrum:
 
     The curvature of the style transfer loss differs sixtyfold between coarse luminance and fine color. In runs of
     several hundred iterations L-BFGS alone, which starts from a multiple of the identity, needed a quarter more; within
-    the default iterations it makes no difference (docs/explanation/performance.md). The value of a band is the ratio of the norms
-    of steps and gradient differences in it: the spectral form of Barzilai and Borwein, *Two-Point Step Size Gradient
-    Methods*, IMA J. Numer. Anal. 1988.
+    the default iterations it makes no difference (docs/explanation/performance.md). The value of a band is the ratio of
+    the norms of steps and gradient differences in it: the spectral form of Barzilai and Borwein, *Two-Point Step Size
+    Gradient Methods*, IMA J. Numer. Anal. 1988.
     """
 
     def __init__(self, image: Tensor) -> None:

@@ -111,7 +111,8 @@ class MemoryModel:
     def _count_maps(self, tiling: Tiling) -> float:
         """Return how many maps as large as the largest one a convolution and its neighbors hold at once.
 
-        Measured: docs/explanation/any-size.md for the CPU, `make test-gpu` on an H100, where cuDNN needs workspaces in float32.
+        Measured: docs/explanation/any-size.md for the CPU, `make test-gpu` on an H100, where cuDNN needs workspaces in
+        float32.
         """
         if tiling.rows or self.encoder.convolution(self.encoder.names[0])[0].device.type != "cuda":
             return 3.5

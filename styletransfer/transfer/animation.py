@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..errors import UsageError
+from ..errors import UsageError, install_hint
 from ..files import write_atomically
 from ..images import check_distinct, check_folder, fit_size, flatten_on_white, to_pil
 from .run import Step
@@ -39,7 +39,7 @@ class Animation:
             try:
                 import av  # noqa: F401
             except ImportError as error:
-                raise UsageError(f"{path}: MP4 needs PyAV: pip install 'styletransfer[video]'; or use .webp") from error
+                raise UsageError(f"{path}: MP4 needs PyAV: {install_hint('video')}; or use .webp") from error
 
     def add(self, step: Step) -> None:
         """Add the image of a step, if a frame is due."""

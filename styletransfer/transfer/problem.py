@@ -25,7 +25,8 @@ from .bleed import bleed_width
 log = logging.getLogger(__name__)
 
 #: The longer side of the coarsest scale is between this and twice this: there the deepest filters see large forms as a
-#: whole, and an iteration costs little. From 64 px a run ends sooner, but less of the content is left (docs/explanation/method.md).
+#: whole, and an iteration costs little. From 64 px a run ends sooner, but less of the content is left
+#: (docs/explanation/method.md).
 COARSEST = 128
 #: Smallest side in pixels of any scale but the last.
 SMALLEST = 32

@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..errors import StyleTransferError, UsageError, describe_error
+from ..errors import StyleTransferError, UsageError, describe_error, install_hint
 from ..images import read_picture, to_pil
 from ..options import Options, TemporalOptions
 from ..transfer import Step, keep_model, open_session
@@ -263,7 +263,7 @@ def read_first_frame(path: Path) -> Image.Image:
 
 def _need_video() -> None:
     if not (importlib.util.find_spec("av") and importlib.util.find_spec("cv2")):
-        raise UsageError("clips need PyAV and OpenCV: pip install 'styletransfer[video]'")
+        raise UsageError(f"clips need PyAV and OpenCV: {install_hint('video')}")
 
 
 def to_jpeg(image: Image.Image) -> bytes:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
 
-from ..errors import StyleTransferError, UsageError
+from ..errors import StyleTransferError, UsageError, install_hint
 from ..files import make_folder
 from ..options import Options
 from ..transfer import keep_model
@@ -69,7 +69,7 @@ def serve(
 
         from .app import make_app
     except ImportError as error:
-        raise UsageError("the page needs Starlette and uvicorn: pip install 'styletransfer[ui]'") from error
+        raise UsageError(f"the page needs Starlette and uvicorn: {install_hint('ui')}") from error
     make_folder(folder)
     with contextlib.ExitStack() as stack:
         temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="styletransfer-page-"))
