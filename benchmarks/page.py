@@ -96,7 +96,7 @@ def print_page() -> None:
             )
 
         def shown() -> Any:
-            return run_script("return document.querySelector('#after img').getAttribute('src')")
+            return run_script("return document.querySelector('#after img[src*=jobs]')?.getAttribute('src')")
 
         def is_done(kind: str) -> bool:
             return str(run_script("return document.getElementById('status').textContent")).startswith(f"{kind} done")

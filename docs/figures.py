@@ -382,7 +382,7 @@ def take_screenshots(address: str, width: int, theme: str) -> Iterator[tuple[str
         for place, path in (("content", ASTRONAUT), ("styles", SWIRLS)):
             browser.find_element("id", f"{place}-file").send_keys(str(path))
             wait.until(lambda b, place=place: b.find_elements("css selector", f"#{place} img"))
-        wait.until(lambda b: b.find_elements("css selector", "#after img[src]"))
+        wait.until(lambda b: b.find_elements("css selector", "#after img[src*=jobs]"))
         yield screenshot("preview")
         wait_for("Preview done", 1)
         change("split", 40)
@@ -406,6 +406,7 @@ def take_screenshots(address: str, width: int, theme: str) -> Iterator[tuple[str
         yield screenshot("rendering")
         press("stop")
         wait_for("Full quality stopped")
+        browser.execute_script("document.getElementById('advanced').open = true")
         change("option-iterations", -1)
         field = browser.find_element("id", "option-iterations")
         browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", field)

@@ -133,7 +133,9 @@ class Tab:
 
     @property
     def shown(self) -> str:
-        return self.find("#after img").get_attribute("src") or ""
+        """The address of the shown image of a job; empty if there is none."""
+        source = self.find("#after img").get_attribute("src") or ""
+        return source if "/jobs/" in source else ""
 
     def wait_until_done(self, what: str) -> None:
         wait_for(lambda: self.status.startswith(f"{what} done"), f"{what}: {self.status} {self.error}")
@@ -276,7 +278,7 @@ def test_stop_keeps_the_image(open_tab: Callable[..., Tab], large_photo: Path, s
     tab.press("render")
     wait_for(lambda: "Full quality" in tab.status and "iteration" in tab.status, "the full image")
     tab.press("stop")
-    wait_for(lambda: tab.status.startswith("Full quality stopped early"), "the end")
+    wait_for(lambda: tab.status.startswith("Full quality stopped"), "the end")
     assert tab.find("#download").is_displayed() and len(tab.all("#history button")) >= 1
 
 
@@ -349,7 +351,7 @@ def test_reloaded_page_has_its_history_inputs_and_settings(
     wait_for(lambda: "Full quality" in tab.status and "iteration" in tab.status, "the full image, continued")
     assert tab.chosen("content") == [large_photo.name]
     tab.press("stop")
-    wait_for(lambda: tab.status.startswith("Full quality stopped early"), "the end")
+    wait_for(lambda: tab.status.startswith("Full quality stopped"), "the end")
     assert len(tab.all("#history button")) == 3
 
 

@@ -187,6 +187,8 @@ class ImageJob(Job):
                 if must_stop():
                     session.run.stop()
             result = session.result()
+        if not result.iterations:
+            return False
         result.save(self.target)
         self._newest, self.size = None, result.image.size  # the file has it
         self.is_complete = result.stopped != "interrupted"

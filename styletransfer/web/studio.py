@@ -179,10 +179,10 @@ class Studio:
         """
         try:
             source = self._read_upload(path)
-        except StyleTransferError:
+        except StyleTransferError as error:
             if path.is_relative_to(tab.folder):
                 path.unlink()
-            raise
+            raise type(error)(str(error).replace(str(path), path.name)) from error
         tab.sources[source.id] = source
         return source
 
@@ -316,7 +316,7 @@ class Studio:
 
     def _choose_target(self, tab: Tab, kind: str, content: Path, styles: Sequence[Path]) -> Path:
         if kind in SMALLER:
-            return tab.folder / f"{secrets.token_hex(8)}.png"
+            return Path(tempfile.mkdtemp(dir=tab.folder)) / f"{content.stem}_{styles[0].stem}.png"
         taken = {job.target for other in list(self._tabs.values()) for job in list(other.jobs.values())}
         name = f"{content.stem}_{styles[0].stem}{'.mp4' if kind == 'clip' else '.png'}"
         return next(path for path in number_names(self.folder / name) if not path.exists() and path not in taken)
@@ -324,6 +324,7 @@ class Studio:
     def describe(self, job: Job) -> dict[str, Any]:
         """Return what the page shows of a job."""
         before = self.queue.jobs_before(job) if job.state == "waiting" else []
+        is_kept = job.kind not in SMALLER
         command = ["styletransfer", *(["video"] if isinstance(job, ClipJob) else [])]
         command += [*map(str, (job.content, *job.styles)), *job.options.to_arguments(), "-o", job.target.name]
         return {
@@ -339,7 +340,8 @@ class Studio:
             "complete": job.is_complete,
             "place": len(before),
             "starts_in": self._seconds_of(before) if before else None,
-            "command": shlex.join(command),
+            "output": str(job.target) if is_kept else None,
+            "command": shlex.join(command) if is_kept else None,  # the inputs of others are deleted with their tab
             **job.request,
         }
 

@@ -18,8 +18,8 @@ const SIMPLE = [
     read: x => Number((2 ** x).toFixed(3)), show: value => Math.log2(value), text: value => `${Number(value).toFixed(2)} ×`},
   {name: "color", label: "Keep original colors", choices: [["style", "No: the style's colors"], ["content", "Yes: the content's palette"], ["luminance", "Yes, exactly: only lightness changes"]]},
   {name: "tv", label: "Smoothness", low: "crisp", high: "smooth", range: [0, 30], step: 1, read: Number, show: Number, text: value => `${value}`},
-  {name: "style_loss", label: "Style", choices: [["nearest", "Nearest: every place painted"], ["gram", "Gram: the paper's"], ["moments", "Moments: milder"], ["wasserstein", "Wasserstein: bolder"]]},
-  {name: "faces", label: "Faces", low: "painted", high: "kept", range: [1, 10], step: 0.5, read: Number, show: Number, text: value => Number(value) === 1 ? "as the rest" : `${value} × content weight`},
+  {name: "style_loss", label: "Style match", choices: [["nearest", "Every place painted (nearest)"], ["gram", "As in the paper (Gram)"], ["moments", "Milder (moments)"], ["wasserstein", "Bolder (Wasserstein)"]]},
+  {name: "faces", label: "Faces", help: "How much faces stay as in the photo.", low: "painted", high: "kept", range: [1, 10], step: 0.5, read: Number, show: Number, text: value => Number(value) === 1 ? "as the rest" : `${value} × content weight`},
 ]
 
 export class Controls {
@@ -81,6 +81,16 @@ export class Controls {
     return true
   }
 
+  // Show the first field with an invalid value and return its message; null if there is none.
+  showInvalid() {
+    const name = [...this.fields.keys()].find(key => !this.fields.get(key).check())
+    if (!name) return null
+    const {element} = this.fields.get(name)
+    if (element.closest("#advanced")) $("advanced").open = true
+    element.scrollIntoView({block: "center"})
+    return `${element.querySelector("label").textContent}: ${element.querySelector(".wrong").textContent}`
+  }
+
   get isValid() {
     return [...this.fields.values()].every(field => field.check())
   }
@@ -118,7 +128,7 @@ export class Controls {
     } else {
       Object.assign(input, {type: "range", min: simple.range[0], max: simple.range[1], step: simple.step})
     }
-    const wrap = addField($("simple"), control, simple.label, input, false)
+    const wrap = addField($("simple"), {...control, help: simple.help ?? control.help}, simple.label, input, false)
     if (!simple.choices) {
       const ends = document.createElement("div")
       ends.className = "ends"

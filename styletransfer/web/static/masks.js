@@ -1,7 +1,7 @@
 // Masks, drawn where the image is: one color for what stays as it is, and one for each of several styles.
 
 const $ = id => document.getElementById(id)
-const LONGEST = 1024
+const LONGEST = 1024, UNDO = 20  // steps
 // As in web/masks.py.
 const KEEP = "#ffffff", STYLES = ["#e6194b", "#3cb44b", "#4363d8", "#ffe119"]
 const NAMES = ["red", "green", "blue", "yellow"]
@@ -13,6 +13,7 @@ export class Masks {
     this.canvas = $("canvas")
     this.context = this.canvas.getContext("2d", {willReadFrequently: true})
     this.isEmpty = true
+    this.earlier = []  // what was drawn before each stroke
     this.color = KEEP
     this._connect()
   }
@@ -23,6 +24,21 @@ export class Masks {
     this.canvas.width = Math.max(1, Math.round(size[0] * scale))
     this.canvas.height = Math.max(1, Math.round(size[1] * scale))
     this.isEmpty = true
+    this.earlier = []
+    $("mask-undo").disabled = true
+  }
+
+  // Remember what is drawn, for Undo.
+  _remember() {
+    this.earlier = [...this.earlier.slice(1 - UNDO), this.context.getImageData(0, 0, this.canvas.width, this.canvas.height)]
+    $("mask-undo").disabled = false
+  }
+
+  undo() {
+    if (!this.earlier.length) return
+    this.context.putImageData(this.earlier.pop(), 0, 0)
+    $("mask-undo").disabled = !this.earlier.length
+    this._finish()
   }
 
   offer(styles) {
@@ -69,6 +85,7 @@ export class Masks {
       data.data.set([r, g, b, light > 127 ? 255 : 0], i)
     }
     context.putImageData(data, 0, 0)
+    this._remember()
     this._composite()
     this.context.drawImage(layer, 0, 0)
     this._finish()
@@ -104,7 +121,14 @@ export class Masks {
     opacity()
     size()
     $("masks-toggle").addEventListener("click", () => this.toggle())
+    $("mask-undo").addEventListener("click", () => this.undo())
+    document.addEventListener("keydown", event => {
+      if (!this.isShown || !(event.ctrlKey || event.metaKey) || event.key !== "z" || event.target.closest("input[type=text], input[type=number]")) return
+      event.preventDefault()
+      this.undo()
+    })
     $("mask-clear").addEventListener("click", () => {
+      this._remember()
       this.context.clearRect(0, 0, this.canvas.width, this.canvas.height)
       this._finish()
     })
@@ -131,9 +155,18 @@ export class Masks {
       if (!this.isShown || event.button || event.target.closest("button")) return
       element.setPointerCapture(event.pointerId)
       last = null
+      this._remember()
       draw(event)
     })
-    element.addEventListener("pointermove", event => { if (this.isShown && last && event.buttons & 1) draw(event) })
+    const outline = $("brush-outline")
+    element.addEventListener("pointermove", event => {
+      outline.hidden = !this.isShown
+      if (!this.isShown) return
+      const box = element.getBoundingClientRect(), side = width() / this.canvas.width * this.stage.size[0] * this.stage.zoom
+      Object.assign(outline.style, {left: `${event.clientX - box.left}px`, top: `${event.clientY - box.top}px`, width: `${side}px`, height: `${side}px`})
+      if (last && event.buttons & 1) draw(event)
+    })
+    element.addEventListener("pointerleave", () => { outline.hidden = true })
     element.addEventListener("pointerup", () => {
       if (!this.isShown || !last) return
       last = null

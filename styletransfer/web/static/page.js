@@ -37,14 +37,14 @@ async function call(path, body) {
 
 function report(error) {
   const message = error instanceof TypeError ? "The server does not answer: is it still running?" : error.message
-  if (!(error.field && controls?.markWrong(error.field, message))) {
-    $("error").textContent = message
-    $("error").hidden = false
-  }
+  if (error.field) controls?.markWrong(error.field, message)
+  $("error").textContent = message
+  $("error").hidden = false
 }
 
 function forgive() {
-  $("error").hidden = true
+  $("error").hidden = $("note").hidden = true
+  $("error").textContent = ""
   controls.markWrong(null)
 }
 
@@ -81,6 +81,8 @@ function setContent(source) {
   offerSizes()
   if (Object.keys(source.settings).length) controls.fill(source.settings)
   restart()
+  const size = source.size.map(side => Math.max(1, Math.round(side * Math.min(1, 1024 / Math.max(...source.size)))))
+  stage.show(thumbnail(source, 1024), size, thumbnail(source, 1024))  // until the first preview
 }
 
 // Bring back the inputs, settings and masks of an image that was made here.
@@ -135,8 +137,8 @@ function addGallery(where, sources, choose) {
 }
 
 function connectDrop(where) {
-  const drop = $(where), input = drop.querySelector("input")
-  input.addEventListener("change", () => {
+  const drop = where === "stage" ? $("stage") : $(where), input = $(`${where === "stage" ? "content" : where}-file`)
+  if (where !== "stage") input.addEventListener("change", () => {
     if (input.files.length) choose(where, input.files)
     input.value = ""
   })
@@ -145,20 +147,25 @@ function connectDrop(where) {
   drop.addEventListener("drop", event => {
     event.preventDefault()
     drop.classList.remove("over")
-    if (event.dataTransfer.files.length) choose(where, event.dataTransfer.files)
+    if (event.dataTransfer.files.length) choose(where === "stage" ? "content" : where, event.dataTransfer.files)
   })
 }
 
 // --- jobs ---
 
 const running = () => [...state.jobs.values()].find(job => ["waiting", "running"].includes(job.state))
+const isLong = job => ["full", "clip"].includes(job?.kind)
 const isReady = () => state.content && state.styles.length
 
 // Start a preview soon, from the image there is or, when images changed, anew.
 function changed({anew = false} = {}) {
   if (!isReady()) return
   const job = running()
-  if (job && ["full", "clip"].includes(job.kind)) return  // it would end
+  if (job && isLong(job)) {  // a preview would end it
+    $("note").textContent = "The full image is rendered with the settings it started with. Stop it to try others."
+    $("note").hidden = false
+    return
+  }
   if (anew) state.shown = null
   clearTimeout(timer)
   timer = setTimeout(() => start("preview").catch(report), WAIT)
@@ -174,7 +181,8 @@ function restart() {
 }
 
 async function start(kind, settings = controls.read(), previous = state.shown) {
-  if (!controls.isValid) return null
+  const wrong = controls.showInvalid()
+  if (wrong) throw new Error(wrong)
   forgive()
   const size = kind === "full" || kind === "clip" ? readSize() : {}
   const job = await call(`/api/tabs/${tab}/jobs`, {
@@ -266,7 +274,9 @@ function describe(job) {
   }
   if (job.state === "failed") return `${what} failed`
   if (job.state === "canceled") return `${what} stopped`
-  return `${what} ${job.complete ? "done" : "stopped early"}${size}, ${duration(seconds ?? 0)}`
+  if (state.variations.includes(job.id)) return "Click one to continue with it"
+  const output = job.output ? `, saved as ${job.output}` : ""
+  return `${what} ${job.complete ? "done" : "stopped"}${size}, ${duration(seconds ?? 0)}${output}`
 }
 
 const duration = seconds => seconds < 100 ? `${Math.max(1, Math.round(seconds))} s` : seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`
@@ -286,14 +296,15 @@ function drawCurve(job) {
 
 function drawActions() {
   const job = running(), shown = state.jobs.get(state.shown), isClip = state.content?.clip
-  $("render").disabled = !isReady() || ["full", "clip"].includes(job?.kind)
+  $("render").disabled = !isReady() || isLong(job)
   $("masks-toggle").disabled = !isReady() || !stage.size || isClip
-  $("variations").disabled = !isReady() || isClip
-  const isDone = shown?.state === "done"
+  $("variations").disabled = !isReady() || isClip || isLong(job)
+  const isDone = shown?.state === "done" && !job
   $("download").hidden = !isDone
-  $("copy").hidden = !isDone
+  $("copy").hidden = !isDone || !shown.command
   if (isDone) $("download").href = `/api/jobs/${shown.id}/file`
   $("compare").disabled = $("history").children.length < 2
+  for (const button of $("history").children) button.setAttribute("aria-current", button.dataset.job === state.shown)
 }
 
 // --- the size of the full image ---
@@ -391,9 +402,15 @@ function addHistory(job) {
   const settings = Object.entries(job.settings).map(([name, value]) => `${name.replaceAll("_", " ")}: ${value}`).join("\n")
   const names = `${job.content.name} in ${job.styles.map(style => style.name).join(" + ")}`
   image.alt = `${names}, ${job.size.join("×")} px`
-  button.title = `${image.alt}\n${settings || "default settings"}`
+  button.title = [image.alt, settings || "default settings", ...(job.masks ? ["with masks"] : [])].join("\n")
   button.type = "button"
+  button.dataset.job = job.id
   button.append(image)
+  if (job.kind !== "preview") {
+    const mark = document.createElement("span")
+    mark.textContent = job.kind === "clip" ? "clip" : "full"
+    button.append(mark)
+  }
   button.addEventListener("click", () => state.isComparing ? compareWith(job.id) : bringBack(job.id))
   $("history").prepend(button)
   $("history-title").hidden = false
@@ -418,11 +435,19 @@ function compareWith(id) {
   if (!first || first === second) return
   state.compared = id
   stage.show(`/api/jobs/${second.id}/preview?${second.version}`, first.size, `/api/jobs/${first.id}/preview?${first.version}`)
-  stage.sideBySide([first, second].map(job => `${job.styles.map(style => style.name).join(" + ")}, ${job.size.join("×")} px`))
+  stage.sideBySide([first, second].map(describeBriefly))
+}
+
+// What tells results apart, to be read beside another's.
+function describeBriefly(job) {
+  const settings = Object.entries(job.settings).filter(([name]) => !["alpha", "size", "enlarge"].includes(name))
+  const parts = [job.styles.map(style => style.name).join(" + "), `${job.size[0]} px`, ...settings.map(([name, value]) => `${name.replaceAll("_", " ")} ${value}`)]
+  return [...parts, ...(job.masks ? ["masks"] : [])].join(", ")
 }
 
 function toggleComparing() {
   if (state.isComparing) return stopComparing()
+  closeSheet()
   state.isComparing = true
   $("compare").setAttribute("aria-pressed", true)
   const other = [...state.jobs.values()].filter(job => job.finished && job.id !== state.shown && job.kind !== "variation").at(-1)
@@ -461,6 +486,8 @@ async function main() {
   drawRender({})
   connectDrop("content")
   connectDrop("styles")
+  connectDrop("stage")
+  for (const name of ["dragover", "drop"]) document.addEventListener(name, event => event.preventDefault())  // no other page
   addGallery("contents", setup.contents, setContent)
   addGallery("styles-gallery", setup.styles, source => setStyles([source]))
   document.addEventListener("paste", event => {

@@ -81,12 +81,19 @@ export class Stage {
   zoomTo(zoom, x, y) {
     if (!this.size) return
     const [width, height] = this._room()
-    const least = Math.min(1, width / this.size[0], height / this.size[1]) / 2
+    const least = Math.min(1 / devicePixelRatio, width / this.size[0], height / this.size[1])
     const factor = Math.min(Math.max(zoom, least), LARGEST_ZOOM) / this.zoom
     this.isFitted = false
-    this.x = x - factor * (x - this.x)
-    this.y = y - factor * (y - this.y)
     this.zoom *= factor
+    this._pan(x - factor * (x - this.x), y - factor * (y - this.y))
+  }
+
+  // Move the image; what is smaller than the stage is centered, what is larger covers it.
+  _pan(x, y) {
+    const [width, height] = this._room()
+    const keep = (position, room, side) => side <= room ? (room - side) / 2 : Math.min(0, Math.max(room - side, position))
+    this.x = keep(x, width, this.zoom * this.size[0])
+    this.y = keep(y, height, this.zoom * this.size[1])
     this._place()
   }
 
@@ -114,8 +121,10 @@ export class Stage {
   _place() {
     for (const image of [...this.images, this.canvas]) {
       image.style.transform = `translate(${this.x}px, ${this.y}px) scale(${this.zoom})`
-      image.style.imageRendering = this.zoom * devicePixelRatio > 3 ? "pixelated" : "auto"
+      image.style.imageRendering = !this.isFitted && this.zoom * devicePixelRatio > 3 ? "pixelated" : "auto"
     }
+    this.element.classList.toggle("zoomed", !this.isFitted)
+    $("zoom").textContent = `${Math.round(100 * this.zoom * devicePixelRatio)} %`
     $("actual").setAttribute("aria-pressed", Math.abs(this.zoom * devicePixelRatio - 1) < 1e-3)
     this._clip()
   }
@@ -129,7 +138,10 @@ export class Stage {
     // Beside the result, nothing of the image before it must be seen.
     this.panes[0].style.visibility = percent || this.isSide ? "" : "hidden"
     $("handle").hidden = !shown || percent === 0 || percent === 100
+    if (!shown) return
     $("handle").style.left = `${edge}px`
+    $("handle").style.top = `${Math.max(0, this.y)}px`
+    $("handle").style.height = `${Math.min(this._room()[1], this.zoom * this.size[1])}px`
   }
 
   _connect() {
@@ -173,10 +185,7 @@ export class Stage {
         if (last) this.zoomTo(this.zoom * now[2] / last[2], now[0], now[1])
         last = now
       } else {
-        this.isFitted = false
-        this.x += x - oldX
-        this.y += y - oldY
-        this._place()
+        if (!this.isFitted) this._pan(this.x + x - oldX, this.y + y - oldY)
       }
     })
     for (const name of ["pointerup", "pointercancel"]) {
