@@ -277,6 +277,9 @@ def test_stop_keeps_the_image(open_tab: Callable[..., Tab], large_photo: Path, s
     wait_for(lambda: tab.shown, "the first preview")
     tab.press("render")
     wait_for(lambda: "Full quality" in tab.status and "iteration" in tab.status, "the full image")
+    assert tab.find("#variations").get_attribute("disabled")  # they would end it
+    tab.choose("balance", 80)
+    assert "started with" in tab.find("#note").text and "Full quality" in tab.status
     tab.press("stop")
     wait_for(lambda: tab.status.startswith("Full quality stopped"), "the end")
     assert tab.find("#download").is_displayed() and len(tab.all("#history button")) >= 1
@@ -301,7 +304,15 @@ def test_errors_are_shown_where_they_are(
     tab.fill("learning_rate", 0.1)  # only the server knows that this is wrong
     wait_for(lambda: "learning_rate does not apply to L-BFGS" in tab.error, "the error about the learning rate")
     assert tab.find("#option-learning_rate-wrong").is_displayed()
+    tab.script("document.getElementById('advanced').open = false")
     tab.fill("learning_rate", "")
+    wait_for(lambda: not tab.error, "no error")
+    tab.fill("iterations", -1)
+    tab.script("document.getElementById('advanced').open = false")
+    tab.press("render")
+    wait_for(lambda: tab.find("#error").text.startswith("Iterations: "), "why nothing is rendered")
+    assert tab.find("#option-iterations").is_displayed()  # its section is open again
+    tab.fill("iterations", 3)
     wait_for(lambda: not tab.error, "no error")
 
 
@@ -367,7 +378,18 @@ def test_drawn_region_is_kept_unchanged(
     stage = tab.find("#stage")
     tab.script("arguments[0].scrollIntoView({block: 'center'})", stage)
     first = tab.shown
-    ActionChains(tab.driver).move_to_element(stage).click_and_hold().move_by_offset(60, 0).release().perform()
+    opaque = (
+        "const c = document.getElementById('canvas');"
+        "const {data} = c.getContext('2d').getImageData(0, 0, c.width, c.height);"
+        "return data.filter((value, i) => i % 4 === 3 && value > 127).length"
+    )
+    stroke = ActionChains(tab.driver).move_to_element(stage).click_and_hold().move_by_offset(60, 0).release()
+    stroke.perform()
+    drawn = tab.script(opaque)
+    ActionChains(tab.driver).move_to_element(stage).move_by_offset(0, 80).click().perform()
+    assert tab.script(opaque) > drawn > 0
+    tab.press("mask-undo")
+    assert tab.script(opaque) == drawn
     wait_for(lambda: tab.shown != first, "the changed preview")
     tab.wait_until_done("Preview")
     tab.press("render")

@@ -297,6 +297,9 @@ def test_full_images_go_into_the_folder_and_previews_do_not(
     first, second = (place.add_job(tab, {**asked, "kind": "full", "settings": {"size": 2000}}) for _ in range(2))
     assert (first.target, second.target) == (rooms[0] / "cat_paint.png", rooms[0] / "cat_paint-2.png")
     assert {path.name for path in rooms[0].iterdir()} == {"cat.png", "paint.png"} and first.options.size == 2000
+    described = place.describe(preview)
+    assert preview.target.name == "cat_paint.png" and (described["output"], described["command"]) == (None, None)
+    assert place.describe(second)["output"] == str(rooms[0] / "cat_paint-2.png")
     assert not (preview.is_wanted or first.is_wanted) and second.is_wanted  # a newer job ends the others
     command = place.describe(second)["command"].split()
     assert command[0] == "styletransfer" and command[-2:] == ["-o", "cat_paint-2.png"]
@@ -422,7 +425,8 @@ def test_server_survives_broken_and_huge_requests(address: str, content_path: Pa
     for number in range(30):
         data = (b"", whole[: 10 * number], os.urandom(1000), bomb)[number % 4]
         status, answer = client.request(f"api/tabs/{tab}/files/broken.png", data)
-        assert status == 400 and "broken.png" in json.loads(answer)["error"]
+        error = json.loads(answer)["error"]
+        assert status == 400 and error.startswith("broken.png")  # not where the server keeps it
     for body in (b"{", b"[]", b"null", b"1", b'{"kind": 5, "content": [], "styles": {}}', b'{"settings": 3}'):
         assert client.request(f"api/tabs/{tab}/jobs", body)[0] in (400, 404)
     for path in ("api/tabs/none/jobs", "api/tabs/none/stop", "api/sources/none", "api/jobs/none/file"):

@@ -141,13 +141,18 @@ export class Masks {
       const [x, y] = this.stage.position(event), to = [x * this.canvas.width, y * this.canvas.height]
       const context = this.context
       this._composite()
-      context.strokeStyle = this.color || "#000"
+      context.strokeStyle = context.fillStyle = this.color || "#000"
       context.lineWidth = width()
       context.lineCap = context.lineJoin = "round"
       context.beginPath()
-      context.moveTo(...(last ?? to))
-      context.lineTo(...to)
-      context.stroke()
+      if (last) {
+        context.moveTo(...last)
+        context.lineTo(...to)
+        context.stroke()
+      } else {
+        context.arc(...to, width() / 2, 0, 7)  // a line of no length is not drawn
+        context.fill()
+      }
       last = to
     }
     const element = this.stage.element
