@@ -14,7 +14,7 @@ USER := .venv/.installed
 DEV := .venv/.installed-dev
 INSTALL = $(BIN)/python -m pip install --quiet --editable
 
-.PHONY: demo test test-slow test-browser test-gpu fuzz lint weights figures bench bench-any-size bench-batch bench-gpu bench-video gallery clean
+.PHONY: demo docs dist test test-slow test-browser test-gpu fuzz lint weights figures bench bench-any-size bench-batch bench-gpu bench-video gallery clean
 .DELETE_ON_ERROR:
 
 # At most a minute on any machine: a slow one ends with fewer iterations.
@@ -46,6 +46,16 @@ lint: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The documentation site, into out/site.
+docs: $(DEV)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+# Wheel and sdist, into dist/.
+dist: $(DEV)
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*
 
 # VGG-19 itself, 548 MB, into torch hub's cache.
 weights: $(USER)
