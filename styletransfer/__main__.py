@@ -11,6 +11,8 @@ from typing import NoReturn
 def main() -> NoReturn:
     """Run the command. Ctrl-C shows no traceback, neither during the imports nor after the work."""
     _open_missing_streams()
+    # On Apple GPUs, do operations that Metal lacks on the CPU. torch reads this when it is imported.
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     try:
         from .cli.main import main as run
     except KeyboardInterrupt:

@@ -177,3 +177,18 @@ def test_evaluations_on_a_cpu_are_not_captured() -> None:
         return (x,)
 
     assert evaluation.capture_graph(evaluate, torch.zeros(1, 3, 4, 4)) is evaluate
+
+
+def test_apple_gpu_that_lacks_an_operation_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where there is no Apple GPU, every operation is missing."""
+    if torch.backends.mps.is_available():
+        pytest.skip("this machine has one")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    hardware._encoder_runs_on.cache_clear()
+    assert [hardware.select_device("auto").type for _ in range(2)] == ["cpu", "cpu"]
+    assert [record.message.startswith("device mps is not used: ") for record in caplog.records] == [True]
+    assert hardware._encoder_runs_on("cpu")
+    hardware._encoder_runs_on.cache_clear()

@@ -20,16 +20,21 @@ class Wasserstein(StyleLoss):
 
     def prepare(self, style: Moments) -> Any:
         """Return μₛ, Σₛ^½, tr Σₛ and the denominator, in float64."""
-        mean, covariance = (tensor.double() for tensor in (style.mean, style.covariance))
+        mean, covariance = (_to_float64(tensor) for tensor in (style.mean, style.covariance))
         values, vectors = torch.linalg.eigh(covariance)
         root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-        return mean, root, covariance.diagonal().sum(), style.second.double().diagonal().sum()
+        return mean, root, covariance.diagonal().sum(), _to_float64(style.second).diagonal().sum()
 
     def distance(self, moments: Moments, target: Any) -> Tensor:
         """Return the loss."""
-        mean, root, trace, whole = (tensor.double() for tensor in target)
-        covariance = moments.covariance.double()
+        mean, root, trace, whole = (_to_float64(tensor) for tensor in target)
+        covariance = _to_float64(moments.covariance)
         values = torch.linalg.eigvalsh(root @ covariance @ root).clamp(min=LEAST_EIGENVALUE * trace**2)
         between = covariance.diagonal().sum() + trace - 2 * values.sqrt().sum()
-        loss: Tensor = (between + (moments.mean.double() - mean).square().sum()) / whole
-        return loss.to(moments.second.dtype)
+        loss: Tensor = (between + (_to_float64(moments.mean) - mean).square().sum()) / whole
+        return loss.to(moments.second)
+
+
+def _to_float64(tensor: Tensor) -> Tensor:
+    """Return a tensor in float64, on the CPU if its device is an Apple GPU, which has no float64."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()

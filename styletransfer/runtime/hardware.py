@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import functools
 import itertools
 import logging
 import math
@@ -15,6 +16,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from ..encoder.backward import BackwardPass
+from ..encoder.convolution import Convolution
+from ..encoder.vgg import Encoder
 from ..errors import StyleTransferError, UsageError
 from ..measurements import load_or_measure
 from . import distributed
@@ -44,9 +48,13 @@ class Precision:
 
 
 def select_device(name: str) -> torch.device:
-    """Return the device of a name: auto, cpu, cuda, cuda:N or mps. Raises `UsageError` if it is not available."""
+    """Return the device of a name: auto, cpu, cuda, cuda:N or mps. Raises `UsageError` if it is not available.
+
+    auto takes CUDA, or else an Apple GPU if the encoder runs on it. Apple GPUs are untested: there was none to try.
+    """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        apple = torch.backends.mps.is_available()
+        name = "cuda" if torch.cuda.is_available() else "mps" if apple and _encoder_runs_on("mps") else "cpu"
     try:
         chosen = torch.device(name)
     except RuntimeError:
@@ -60,6 +68,25 @@ def select_device(name: str) -> torch.device:
     if chosen.type in ("cuda", "mps"):
         raise UsageError(f"device {name} is not available; use cpu or auto")
     raise UsageError(f"device {name!r} is invalid; use auto, cpu, cuda, cuda:N or mps")
+
+
+@functools.cache
+def _encoder_runs_on(device: str) -> bool:
+    """Return whether forward and backward pass run there in float32; if not, say why."""
+    layers = {
+        name: Convolution(torch.randn(8, channels, 3, 3), torch.zeros(8))
+        for name, channels in (("conv1_1", 3), ("conv1_2", 8), ("conv2_1", 8))
+    }
+    try:
+        encoder, image = Encoder(layers, ["conv2_1"]).to(device), torch.rand(1, 3, 32, 32, device=device)
+        trace = BackwardPass(encoder, image)
+        trace.forward(lambda *_: None)
+        trace.backward(lambda layer, top, features: features, lambda *_: None, torch.zeros_like(image))
+        float(image[0, 0, 0, 0])  # waits for the device
+    except (RuntimeError, TypeError, AssertionError) as error:
+        log.warning("device %s is not used: %s", device, " ".join(str(error).split())[:120])
+        return False
+    return True
 
 
 def select_precision(name: str, on: torch.device) -> Precision:
