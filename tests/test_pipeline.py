@@ -1,11 +1,14 @@
 """stylize() on small images, with the bundled network or random weights."""
 
+import base64
 import copy
 import dataclasses
 import gc
+import io
 import itertools
 import logging
 import math
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -659,3 +662,17 @@ def test_seamless_gradient_matches_finite_differences() -> None:
     direction = torch.randn(canvas.shape, dtype=torch.float64)
     ahead, behind = (evaluate(canvas + s * 1e-6 * direction)[0][0].item() for s in (1, -1))
     np.testing.assert_allclose((ahead - behind) / 2e-6, (gradient * direction).sum().item(), rtol=1e-6)
+
+
+def test_result_shows_itself_in_notebooks(tmp_path: Path, style_path: Path) -> None:
+    content = Image.effect_noise((900, 720), 60).convert("RGB").filter(ImageFilter.GaussianBlur(20))
+    result = stylize(content, style_path, SMALL, iterations=1, size=900, scales="1")
+    shown = Image.open(io.BytesIO(result._repr_png_()))
+    assert shown.format == "PNG" and shown.size == (640, 512)
+    np.testing.assert_array_equal(np.asarray(shown), np.asarray(result.image.resize((640, 512), reducing_gap=2.0)))
+    page = result._repr_html_()
+    assert page is not None and "<script" not in page
+    after, before = (base64.b64decode(data) for data in re.findall(r"base64,([^\"]+)\"", page))
+    for data, image in ((after, result.image), (before, content)):
+        pixels, expected = (np.asarray(i.resize((64, 51)), float) for i in (Image.open(io.BytesIO(data)), image))
+        assert np.abs(pixels - expected).mean() < 2

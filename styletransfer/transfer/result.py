@@ -1,6 +1,8 @@
 """The result of a run: the output image, its losses, and how it was made."""
 
+import base64
 import dataclasses
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +12,19 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from ..images import check_output, to_pil, write_picture
+from ..images import check_output, fit_size, to_pil, write_picture
 from ..losses import Losses
 from ..options import Options
 from ..version import __version__
+
+#: The longer side in pixels of images in a notebook.
+SHOWN = 640
+_BOTH = """<div style="position:relative;width:{width}px;max-width:100%;line-height:0">
+<img alt="Output image" style="width:100%" src="data:image/jpeg;base64,{after}">
+<div title="Drag the lower right corner" style="position:absolute;top:0;bottom:0;left:0;width:50%;max-width:100%;\
+overflow:hidden;resize:horizontal;border-right:2px solid #fff">
+<img alt="Content image" style="width:{width}px;max-width:none" src="data:image/jpeg;base64,{before}">
+</div></div>"""
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,7 @@ class Result:
         alpha: the content's opacity, Pillow mode L, or None.
         inputs: file names of content and styles, without folders; a list of them for a folder of styles.
         digest: SHA-256 of the input files together, if all inputs are files.
+        content: the content image, at most `SHOWN` pixels, to be shown beside the output.
         checkpoint: the path of the run's checkpoint, written or not; None for a run without checkpoints.
     """
 
@@ -55,6 +67,7 @@ class Result:
     alpha: Image.Image | None = None
     inputs: Sequence[str | list[str]] = ("image", "image")
     digest: str | None = None
+    content: Image.Image | None = None
     checkpoint: Path | None = None
 
     @property
@@ -74,6 +87,19 @@ class Result:
         if self.alpha is not None:
             image.putalpha(self.alpha)
         return image
+
+    def _repr_png_(self) -> bytes:
+        """Return the output image for Jupyter, at most `SHOWN` pixels."""
+        return _encode(self.image, "PNG")
+
+    def _repr_html_(self) -> str | None:
+        """Return content and output on the same spot for Jupyter; drag the border between them."""
+        if self.content is None:
+            return None
+        width, height = fit_size(self.size, SHOWN)
+        both = {"before": self.content.resize((width, height)), "after": self.image.convert("RGB")}
+        data = {name: base64.b64encode(_encode(image, "JPEG")).decode() for name, image in both.items()}
+        return _BOTH.format(width=width, **data)
 
     def settings(self) -> dict[str, Any]:
         """Return how the image was made, to embed in it for `again`; without folders, so that it can be shared."""
@@ -102,3 +128,11 @@ class Result:
         if self.checkpoint and self.stopped != "interrupted":
             self.checkpoint.unlink(missing_ok=True)
         return target
+
+
+def _encode(image: Image.Image, file_format: str) -> bytes:
+    """Return an image of at most `SHOWN` pixels as a file."""
+    image.thumbnail((SHOWN, SHOWN))
+    file = io.BytesIO()
+    image.save(file, file_format, quality=92)
+    return file.getvalue()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..encoder.tiling import Tiling
 from ..errors import StyleTransferError
+from ..images import fit_size
 from ..losses import Losses
 from ..runtime import distributed, hardware
 from ..runtime.plan import Plan
@@ -20,7 +21,7 @@ from .canvas import make_finisher, make_start, upsample_residual
 from .checkpoint import check_same_run
 from .planning import plan_scale
 from .problem import Problem, Scale, parse_tuning, serialize_tuning
-from .result import Result
+from .result import SHOWN, Result
 from .stage import Caution, ScaleRecord, Stage
 
 log = logging.getLogger(__name__)
@@ -219,6 +220,7 @@ class Run:
             alpha=problem.inputs.content.resize(size).alpha,
             inputs=problem.inputs.names,
             digest=problem.originals.digest,
+            content=problem.originals.content.rgb.resize(fit_size(size, SHOWN), reducing_gap=2),
         )
 
     # --- the state --------------------------------------------------------------------------------------------------
