@@ -3,6 +3,7 @@
 
 import io
 import itertools
+import shlex
 import shutil
 import signal
 import subprocess
@@ -81,6 +82,23 @@ def overview() -> None:
         result = stylize(content_image, EXAMPLES / style, OPTIONS).image
         rows.append([("", content_image), ("", style_image), ("", result)])
     save("overview.jpg", rows, 320, quality=90)
+
+
+def gallery() -> None:
+    """Run the commands of the README's gallery and arrange their images in two rows."""
+    text = (ROOT / "README.md").read_text().partition("## Gallery")[2].partition("## ")[0]
+    commands = [shlex.split(line) for line in text.splitlines() if line.startswith("    styletransfer ")]
+    cells = []
+    with TemporaryDirectory() as folder:
+        for number, (_, *arguments) in enumerate(commands):
+            output = Path(folder) / f"{number}.png"
+            command = [sys.executable, "-m", "styletransfer", *arguments, "-q", "-o", output]
+            subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+            cells.append(ImageOps.fit(Image.open(output).convert("RGB"), (440, 330)))
+    sheet = Image.new("RGB", (3 * 440 + 16, 2 * 330 + 8), "white")
+    for number, cell in enumerate(cells):
+        sheet.paste(cell, (number % 3 * 448, number // 3 * 338))
+    sheet.save(FIGURES / "gallery.jpg", quality=85)
 
 
 def ratios() -> None:
@@ -438,7 +456,20 @@ def video() -> None:
 
 
 DRAWN = (
-    *(overview, ratios, content_layers, colors, regions, blends, strokes, starts, regularizers, sizes, progress),
+    *(
+        overview,
+        gallery,
+        ratios,
+        content_layers,
+        colors,
+        regions,
+        blends,
+        strokes,
+        starts,
+        regularizers,
+        sizes,
+        progress,
+    ),
     *(reconstructions, optimizers, painters, photographs, textures, presets, networks, page, video),
 )
 

@@ -315,12 +315,16 @@ _UNITS = {"s": 1, "m": 60, "h": 3600}
 _EARLIER_DEFAULTS = {"style_loss": "gram"}
 #: Fields that are the name of a file, or None; `init` and `mask` can be, too.
 FILE_OPTIONS = ("weights", "keep", "content_mask")
+#: Values of `Options.style_loss` besides ours, in this process (`losses.register`).
+OWN_STYLE_LOSSES: set[str] = set()
 #: Fields that do not affect the image.
 _WITHOUT_EFFECT = ("max_pixels", "checkpoint_every")
 
 
 def convert(name: str, value: Any) -> Any:
     """Return a value as one of a field of `Options` (`convert_value`). Raises `UsageError` if it is invalid."""
+    if name == "style_loss" and value in OWN_STYLE_LOSSES:
+        return value
     metadata = Options.__dataclass_fields__[name].metadata
     return convert_value(name, value, _HINTS[name], metadata["minimum"], metadata["maximum"])
 

@@ -1,14 +1,16 @@
 """The loss terms, compared with NumPy in float64."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
 import torch
+from conftest import TINY
 
-from styletransfer import Options
-from styletransfer.losses import LOSSES, Moments
+from styletransfer import Options, UsageError, stylize
+from styletransfer.losses import LOSSES, Moments, register
 from styletransfer.losses.content import content_loss
 from styletransfer.losses.gram import gram_matrix
 from styletransfer.losses.pixels import (
@@ -18,6 +20,7 @@ from styletransfer.losses.pixels import (
     squared_change,
     total_variation,
 )
+from styletransfer.options import OWN_STYLE_LOSSES
 
 RNG = np.random.default_rng(1)
 
@@ -31,6 +34,22 @@ def style_loss(gram: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, 
 
 def test_every_style_loss_is_an_option() -> None:
     assert tuple(LOSSES) == get_args(get_type_hints(Options)["style_loss"])
+
+
+def test_registered_style_loss_is_an_option(content_path: Path, style_path: Path) -> None:
+    with pytest.raises(UsageError, match="style_loss is 'mine'"):
+        Options(style_loss="mine")  # type: ignore[arg-type]
+    register("mine", LOSSES["gram"])
+    try:
+        results = [
+            stylize(content_path, style_path, weights=str(TINY), iterations=2, style_loss=name)
+            for name in ("gram", "mine")
+        ]
+        assert torch.equal(*(result.tensor for result in results))
+        assert Options.from_settings(results[1].settings()).style_loss == "mine"
+    finally:
+        del LOSSES["mine"]
+        OWN_STYLE_LOSSES.clear()
 
 
 def test_gram_matrix_is_the_mean_product_over_positions() -> None:

@@ -22,7 +22,7 @@ VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 def find_python(version: str) -> str | None:
     """Return a Python of this version, among those of pyenv too."""
     of_pyenv = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
-    return shutil.which(f"python{version}") or next((str(path) for path in of_pyenv), None)
+    return str(of_pyenv[0]) if of_pyenv else shutil.which(f"python{version}")  # a shim of pyenv may lead nowhere
 
 
 @pytest.fixture(scope="module")

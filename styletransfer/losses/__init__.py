@@ -4,6 +4,7 @@
 runtime and encoder.
 """
 
+from ..options import OWN_STYLE_LOSSES
 from .base import Moments, StyleLoss
 from .gram import Gram
 from .modules import (
@@ -31,6 +32,16 @@ LOSSES: dict[str, StyleLoss] = {
     "wasserstein": Wasserstein(),
 }
 
+
+def register(name: str, loss: StyleLoss) -> None:
+    """Make a style loss available as `Options.style_loss`, in this process.
+
+    It works with tiles, masks, several styles and processes, and with `again` wherever it is registered.
+    """
+    LOSSES[name] = loss
+    OWN_STYLE_LOSSES.add(name)
+
+
 __all__ = [
     "GAMUT_WEIGHT",
     "LOSSES",
@@ -51,4 +62,5 @@ __all__ = [
     "TemporalPrior",
     "TotalVariationLoss",
     "WassersteinLoss",
+    "register",
 ]
