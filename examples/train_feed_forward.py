@@ -1,10 +1,10 @@
-"""Train a small network that restyles any photo in one pass, for a minute, with the losses of styletransfer.
+"""Train a small network that restyles any photo in one pass, for about a minute, with the losses of styletransfer.
 
-    python examples/train_feed_forward.py examples/swirls.jpg examples/coffee.jpg out.png --seconds 60
+    python examples/train_feed_forward.py examples/swirls.jpg examples/coffee.jpg out.png --steps 100
 
 Johnson, Alahi and Fei-Fei, *Perceptual Losses for Real-Time Style Transfer and Super-Resolution*, ECCV 2016, in small:
-the photos are crops of a single one, and the network has a tenth of their weights. For good results train it on thousands
-of photos, for hours.
+the photos are crops of a single one, and the network has a tenth of their weights. For good results train it for hours,
+on thousands of photos.
 """
 
 import argparse
@@ -48,12 +48,12 @@ def make_network(channels: int = 32) -> nn.Sequential:
 
 
 def train(
-    network: nn.Module, features: FeatureExtractor, style_image: Tensor, photo: Tensor, seconds: float
+    network: nn.Module, features: FeatureExtractor, style_image: Tensor, photo: Tensor, steps: int
 ) -> list[float]:
-    """Train on random crops of a photo for so many seconds; return the losses."""
+    """Train on random crops of a photo; return the losses."""
     style, content, smooth = GramLoss(features(style_image)), ContentLoss(), TotalVariationLoss()
-    optimizer, losses, end = torch.optim.Adam(network.parameters(), 3e-3), list[float](), time.monotonic() + seconds
-    while time.monotonic() < end:
+    optimizer, losses = torch.optim.Adam(network.parameters(), 3e-3), list[float]()
+    for _ in range(steps):
         corners = [(int(torch.randint(side - CROP + 1, ()))) for side in photo.shape[2:] for _ in range(BATCH)]
         crops = torch.cat(
             [photo[..., y : y + CROP, x : x + CROP] for y, x in zip(corners[:BATCH], corners[BATCH:], strict=True)]
@@ -75,14 +75,14 @@ def main() -> None:
     parser.add_argument("style", type=Path)
     parser.add_argument("photo", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--steps", type=int, default=100)
     args = parser.parse_args()
     torch.manual_seed(0)
     features = st.load_model("vgg19").feature_extractor()
     style_image, photo = read_picture(args.style).resize((256, 204)).tensor(), read_picture(args.photo).tensor()
     photo = photo[..., : photo.shape[2] // 2 * 2, : photo.shape[3] // 2 * 2]
     network = make_network()
-    losses = train(network, features, style_image, photo, args.seconds)
+    losses = train(network, features, style_image, photo, args.steps)
     print(f"{len(losses)} steps, loss {losses[0]:.3f} -> {losses[-1]:.3f}")
     start = time.perf_counter()
     with torch.no_grad():

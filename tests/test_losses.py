@@ -41,10 +41,8 @@ def test_registered_style_loss_is_an_option(content_path: Path, style_path: Path
         Options(style_loss="mine")  # type: ignore[arg-type]
     register("mine", LOSSES["gram"])
     try:
-        results = [
-            stylize(content_path, style_path, weights=str(TINY), iterations=2, style_loss=name)
-            for name in ("gram", "mine")
-        ]
+        options = Options(weights=str(TINY), iterations=2)
+        results = [stylize(content_path, style_path, options, style_loss=name) for name in ("gram", "mine")]
         assert torch.equal(*(result.tensor for result in results))
         assert Options.from_settings(results[1].settings()).style_loss == "mine"
     finally:
