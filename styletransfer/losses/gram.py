@@ -11,8 +11,8 @@ from .base import Moments, StyleLoss, squared_norm
 class Gram(StyleLoss):
     """‖G − A‖² / ‖A‖², of Gram matrices G and A: which filters fire together, anywhere in the image (eq. 3–5).
 
-    Eq. 4 has ‖G − A‖² / (4 N²). So one style image counts up to thirty times as much as another, and one of its layers
-    up to forty times as much as another: ‖A‖² / N² goes from 1.2 to 320 (docs/explanation/method.md).
+    Deviation: eq. 4 has ‖G − A‖² / (4 N²), with which one style image, and one of its layers, counts many times as much
+    as another: ‖A‖² / N² goes from 1.2 to 146 (docs/explanation/method.md).
     """
 
     uses_mean = False
