@@ -81,7 +81,7 @@ def seconds_until(is_true: Callable[[], object], interval: float = 0.05) -> floa
 
 
 def print_page() -> None:
-    """Print all figures of docs/how-to/page.md."""
+    """Print all figures of docs/explanation/performance.md."""
     with open_page() as (browser, browser_pid, server_pid, ready):
 
         def run_script(text: str, *arguments: Any) -> Any:

@@ -342,8 +342,8 @@ def page() -> None:
     places = FIGURES, FIGURES.parents[1] / "out" / "page"
     places[1].mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "styletransfer", "ui", "--no-browser", "--port", "7861", "--folder", folder]
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, "-m", "styletransfer", "ui", "--no-browser", "--port", "7861"]
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder)
         try:
             assert server.stdout
             address = server.stdout.readline().strip()

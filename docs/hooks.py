@@ -73,4 +73,4 @@ def describe_option(option: Any, context: Any) -> str:
 def escape(text: str) -> str:
     """Return a help text for Markdown."""
     paragraphs = (" ".join(part.split()) for part in text.split("\n\n"))
-    return re.sub(r"([|<>*_\[\]])", r"\\\1", "\n\n".join(paragraphs))
+    return re.sub(r"([|<>*_\[\]])", r"\\\1", "\n\n".join(paragraphs).replace(r"\[", "["))

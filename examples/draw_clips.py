@@ -114,7 +114,8 @@ def make_scenes(size: tuple[int, int]) -> dict[str, Scene]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--clips", nargs="+", default=["pan", "move", "zoom", "still", "sample"])
+    names = "pan", "move", "zoom", "still", "sample"
+    parser.add_argument("--clips", nargs="+", choices=names, default=names)
     parser.add_argument("--size", default="480x270")
     parser.add_argument("--frames", type=int, default=2 * RATE)
     parser.add_argument("--ending", default=".mp4", help="as of the command's outputs; .mkv loses nothing")

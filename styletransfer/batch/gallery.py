@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from ..errors import StyleTransferError
+from ..errors import StyleTransferError, plural
 from ..files import write_atomically
 from ..images import fit_size, read_picture
 from ..options import Options
@@ -50,7 +50,7 @@ def write_gallery(jobs: Sequence[Job], rows: Mapping[str, Mapping[str, Any]], pa
         status = str(rows.get(job.output, {}).get("status", "not begun"))
         counts[status] = counts.get(status, 0) + 1
     summary = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-    page = _PAGE.format(title=f"{len(jobs)} pictures", summary=summary, figures=figures, width=THUMBNAIL)
+    page = _PAGE.format(title=plural(len(jobs), "image"), summary=summary, figures=figures, width=THUMBNAIL)
     write_atomically(path, page.encode("utf-8", "surrogateescape"))
 
 

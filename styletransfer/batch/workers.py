@@ -130,7 +130,7 @@ def _start_process(number: int, count: int) -> "subprocess.Popen[str]":
 
 
 def default_count() -> int:
-    """Return how many processes are worthwhile: one per GPU; without GPUs, one per core (docs/how-to/batch.md)."""
+    """Return how many processes are worthwhile: one per GPU; without GPUs, one per core (docs/explanation/batch.md)."""
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else hardware.available_cpus()

@@ -180,6 +180,7 @@ def from_options(function: Callable[..., None], names: Sequence[str] = ()) -> Ca
         is_list = get_origin(hints[field.name]) is tuple
         item_type = get_args(hints[field.name])[0] if is_list else None
         texts = {name: field.metadata[name] for name in ("help", "metavar")}
+        texts["help"] = texts["help"].replace("[", r"\[")  # else Rich takes [faces] for markup
         name = flag(field.name)
         if hints[field.name] is bool:  # --no-… overrides a preset or the settings of an image
             name += "/" + flag(field.name, on=False)

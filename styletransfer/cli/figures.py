@@ -181,7 +181,7 @@ def reconstruct_command(
     name = "content" if kind else "style"
     names = tuple(filter(None, layers.replace(",", " ").split()))
     cells = reconstruction(image, names, name, Options(**given))
-    _draw_sheet(cells, output or Path(f"{image.stem}_{name}.png"), (image,), quiet, first=[("picture", image)])
+    _draw_sheet(cells, output or Path(f"{image.stem}_{name}.png"), (image,), quiet, first=[("image", image)])
 
 
 def _draw_sheet(

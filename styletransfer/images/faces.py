@@ -5,7 +5,7 @@ import logging
 import numpy as np
 from PIL import Image
 
-from ..errors import UsageError, install_hint
+from ..errors import UsageError, install_hint, plural
 from .images import Picture
 
 log = logging.getLogger(__name__)
@@ -51,5 +51,5 @@ def find_faces(picture: Picture) -> Picture | None:
         distance = np.hypot((x - left - side / 2) / (HALF_WIDTH * side), (y - top - side / 2) / (HALF_HEIGHT * side))
         inside = np.clip((1 + SOFT - distance) / SOFT, 0, 1)
         mask = np.maximum(mask, inside * inside * (3 - 2 * inside))
-    log.info("%s: %d faces", picture.name, len(found))
+    log.info("%s: %s", picture.name, plural(len(found), "face"))
     return Picture(Image.fromarray((255 * mask).round().astype(np.uint8)).convert("RGB"), None, picture.name)

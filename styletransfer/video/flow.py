@@ -13,7 +13,7 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 #: There is a cut where less than this share of a frame's pixels comes from the frame before; such pixels differ from
-#: their source by less than this share of the value range (docs/how-to/video.md).
+#: their source by less than this share of the value range (docs/explanation/video.md).
 SAME, DIFFERENT = 0.25, 0.15
 #: Mean difference over 5×5 pixels, in levels of 255, below which a pixel has not moved, or looks like its source.
 STILL, ALIKE = 3, 12

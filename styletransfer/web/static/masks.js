@@ -64,6 +64,7 @@ export class Masks {
 
   toggle(shown = !this.isShown) {
     this.canvas.hidden = $("mask-tools").hidden = !shown
+    $("brush-outline").hidden = true
     $("masks-toggle").setAttribute("aria-pressed", shown)
     this.stage.element.classList.toggle("drawing", shown)
   }
