@@ -270,9 +270,8 @@ def _blend(groups: list[list[Picture]], weights: Sequence[float]) -> list[StyleI
 def _make_regions(groups: list[list[Picture]], options: Options, read: Any) -> list[RegionInput]:
     """Return a region for every pair of masks, with the style at the same index, or the only one."""
     if len(groups) not in (1, len(options.mask)):
-        raise UsageError(
-            f"{plural(len(options.mask), 'mask')}, but {plural(len(groups), 'style')}: give one style, or one for each mask"
-        )
+        counts = f"{plural(len(options.mask), 'mask')}, but {plural(len(groups), 'style')}"
+        raise UsageError(f"{counts}: give one style, or one for each mask")
     if options.style_weight:
         raise UsageError("style_weight cannot be used with masks, where each style has its own region")
     regions = []
