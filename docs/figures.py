@@ -94,7 +94,7 @@ def gallery() -> None:
             output = Path(folder) / f"{number}.png"
             command = [sys.executable, "-m", "styletransfer", *arguments, "-q", "-o", output]
             subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
-            cells.append(ImageOps.fit(Image.open(output).convert("RGB"), (440, 330)))
+            cells.append(ImageOps.fit(Image.open(output).convert("RGB"), (440, 330), centering=(0.5, 0.2)))
     sheet = Image.new("RGB", (3 * 440 + 16, 2 * 330 + 8), "white")
     for number, cell in enumerate(cells):
         sheet.paste(cell, (number % 3 * 448, number // 3 * 338))
