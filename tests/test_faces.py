@@ -66,5 +66,5 @@ def test_a_face_stays_closer_to_the_photograph(style_path: Path) -> None:
 
 def test_without_opencv_the_option_says_what_to_install(style_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(UsageError, match=r"styletransfer\[faces\]"):
+    with pytest.raises(UsageError, match=r"styletransfer-torch\[faces\]"):
         stylize(EXAMPLES / "astronaut.jpg", style_path, OPTIONS, faces=3.0)

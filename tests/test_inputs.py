@@ -149,7 +149,7 @@ def test_style_mask_selects_a_part_of_the_style(files: dict[str, Path], tmp_path
         (["red", "blue"], {"style_weight": (1.0,)}, "2 styles, but 1 style weights"),
         (["red", "blue"], {"style_weight": (0.0, 0.0)}, "all 0"),
         (["red"], {"style_weight": (-1.0,)}, "style_weight"),
-        (["red", "blue"], {"mask": (("left", "-"),)}, "1 masks, but 2 styles"),
+        (["red", "blue"], {"mask": (("left", "-"),)}, "1 mask, but 2 styles"),
         (["red"], {"mask": (("black", "-"),)}, "all black"),
         (["red"], {"mask": (("left", "nowhere"),)}, "no such file"),
         (["red"], {"keep": "nowhere"}, "no such file"),
