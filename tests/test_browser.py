@@ -294,6 +294,10 @@ def test_errors_are_shown_where_they_are(
     tab.find("#content-file").send_keys(str(broken))
     wait_for(lambda: "broken.png" in tab.error, "the error about the file")
     assert "\n" not in tab.error and "Traceback" not in tab.error
+    narrow = tmp_path / "narrow.png"
+    Image.new("RGB", (400, 3), "red").save(narrow)
+    tab.start(narrow, style_path)
+    wait_for(lambda: "narrow.png: would have" in tab.error, "the error of the job")
     tab.start(photo, style_path)
     tab.wait_until_done("Preview")
     assert tab.error == ""

@@ -202,7 +202,7 @@ function update(jobs) {
     state.jobs.set(news.id, job)
     if (job.kind === "variation") drawVariation(job)
     else if (job.preview !== job.drawn && job.preview) draw(job)
-    if (job.state === "failed") report(job)
+    if (job.state === "failed") report(new Error(job.error))
     if (job.state === "done") finish(job)
   }
   if (jobs.length) drawState()
