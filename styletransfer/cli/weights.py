@@ -12,7 +12,7 @@ from .console import show_notices
 weights_app = typer.Typer(help="Network weights: list, fetch, verify, path.", no_args_is_help=True)
 app.add_typer(weights_app, name="weights", rich_help_panel=SETUP)
 
-_Name = Annotated[str, typer.Argument(help="vgg19 or vgg19-lite.")]
+_Name = Annotated[str, typer.Argument(help="vgg19, vgg19-8bit or vgg19-lite.")]
 
 
 def _check_name(name: str) -> str:
