@@ -119,6 +119,25 @@ def content_layers() -> None:
     save("content-layer.jpg", [images], 320, quality=90)
 
 
+# --- docs/tutorials --------------------------------------------------------------------------------------------------
+
+
+def portrait() -> None:
+    """Draw a portrait in the style of swirls.jpg: by default, with --faces, and with --keep and a mask of the face."""
+    with TemporaryDirectory() as folder:
+        mask_path = Path(folder) / "face.png"
+        mask = Image.new("L", (512, 512), 0)  # the same mask as in docs/tutorials/portrait.md
+        ImageDraw.Draw(mask).ellipse((174, 64, 270, 184), fill=255)
+        mask.filter(ImageFilter.GaussianBlur(5)).save(mask_path)
+        changes: dict[str, dict[str, Any]] = {
+            "default": {},
+            "--faces 5": {"faces": 5},
+            "--keep face.png": {"keep": mask_path},
+        }
+        images = [(label, stylize(ASTRONAUT, SWIRLS, **change).image) for label, change in changes.items()]
+    save("tutorial-portrait.jpg", [images], 320, quality=85)
+
+
 # --- docs/how-to -----------------------------------------------------------------------------------------------------
 
 
@@ -456,21 +475,8 @@ def video() -> None:
 
 
 DRAWN = (
-    *(
-        overview,
-        gallery,
-        ratios,
-        content_layers,
-        colors,
-        regions,
-        blends,
-        strokes,
-        starts,
-        regularizers,
-        sizes,
-        progress,
-    ),
-    *(reconstructions, optimizers, painters, photographs, textures, presets, networks, page, video),
+    *(overview, gallery, portrait, ratios, content_layers, colors, regions, blends, strokes, starts, regularizers),
+    *(sizes, progress, reconstructions, optimizers, painters, photographs, textures, presets, networks, page, video),
 )
 
 if __name__ == "__main__":

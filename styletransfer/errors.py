@@ -1,5 +1,9 @@
 """The errors that users can fix, which the command prints as one line."""
 
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
 #: Name of the package on PyPI, where "styletransfer" is another project.
 DISTRIBUTION = "styletransfer-torch"
 
@@ -35,6 +39,15 @@ class UsageError(StyleTransferError, ValueError):
     """An invalid value of an option or argument."""
 
     exit_code = 2
+
+
+@contextlib.contextmanager
+def without_folder(path: Path) -> Iterator[None]:
+    """Within, our errors name a file without its folder, which is a temporary one."""
+    try:
+        yield
+    except StyleTransferError as error:
+        raise type(error)(str(error).replace(str(path), path.name)) from error
 
 
 def describe_error(error: Exception) -> str:

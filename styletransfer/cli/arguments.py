@@ -108,7 +108,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     epilog="styletransfer stylize --help shows the options of a single image; COMMAND --help those of a command.\n\n"
     "styletransfer --version prints the version, --install-completion completes words in bash, zsh or fish.\n\n"
-    f"{EXIT_CODES}",
+    + EXIT_CODES,
 )
 
 #: Groups of the commands in the help.

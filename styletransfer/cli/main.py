@@ -29,7 +29,7 @@ def _print_version(value: bool) -> None:
 
 
 @app.callback()
-def describe(
+def general_options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ..errors import StyleTransferError, UsageError
+from ..errors import StyleTransferError, UsageError, without_folder
 from .console import discard_stdout
 
 if TYPE_CHECKING:  # torch takes seconds to import: `--help` must not
@@ -28,10 +28,8 @@ def read_stdin(max_pixels: int) -> "Picture":
         path = Path(folder) / "standard input"
         with open(path, "wb") as file:
             shutil.copyfileobj(sys.stdin.buffer, file)
-        try:
+        with without_folder(path):
             return dataclasses.replace(read_picture(path, max_pixels), name=UNNAMED)
-        except StyleTransferError as error:
-            raise type(error)(str(error).replace(str(path), path.name)) from error
 
 
 def check_stdout(*, as_json: bool, resume: bool, save_every: int) -> None:

@@ -23,6 +23,7 @@ from .content import apply_channel_matrix, content_loss
 from .gram import Gram
 from .moments import MeanAndDeviation
 from .nearest import NEAREST_LAYERS, Bank, as_rows, find_nearest, make_bank
+from .style import compute_moments
 from .wasserstein import Wasserstein
 
 #: Feature maps by layer, B×N×H×W each.
@@ -97,14 +98,14 @@ class StatisticLoss(_StyleLossModule):
 
     def __init__(self, distance: StyleLoss, style: Features, weights: Mapping[str, float] | None = None) -> None:
         weights = weights or Options().style_weights
-        moments = {layer: _moments(style[layer][0].detach(), distance.uses_mean) for layer in weights}
+        moments = {layer: _compute_moments(style[layer][0].detach(), distance.uses_mean) for layer in weights}
         super().__init__(weights, {layer: distance.prepare(moments[layer]) for layer in weights})
         self.distance = distance
 
     def forward(self, features: Features) -> Tensor:
         """Return the loss, a scalar."""
         losses = [
-            weight * self.distance.distance(_moments(map_, self.distance.uses_mean), self._targets[layer])
+            weight * self.distance.distance(_compute_moments(map_, self.distance.uses_mean), self._targets[layer])
             for layer, weight in self.weights.items()
             for map_ in features[layer]
         ]
@@ -169,10 +170,9 @@ class TotalVariationLoss(nn.Module):
         return images.diff(dim=2).square().mean() + images.diff(dim=3).square().mean()
 
 
-def _moments(features: Tensor, with_mean: bool) -> Moments:
-    """Return the moments of a feature map N×H×W, at least in float32."""
-    flat = features.flatten(1).to(torch.promote_types(features.dtype, torch.float32))
-    return Moments(flat @ flat.T / flat.shape[1], flat.mean(1) if with_mean else flat.new_empty(0))
+def _compute_moments(features: Tensor, with_mean: bool) -> Moments:
+    """Return the moments of a feature map N×H×W."""
+    return compute_moments(features[None], None, features[0].numel(), with_mean)
 
 
 def _batch_size(features: Features) -> int:

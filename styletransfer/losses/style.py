@@ -105,7 +105,7 @@ class StyleTerm:
             return
         for region, moments in enumerate(sums):
             guide = self._guide(region, band, layer, top, features)
-            part = _moments(features[..., band.at(layer)[0]], guide, positions, self.loss.uses_mean)
+            part = compute_moments(features[..., band.at(layer)[0]], guide, positions, self.loss.uses_mean)
             moments[layer].second.add_(part.second)
             moments[layer].mean.add_(part.mean)
 
@@ -177,7 +177,7 @@ class StyleTerm:
                 continue
             strip = slice(done[layer], done[layer] + features.shape[2])
             guide, done[layer] = guides[layer][:, :, strip] if guides else None, strip.stop
-            part = _moments(features, guide, count_positions(layer, style.image), self.loss.uses_mean)
+            part = compute_moments(features, guide, count_positions(layer, style.image), self.loss.uses_mean)
             total[layer] = total[layer] + part if layer in total else part
         return total
 
@@ -198,7 +198,7 @@ def compute_once(encoder: Encoder, style: Style, what: Hashable, compute: Callab
     return found
 
 
-def _moments(features: Tensor, guide: Tensor | None, positions: int, with_mean: bool) -> Moments:
+def compute_moments(features: Tensor, guide: Tensor | None, positions: int, with_mean: bool) -> Moments:
     """Return the moments of features 1×N×H×W, or what they contribute to those of a map with more positions."""
     guided = features if guide is None else features * guide
     second = gram_matrix(guided, positions)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from ..errors import StyleTransferError, UsageError
+from ..errors import StyleTransferError, UsageError, without_folder
 from ..images import Picture, list_pictures, read_own_settings, read_picture, read_size
 from ..options import PRESETS, Options
 from ..transfer.timing import estimate_cost
@@ -178,11 +178,12 @@ class Studio:
         Raises `StyleTransferError` if it cannot be read.
         """
         try:
-            source = self._read_upload(path)
-        except StyleTransferError as error:
+            with without_folder(path):
+                source = self._read_upload(path)
+        except StyleTransferError:
             if path.is_relative_to(tab.folder):
                 path.unlink()
-            raise type(error)(str(error).replace(str(path), path.name)) from error
+            raise
         tab.sources[source.id] = source
         return source
 
@@ -324,9 +325,7 @@ class Studio:
     def describe(self, job: Job) -> dict[str, Any]:
         """Return what the page shows of a job."""
         before = self.queue.jobs_before(job) if job.state == "waiting" else []
-        is_kept = job.kind not in SMALLER
-        command = ["styletransfer", *(["video"] if isinstance(job, ClipJob) else [])]
-        command += [*map(str, (job.content, *job.styles)), *job.options.to_arguments(), "-o", job.target.name]
+        is_kept = job.kind not in SMALLER  # the inputs of others are deleted with their tab
         return {
             "id": job.id,
             "kind": job.kind,
@@ -341,7 +340,7 @@ class Studio:
             "place": len(before),
             "starts_in": self._seconds_of(before) if before else None,
             "output": str(job.target) if is_kept else None,
-            "command": shlex.join(command) if is_kept else None,  # the inputs of others are deleted with their tab
+            "command": _command_of(job) if is_kept else None,
             **job.request,
         }
 
@@ -366,15 +365,23 @@ class Studio:
         """
         options, (content, styles) = self._read_options(request), self._find_inputs(request)
         sizes = request.get("sizes")
-        if not isinstance(sizes, list) or not all(isinstance(size, int) for size in sizes[:MOST_SIZES]):
+        sizes = sizes[:MOST_SIZES] if isinstance(sizes, list) else [None]
+        if not all(isinstance(size, int) for size in sizes):
             raise UsageError("sizes must be a list of pixels")
         pixels = [source.size for source in (content, *styles)]
-        return {size: self._estimate(pixels, options.with_changes({"size": size})) for size in sizes[:MOST_SIZES]}
+        return {size: self._estimate(pixels, options.with_changes({"size": size})) for size in sizes}
 
     def _estimate(self, sizes: Sequence[tuple[int, int]], options: Options) -> float | None:
         if not self.queue.rate:
             return None
         return SETUP + self.queue.rate * estimate_cost(sizes[0], sizes[1:], options)
+
+
+def _command_of(job: Job) -> str:
+    """Return the command that makes the same image or clip."""
+    words = ["styletransfer", *(["video"] if isinstance(job, ClipJob) else [])]
+    words += [*map(str, (job.content, *job.styles)), *job.options.to_arguments(), "-o", job.target.name]
+    return shlex.join(words)
 
 
 def _find(name: str, places: Iterable[Mapping[str, _T]]) -> _T:

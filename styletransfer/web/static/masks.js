@@ -6,6 +6,12 @@ const LONGEST = 1024, UNDO = 20  // steps
 const KEEP = "#ffffff", STYLES = ["#e6194b", "#3cb44b", "#4363d8", "#ffe119"]
 const NAMES = ["red", "green", "blue", "yellow"]
 
+// Return [width, height] with at most `longest` pixels on the longer side.
+export function fitSize(size, longest) {
+  const scale = Math.min(1, longest / Math.max(...size))
+  return size.map(side => Math.max(1, Math.round(side * scale)))
+}
+
 export class Masks {
   constructor(stage, changed) {
     this.stage = stage
@@ -20,9 +26,7 @@ export class Masks {
 
   // Begin with nothing drawn, for a content image of this size.
   reset(size) {
-    const scale = Math.min(1, LONGEST / Math.max(...size))
-    this.canvas.width = Math.max(1, Math.round(size[0] * scale))
-    this.canvas.height = Math.max(1, Math.round(size[1] * scale))
+    [this.canvas.width, this.canvas.height] = fitSize(size, LONGEST)
     this.isEmpty = true
     this.earlier = []
     $("mask-undo").disabled = true

@@ -1,7 +1,7 @@
 // The page: what was chosen, the jobs that are made of it, and what is shown.
 
 import {Stage} from "./stage.js"
-import {Masks} from "./masks.js"
+import {Masks, fitSize} from "./masks.js"
 import {Controls} from "./controls.js"
 
 const $ = id => document.getElementById(id)
@@ -42,7 +42,7 @@ function report(error) {
   $("error").hidden = false
 }
 
-function forgive() {
+function clearErrors() {
   $("error").hidden = $("note").hidden = true
   $("error").textContent = ""
   controls.markWrong(null)
@@ -58,7 +58,7 @@ async function upload(file) {
 }
 
 async function choose(where, files) {
-  forgive()
+  clearErrors()
   $(where).setAttribute("aria-busy", true)
   try {
     const sources = await Promise.all([...files].map(upload))
@@ -81,8 +81,7 @@ function setContent(source) {
   offerSizes()
   if (Object.keys(source.settings).length) controls.fill(source.settings)
   restart()
-  const size = source.size.map(side => Math.max(1, Math.round(side * Math.min(1, 1024 / Math.max(...source.size)))))
-  stage.show(thumbnail(source, 1024), size, thumbnail(source, 1024))  // until the first preview
+  stage.show(thumbnail(source, 1024), fitSize(source.size, 1024), thumbnail(source, 1024))  // until the first preview
 }
 
 // Bring back the inputs, settings and masks of an image that was made here.
@@ -136,18 +135,22 @@ function addGallery(where, sources, choose) {
   $(where).hidden = !sources.length
 }
 
-function connectDrop(where) {
-  const drop = where === "stage" ? $("stage") : $(where), input = $(`${where === "stage" ? "content" : where}-file`)
-  if (where !== "stage") input.addEventListener("change", () => {
+function connectInput(where) {
+  const input = $(`${where}-file`)
+  input.addEventListener("change", () => {
     if (input.files.length) choose(where, input.files)
     input.value = ""
   })
+}
+
+// Choose what is dropped on an element.
+function connectDrop(drop, where) {
   drop.addEventListener("dragover", event => { event.preventDefault(); drop.classList.add("over") })
   drop.addEventListener("dragleave", () => drop.classList.remove("over"))
   drop.addEventListener("drop", event => {
     event.preventDefault()
     drop.classList.remove("over")
-    if (event.dataTransfer.files.length) choose(where === "stage" ? "content" : where, event.dataTransfer.files)
+    if (event.dataTransfer.files.length) choose(where, event.dataTransfer.files)
   })
 }
 
@@ -161,7 +164,7 @@ const isReady = () => state.content && state.styles.length
 function changed({anew = false} = {}) {
   if (!isReady()) return
   const job = running()
-  if (job && isLong(job)) {  // a preview would end it
+  if (isLong(job)) {  // a preview would end it
     $("note").textContent = "The full image is rendered with the settings it started with. Stop it to try others."
     $("note").hidden = false
     return
@@ -183,7 +186,7 @@ function restart() {
 async function start(kind, settings = controls.read(), previous = state.shown) {
   const wrong = controls.showInvalid()
   if (wrong) throw new Error(wrong)
-  forgive()
+  clearErrors()
   const size = kind === "full" || kind === "clip" ? readSize() : {}
   const job = await call(`/api/tabs/${tab}/jobs`, {
     kind, content: state.content.id, styles: state.styles.map(style => style.id), masks: state.masks,
@@ -215,7 +218,7 @@ function restoreJobs(jobs) {
     if (job.state === "done") finish(state.jobs.get(job.id))
   }
   const last = running() ?? [...state.jobs.values()].filter(isInHistory).at(-1)
-  if (last) bringBack(last.id)
+  if (last) restoreResult(last.id)
   if (running()) state.pinned = null
 }
 
@@ -399,10 +402,9 @@ function closeSheet() {
 function addHistory(job) {
   const button = document.createElement("button"), image = new Image()
   image.src = `/api/jobs/${job.id}/preview?size=200`
-  const settings = Object.entries(job.settings).map(([name, value]) => `${name.replaceAll("_", " ")}: ${value}`).join("\n")
-  const names = `${job.content.name} in ${job.styles.map(style => style.name).join(" + ")}`
-  image.alt = `${names}, ${job.size.join("×")} px`
-  button.title = [image.alt, settings || "default settings", ...(job.masks ? ["with masks"] : [])].join("\n")
+  image.alt = `${job.content.name} in ${styleNames(job)}, ${job.size.join("×")} px`
+  const settings = describeSettings(job)
+  button.title = [image.alt, ...(settings.length ? settings : ["default settings"])].join("\n")
   button.type = "button"
   button.dataset.job = job.id
   button.append(image)
@@ -411,12 +413,12 @@ function addHistory(job) {
     mark.textContent = job.kind === "clip" ? "clip" : "full"
     button.append(mark)
   }
-  button.addEventListener("click", () => state.isComparing ? compareWith(job.id) : bringBack(job.id))
+  button.addEventListener("click", () => state.isComparing ? compareWith(job.id) : restoreResult(job.id))
   $("history").prepend(button)
   $("history-title").hidden = false
 }
 
-function bringBack(id) {
+function restoreResult(id) {
   const job = state.jobs.get(id)
   closeSheet()
   stopComparing()
@@ -435,14 +437,20 @@ function compareWith(id) {
   if (!first || first === second) return
   state.compared = id
   stage.show(`/api/jobs/${second.id}/preview?${second.version}`, first.size, `/api/jobs/${first.id}/preview?${first.version}`)
-  stage.sideBySide([first, second].map(describeBriefly))
+  stage.sideBySide([first, second].map(labelResult))
 }
 
 // What tells results apart, to be read beside another's.
-function describeBriefly(job) {
-  const settings = Object.entries(job.settings).filter(([name]) => !["alpha", "size", "enlarge"].includes(name))
-  const parts = [job.styles.map(style => style.name).join(" + "), `${job.size[0]} px`, ...settings.map(([name, value]) => `${name.replaceAll("_", " ")} ${value}`)]
-  return [...parts, ...(job.masks ? ["masks"] : [])].join(", ")
+function labelResult(job) {
+  return [styleNames(job), `${job.size[0]} px`, ...describeSettings(job, ["alpha", "size", "enlarge"])].join(", ")
+}
+
+const styleNames = job => job.styles.map(style => style.name).join(" + ")
+
+// Return the settings of a job that differ from the defaults, in words.
+function describeSettings(job, hidden = []) {
+  const settings = Object.entries(job.settings).filter(([name]) => !hidden.includes(name))
+  return [...settings.map(([name, value]) => `${name.replaceAll("_", " ")} ${value}`), ...(job.masks ? ["masks"] : [])]
 }
 
 function toggleComparing() {
@@ -484,10 +492,12 @@ async function main() {
   $("size").addEventListener("change", () => drawRender(state.estimates ?? {}))
   offerSizes()
   drawRender({})
-  connectDrop("content")
-  connectDrop("styles")
-  connectDrop("stage")
-  for (const name of ["dragover", "drop"]) document.addEventListener(name, event => event.preventDefault())  // no other page
+  for (const where of ["content", "styles"]) {
+    connectInput(where)
+    connectDrop($(where), where)
+  }
+  connectDrop(stage.element, "content")
+  for (const name of ["dragover", "drop"]) document.addEventListener(name, event => event.preventDefault())  // the browser would open the file
   addGallery("contents", setup.contents, setContent)
   addGallery("styles-gallery", setup.styles, source => setStyles([source]))
   document.addEventListener("paste", event => {
