@@ -87,7 +87,7 @@ def overview() -> None:
 def gallery() -> None:
     """Run the commands of the README's gallery and arrange their images in two rows."""
     text = (ROOT / "README.md").read_text().partition("## Gallery")[2].partition("## ")[0]
-    commands = [shlex.split(line) for line in text.splitlines() if line.startswith("    styletransfer ")]
+    commands = [shlex.split(line, comments=True) for line in text.splitlines() if line.startswith("    styletransfer ")]
     cells = []
     with TemporaryDirectory() as folder:
         for number, (_, *arguments) in enumerate(commands):
