@@ -18,7 +18,7 @@ import pytest
 import torch
 from conftest import SMALL as WIDTHS
 from conftest import TINY, random_convolutions, stylize_and_listen
-from PIL import Image, ImageFilter
+from PIL import Image, ImageChops, ImageFilter
 
 from styletransfer import Options, StyleTransferError, UsageError, images, load_model, stylize
 from styletransfer.encoder.tiling import Tiling
@@ -29,11 +29,11 @@ from styletransfer.optim import InverseHessian
 from styletransfer.runtime import hardware, plan
 from styletransfer.transfer import Step, estimate, open_session, run, timing
 from styletransfer.transfer.bleed import SEAMLESS_BLEED
-from styletransfer.transfer.canvas import upsample_residual
+from styletransfer.transfer.canvas import content_canvas, upsample_residual
 from styletransfer.transfer.checkpoint import CheckpointWriter
-from styletransfer.transfer.evaluation import wrap_borders
+from styletransfer.transfer.evaluation import make_objective, wrap_borders
 from styletransfer.transfer.planning import plan_scale
-from styletransfer.transfer.problem import WINDOW, choose_scales
+from styletransfer.transfer.problem import WINDOW, choose_scales, prepared_problem
 from styletransfer.transfer.stage import SETTLED
 
 SMALL = Options(iterations=8, weights=str(TINY))
@@ -649,6 +649,22 @@ def test_seamless_loss_does_not_depend_on_where_the_borders_are() -> None:
     inside = slice(SEAMLESS_BLEED, -SEAMLESS_BLEED)
     expected = gradient[..., inside, inside].roll((16, -32), (2, 3)).numpy()
     np.testing.assert_allclose(shifted_gradient[..., inside, inside].numpy(), expected, atol=1e-9 * abs(expected).max())
+
+
+def test_seamless_content_counts_once_wherever_the_borders_are(style_path: Path) -> None:
+    """A change beside a border, which the bleed repeats, costs as much as the same change in the middle."""
+    content = Image.effect_noise((128, 96), 60).convert("RGB").filter(ImageFilter.GaussianBlur(2))
+    rng = torch.Generator().manual_seed(1)
+    change = torch.nn.functional.pad(torch.rand(1, 3, 96, 32, generator=rng), (0, 96)) * 0.3
+    losses = []
+    for shift in (0, 64):
+        rolled = ImageChops.offset(content, shift, 0)
+        with prepared_problem(rolled, style_path, dataclasses.replace(LITE, seamless=True)) as problem:
+            objective = make_objective(problem, problem.encoder(problem.precision), problem.scales[0], Tiling())
+            image = content_canvas(problem, problem.scales[0])
+            canvas = torch.nn.functional.pad(change.roll(shift, 3), (SEAMLESS_BLEED,) * 4, mode="circular") + image
+            losses.append(objective.evaluate(canvas)[0][1].item())
+    np.testing.assert_allclose(losses[0], losses[1], rtol=0.1)
 
 
 def test_seamless_gradient_matches_finite_differences() -> None:

@@ -5,6 +5,7 @@ A wrapper takes an `Evaluate` and returns another.
 
 import itertools
 import logging
+import math
 
 import torch
 from torch import Tensor
@@ -81,12 +82,25 @@ def make_objective(problem: Problem, encoder: Encoder, scale: Scale, tiling: Til
 
 
 def _weigh_content(problem: Problem, scale: Scale) -> Tensor | None:
-    """Return how much the content counts at each place, 1×1×H×W; None for equal weights."""
+    """Return how much the content counts at each place, 1×1×H×W; None for equal weights.
+
+    The bleed of a seamless image does not count: it counts on the opposite side. The rest counts for more instead,
+    because the content loss is relative to the canvas.
+    """
     mask, faces = (mask_canvas(problem, m, scale) for m in (problem.inputs.content_mask, problem.inputs.faces))
-    if faces is None:
-        return mask
-    weights = 1 + (problem.options.faces - 1) * faces
-    return weights if mask is None else mask * weights
+    factors = [] if mask is None else [mask]
+    if faces is not None:
+        factors.append(1 + (problem.options.faces - 1) * faces)
+    if problem.options.seamless:
+        inner = _mask_bleed(problem, scale)
+        factors.append(inner / inner.mean())
+    return math.prod(factors[1:], start=factors[0]) if factors else None
+
+
+def _mask_bleed(problem: Problem, scale: Scale) -> Tensor:
+    """Return 0 in the bleed of a seamless image and 1 elsewhere, 1×1×H×W."""
+    width, height = scale.content
+    return torch.nn.functional.pad(torch.ones(1, 1, height, width, device=problem.device), (SEAMLESS_BLEED,) * 4)
 
 
 def _load_mask_and_share(problem: Problem, region: RegionInput, scale: Scale) -> tuple[Tensor | None, float | None]:
@@ -100,10 +114,9 @@ def _load_mask_and_share(problem: Problem, region: RegionInput, scale: Scale) ->
         mask = 1 - keep if mask is None else mask * (1 - keep)
     if not problem.options.seamless:
         return mask, None
-    width, height = scale.content
-    inner = torch.nn.functional.pad(torch.ones(1, 1, height, width, device=problem.device), (SEAMLESS_BLEED,) * 4)
+    inner = _mask_bleed(problem, scale)
     mask = inner if mask is None else mask * inner
-    return mask, (mask.square().sum() / (width * height)).item()
+    return mask, (mask.square().sum() / math.prod(scale.content)).item()
 
 
 # --- wrappers ------------------------------------------------------------------------------------------------------
