@@ -230,15 +230,18 @@ def plan_command(given: dict[str, Any], content: ContentPath, style: StylePaths)
     from ..transfer import estimate
 
     show_notices(quiet=False)
-    scales = estimate(content, style, Options(**given))
-    print(f"{'pixels':>13}{'memory':>10}{'iteration':>12}{'iterations':>13}{'time':>10}  plan")
-    for scale in scales:
-        size, time = "{}×{}".format(*scale.size), scale.seconds * scale.iterations
+    total = 0.0
+    for index, scale in enumerate(estimate(content, style, Options(**given))):
+        if not index:
+            print(f"{'pixels':>13}{'memory':>10}{'iteration':>12}{'iterations':>13}{'time':>10}  plan")
+        size, seconds = "{}×{}".format(*scale.size), scale.seconds * scale.iterations
+        total += seconds
         print(
             f"{size:>13}{scale.plan.memory / 2**30:>6.1f} GiB{scale.seconds:>10.2f} s{'≤ ' + str(scale.iterations):>13}"
-            f"{time / 60:>6.1f} min  {scale.plan}"
+            f"{seconds / 60:>6.1f} min  {scale.plan}",
+            flush=True,
         )
-    print(f"at most {sum(scale.seconds * scale.iterations for scale in scales) / 60:.1f} min in total")
+    print(f"at most {total / 60:.1f} min in total")
 
 
 def _explain_end(result: "Result", target: Path, interrupted: int, resume: str) -> int:

@@ -48,7 +48,7 @@ class Pace:
 
     def cost(self, scale: Scale) -> int:
         """Return what an iteration costs, in pixels."""
-        return _iteration_cost(scale, self._run.problem.device)
+        return iteration_cost(scale, self._run.problem.device)
 
     @property
     def rate(self) -> float:
@@ -81,10 +81,11 @@ def estimate_cost(content: tuple[int, int], styles: Collection[tuple[int, int]],
     """
     device = hardware.select_device(options.device)
     scales = choose_scales(content, styles, options)
-    return sum(limit_iterations(options, i > 0) * _iteration_cost(scale, device) for i, scale in enumerate(scales))
+    return sum(limit_iterations(options, i > 0) * iteration_cost(scale, device) for i, scale in enumerate(scales))
 
 
-def _iteration_cost(scale: Scale, device: torch.device) -> int:
+def iteration_cost(scale: Scale, device: torch.device) -> int:
+    """Return what an iteration on a scale costs, in pixels: those of the image, and the overhead of an iteration."""
     return math.prod(scale.content) + OVERHEAD.get(device.type, OVERHEAD["cpu"])
 
 
