@@ -121,8 +121,18 @@ def test_model_has_a_feature_extractor() -> None:
     maps = model.feature_extractor(["conv1_1", "conv3_1"])(image)
     assert list(maps) == ["conv1_1", "conv3_1"] and maps["conv3_1"].shape[2:] == (8, 12)
     by_default = model.feature_extractor()(image)
-    for loss in (GramLoss(by_default), NearestLoss(by_default, by_default)):
+    painting = {layer: map_[:1] for layer, map_ in by_default.items()}
+    for loss in (GramLoss(painting), NearestLoss(painting, painting)):
         assert loss(by_default).isfinite()
     assert ContentLoss()(by_default, by_default) == 0
     with pytest.raises(UsageError, match="conv9_1"):
         model.feature_extractor(["conv9_1"])
+
+
+@pytest.mark.parametrize("module", [*MODULES.values(), NearestLoss])
+def test_style_is_of_one_image_and_of_all_layers(module: type[StatisticLoss] | type[NearestLoss]) -> None:
+    features = FeatureExtractor(make_encoder())
+    with pytest.raises(ValueError, match="one image, not 2"):
+        module(features(torch.cat([STYLE_IMAGE, STYLE_IMAGE])))
+    with pytest.raises(ValueError, match="lack conv3_1"):
+        module({layer: map_ for layer, map_ in features(STYLE_IMAGE).items() if layer != "conv3_1"})

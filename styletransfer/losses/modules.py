@@ -7,7 +7,12 @@
     (content(output, features(photo)) + 10 * style(output)).backward()
 
 They are the same functions as those of a run, whose gradients are written by hand (`Objective`). The loss of a batch is
-the mean of its images' losses.
+the mean of its images' losses. Values outside [0, 1], such as 0…255, are not rejected: the losses are then those of
+another image.
+
+Images, features and losses must be on one device: the extractor is on that of `load_model`, a loss on that of the
+features it was made from, and `.to(device)` moves either. Both are in float32. Nothing in them is trained: they have no
+parameters, and the `state_dict` of a loss is empty, so make it again from the style image instead of saving it.
 """
 
 from collections.abc import Callable, Mapping
@@ -94,11 +99,14 @@ class StatisticLoss(_StyleLossModule):
         distance: such as one of `LOSSES`.
         style: features of the style image, 1×N×H×W.
         weights: of the layers; equal shares of conv1_1 to conv5_1 if not given.
+
+    Raises:
+        ValueError: the features are of several images, or lack a layer.
     """
 
     def __init__(self, distance: StyleLoss, style: Features, weights: Mapping[str, float] | None = None) -> None:
         weights = weights or Options().style_weights
-        moments = {layer: _compute_moments(style[layer][0].detach(), distance.uses_mean) for layer in weights}
+        moments = {layer: _compute_moments(_take_only(style, layer)[0], distance.uses_mean) for layer in weights}
         super().__init__(weights, {layer: distance.prepare(moments[layer]) for layer in weights})
         self.distance = distance
 
@@ -140,15 +148,18 @@ class NearestLoss(_StyleLossModule):
         style: features of the style image, 1×N×H×W.
         content: features of the content image, for the penalty; without them there is none.
         weights: of the layers; conv3_1 and conv4_1 if not given.
+
+    Raises:
+        ValueError: the features are of several images, or lack a layer.
     """
 
     def __init__(
         self, style: Features, content: Features | None = None, weights: Mapping[str, float] | None = None
     ) -> None:
         weights = weights or NEAREST_LAYERS
-        own = {layer: as_rows(content[layer].detach()) for layer in weights} if content else {}
+        own = {layer: as_rows(_take_only(content, layer)) for layer in weights} if content else {}
         super().__init__(
-            weights, {layer: make_bank(as_rows(style[layer].detach()), own.get(layer)) for layer in weights}
+            weights, {layer: make_bank(as_rows(_take_only(style, layer)), own.get(layer)) for layer in weights}
         )
 
     def forward(self, features: Features) -> Tensor:
@@ -168,6 +179,15 @@ class TotalVariationLoss(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return the loss of images B×3×H×W, a scalar."""
         return images.diff(dim=2).square().mean() + images.diff(dim=3).square().mean()
+
+
+def _take_only(features: Features, layer: str) -> Tensor:
+    """Return the features of the only image at a layer, 1×N×H×W, without gradient."""
+    if layer not in features:
+        raise ValueError(f"the features lack {layer}: make the extractor with it, or give weights without it")
+    if len(features[layer]) != 1:
+        raise ValueError(f"a style loss takes the features of one image, not {len(features[layer])}: make one for each")
+    return features[layer].detach()
 
 
 def _compute_moments(features: Tensor, with_mean: bool) -> Moments:
