@@ -345,7 +345,7 @@ def networks() -> None:
                     canvas = add_bleed(step.image, OPTIONS)
                     history.append((step.iteration, [o.evaluate(canvas)[0][0].item() for o in objectives]))
         for judge, losses in zip(names, zip(*(losses for _, losses in history), strict=True), strict=True):
-            axes.plot([iteration for iteration, _ in history], losses, label=f"as {judge} tells it")
+            axes.plot([iteration for iteration, _ in history], losses, label=f"measured by {judge}")
         axes.set(title=f"a run of {name}", xlabel="iteration", ylabel="total loss", yscale="log")
         axes.grid(alpha=0.3, which="both")
         axes.legend()

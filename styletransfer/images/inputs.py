@@ -167,20 +167,21 @@ def _hash_unchanged_file(path: str, _changed: int, _size: int) -> str:
     return sha256_of(path)
 
 
-def again(picture: str | os.PathLike[str], **changes: Any) -> tuple[Source, Styles, Options]:
+def again(image: str | os.PathLike[str], **changes: Any) -> tuple[Source, Styles, Options]:
     """Return content, styles and options for `stylize` as they are embedded in an output image, with changes.
 
-    ``stylize(*again("picture.png", size=2048))`` makes it again, larger. Images hold the names of their inputs without
+    ``stylize(*again("out.png", size=2048))`` makes it again, larger. Images hold the names of their inputs without
     folders; the files are searched next to the image and in the current folder. A texture needs its style only.
 
     Args:
+        image: path of an output.
         changes: other settings, and ``content`` or ``style`` if their files are elsewhere.
 
     Raises:
         UsageError: the image has no embedded settings, or an input is not found.
         StyleTransferError: the image cannot be read.
     """
-    path = Path(picture)
+    path = Path(image)
     settings = read_own_settings(path)
     if not settings:
         raise UsageError(f"{path} has no embedded settings: only unedited images made by styletransfer have them")
