@@ -43,7 +43,7 @@ def make_evaluate(
     evaluate = capture_graph(evaluate, image)
     if options.jitter:
         evaluate = add_jitter(evaluate, options.jitter, options.seed, done)
-    if tiling.rows and image.device.type == "cpu":  # strips mean that memory is scarce
+    if tiling.rows and tiling.kept > 1 and image.device.type == "cpu":  # memory is scarce
         evaluate = release_gaps(evaluate)
     return evaluate
 
@@ -186,8 +186,8 @@ def add_jitter(evaluate: Evaluate, size: float, seed: int, done: int) -> Evaluat
 def release_gaps(evaluate: Evaluate) -> Evaluate:
     """Return the same function, which returns free memory to the system before and after each evaluation.
 
-    After coarser scales, gaps between lasting tensors grew to half the memory that an image in strips needs. Releasing
-    them takes 3 % of the time.
+    After coarser scales, gaps between lasting tensors take an eighth of the memory that an image in strips needs.
+    Releasing them takes 4 % of the time, but a tenth where all maps are kept, and there it saves nothing.
     """
 
     def wrapper(image: Tensor) -> tuple[Tensor, Tensor]:
