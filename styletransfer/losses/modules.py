@@ -10,11 +10,12 @@ They are the same functions as those of a run, whose gradients are written by ha
 the mean of its images' losses. Values outside [0, 1], such as 0…255, are not rejected: the losses are then those of
 another image.
 
-The default style loss of a run is ``0.5 * GramLoss(style) + 0.5 * 0.43 * NearestLoss(style, content)``.
+`GramAndNearest`, the default style loss of a run, is ``(1 - s) * gram + s * NEAREST_SCALE * nearest`` of
+`GramLoss(style)` and `NearestLoss(style, content)`, with ``s = NEAREST_SHARE``.
 
 Images, features and losses must be on one device: the extractor is on that of `load_model`, a loss on that of the
-features it was made from, and `.to(device)` moves either. Both are in float32. Nothing in them is trained: they have no
-parameters, and the `state_dict` of a loss is empty, so make it again from the style image instead of saving it.
+features it was made from, and `.to(device)` moves either. Both are in float32 and have no trainable parameters. The
+`state_dict` of a loss is empty: construct it again from the style image instead of saving it.
 """
 
 from collections.abc import Callable, Mapping

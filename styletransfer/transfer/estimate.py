@@ -19,8 +19,8 @@ from .problem import Problem, Scale, prepared_problem
 from .stage import make_history
 from .timing import iteration_cost
 
-#: Longer side in pixels, at most, of the crop on which the time of an iteration is measured. Larger ones take longer
-#: and tell no more: an iteration takes as long for each pixel (docs/explanation/performance.md).
+#: Longer side in pixels, at most, of the crop on which the time of an iteration is measured. A larger crop is no more
+#: accurate: an iteration takes about as long per pixel (docs/explanation/performance.md).
 SAMPLE = 512
 
 
@@ -44,10 +44,11 @@ class Estimate:
 def estimate(content: Source, style: Styles, options: Options | None = None, **changes: Any) -> Iterator[Estimate]:
     """Yield plan and time of each scale that `stylize` would work at with these arguments, without running it.
 
-    Each scale takes some seconds, in which a few iterations are timed.
+    Each scale takes some seconds, in which a few iterations are timed. Until the last one is taken, torch is set up as
+    in a run.
 
     Raises:
-        UsageError, StyleTransferError: as `stylize`.
+        UsageError, StyleTransferError: as `stylize`, when the first is taken.
     """
     with prepared_problem(content, style, (options or Options()).with_changes(changes)) as problem:
         plans = [plan_scale(problem, scale, problem.precision) for scale in problem.scales]

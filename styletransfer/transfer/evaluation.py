@@ -43,7 +43,7 @@ def make_evaluate(
     evaluate = capture_graph(evaluate, image)
     if options.jitter:
         evaluate = add_jitter(evaluate, options.jitter, options.seed, done)
-    if tiling.rows and tiling.kept > 1 and image.device.type == "cpu":  # memory is scarce
+    if tiling.rows and tiling.kept > 1 and image.device.type == "cpu":  # computed twice to save memory
         evaluate = release_gaps(evaluate)
     return evaluate
 
@@ -88,13 +88,15 @@ def _weigh_content(problem: Problem, scale: Scale) -> Tensor | None:
     because the content loss is relative to the canvas.
     """
     mask, faces = (mask_canvas(problem, m, scale) for m in (problem.inputs.content_mask, problem.inputs.faces))
-    factors = [] if mask is None else [mask]
+    weights = mask
     if faces is not None:
-        factors.append(1 + (problem.options.faces - 1) * faces)
+        face_weights = 1 + (problem.options.faces - 1) * faces
+        weights = face_weights if weights is None else weights * face_weights
     if problem.options.seamless:
         inner = _mask_bleed(problem, scale)
-        factors.append(inner / inner.mean())
-    return math.prod(factors[1:], start=factors[0]) if factors else None
+        inner /= inner.mean()
+        weights = inner if weights is None else weights * inner
+    return weights
 
 
 def _mask_bleed(problem: Problem, scale: Scale) -> Tensor:
